@@ -1,0 +1,1 @@
+//! Placeholder front page; see ARCHITECTURE.md.
