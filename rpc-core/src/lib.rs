@@ -1,1 +1,3 @@
-//! Placeholder front page; see ARCHITECTURE.md.
+//! Services written as plain blocking code, run as stackful coroutines.
+
+pub mod base;

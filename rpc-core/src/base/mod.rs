@@ -1,0 +1,9 @@
+//! Floor 0: what everything else stands on.
+//!
+//! Knows: the kernel's calls, time, randomness, small containers.
+//! Does not know: coroutines, scheduling, protocols.
+
+pub mod lock;
+pub mod rng;
+pub mod sys;
+pub mod time;
