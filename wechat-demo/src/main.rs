@@ -1,3 +1,3 @@
-//! Entry point.
+//! The `wechat-demo` command: one binary, a role per subcommand.
 
 fn main() {}

@@ -1,0 +1,1 @@
+//! The access layer: long links, sessions, notifies.

@@ -1,0 +1,1 @@
+//! The launcher of a whole cluster of processes.

@@ -1,0 +1,13 @@
+//! The messaging backend, its terminal and its cluster launcher.
+//!
+//! One binary, a role per subcommand; roles meet over RPC alone (`proto/`), never by a function call.
+//!
+//! Read first: `proto/terminal.proto`, then [`model`], then [`storage`].
+
+pub mod access;
+pub mod cluster;
+pub mod logic;
+pub mod model;
+pub mod proto;
+pub mod storage;
+pub mod terminal;

@@ -1,0 +1,1 @@
+//! The logic layer: the business, stateless.

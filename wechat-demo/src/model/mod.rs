@@ -1,0 +1,1 @@
+//! The words of the domain as distinct types, and their limits.

@@ -1,0 +1,1 @@
+//! The storage layer: log, tables, numbers, streams, copies.
