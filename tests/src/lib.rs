@@ -1,1 +1,1 @@
-//! Placeholder front page; see ARCHITECTURE.md.
+//! The harness of the whole-system tests.
