@@ -4,6 +4,7 @@
 //! Does not know: coroutines, scheduling, protocols.
 
 pub mod lock;
+pub mod metric;
 pub mod rng;
 pub mod sys;
 pub mod time;

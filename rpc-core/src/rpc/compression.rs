@@ -1,0 +1,188 @@
+//! Body compression: gzip and zlib, with a bound on what comes out.
+//!
+//! Knows: brpc's compress types.   Does not know: frames, messages.
+//!
+//! snappy and lz4 are known by number and refused by name.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use bytes::Bytes;
+use flate2::Compression as Level;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+
+/// How a body is compressed; brpc's `CompressType`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// Snappy's raw block format. Known, not spoken.
+    Snappy,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 1950.
+    Zlib,
+    /// LZ4. Known, not spoken; brpc has no handler for it either.
+    Lz4,
+    /// A number brpc does not define.
+    Other(i32),
+}
+
+impl Compression {
+    /// From brpc's number.
+    pub const fn from_number(number: i32) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Snappy,
+            2 => Self::Gzip,
+            3 => Self::Zlib,
+            4 => Self::Lz4,
+            other => Self::Other(other),
+        }
+    }
+
+    /// brpc's number.
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::None => 0,
+            Self::Snappy => 1,
+            Self::Gzip => 2,
+            Self::Zlib => 3,
+            Self::Lz4 => 4,
+            Self::Other(number) => number,
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Snappy => f.write_str("snappy"),
+            Self::Gzip => f.write_str("gzip"),
+            Self::Zlib => f.write_str("zlib"),
+            Self::Lz4 => f.write_str("lz4"),
+            Self::Other(number) => write!(f, "compress_type {number}"),
+        }
+    }
+}
+
+/// Why a body could not be (de)compressed.
+#[derive(Debug)]
+pub enum CompressionError {
+    /// Not spoken here.
+    Unsupported(Compression),
+    /// Would come out above this many bytes.
+    TooLarge(usize),
+    /// The bytes are not what they claim to be.
+    Damaged(Compression, io::Error),
+}
+
+impl fmt::Display for CompressionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported(kind) => {
+                write!(
+                    f,
+                    "{kind} bodies are not spoken here: send gzip, zlib or none"
+                )
+            }
+            Self::TooLarge(max) => write!(f, "the body decompresses to more than {max} bytes"),
+            Self::Damaged(kind, error) => write!(f, "the body is no valid {kind}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CompressionError {}
+
+/// Compresses a body for the wire.
+///
+/// # Errors
+/// `kind` is not spoken here.
+pub fn compress(kind: Compression, data: &[u8]) -> Result<Bytes, CompressionError> {
+    let damaged = |error| CompressionError::Damaged(kind, error);
+    let out = Vec::with_capacity(data.len() / 2 + 32);
+    let compressed = match kind {
+        Compression::None => return Ok(Bytes::copy_from_slice(data)),
+        Compression::Gzip => {
+            let mut encoder = GzEncoder::new(out, Level::fast());
+            encoder.write_all(data).map_err(damaged)?;
+            encoder.finish().map_err(damaged)?
+        }
+        Compression::Zlib => {
+            let mut encoder = ZlibEncoder::new(out, Level::fast());
+            encoder.write_all(data).map_err(damaged)?;
+            encoder.finish().map_err(damaged)?
+        }
+        other => return Err(CompressionError::Unsupported(other)),
+    };
+    Ok(Bytes::from(compressed))
+}
+
+/// Restores a body from the wire, to at most `max` bytes.
+///
+/// # Errors
+/// `kind` is not spoken here, the bytes are damaged, or the result would be above `max`.
+pub fn decompress(kind: Compression, data: &Bytes, max: usize) -> Result<Bytes, CompressionError> {
+    match kind {
+        Compression::None => Ok(data.clone()),
+        Compression::Gzip => inflate(kind, MultiGzDecoder::new(&data[..]), max),
+        Compression::Zlib => inflate(kind, ZlibDecoder::new(&data[..]), max),
+        other => Err(CompressionError::Unsupported(other)),
+    }
+}
+
+fn inflate(kind: Compression, source: impl Read, max: usize) -> Result<Bytes, CompressionError> {
+    let mut out = Vec::new();
+    // One byte more than allowed tells "exactly max" from "more".
+    let bound = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    source
+        .take(bound)
+        .read_to_end(&mut out)
+        .map_err(|error| CompressionError::Damaged(kind, error))?;
+    if out.len() > max {
+        return Err(CompressionError::TooLarge(max));
+    }
+    Ok(Bytes::from(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compressed_comes_back() {
+        let data = Bytes::from(b"hello hello hello hello ".repeat(100));
+        for kind in [Compression::None, Compression::Gzip, Compression::Zlib] {
+            let wire = compress(kind, &data).unwrap();
+            assert_eq!(decompress(kind, &wire, data.len()).unwrap(), data, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_limit() {
+        let wire = compress(Compression::Gzip, &vec![0; 10 << 20]).unwrap();
+        assert!(wire.len() < 100_000);
+        let error = decompress(Compression::Gzip, &wire, 1 << 20).unwrap_err();
+        assert!(matches!(error, CompressionError::TooLarge(_)), "{error}");
+    }
+
+    #[test]
+    fn damage_and_foreign_kinds_are_named() {
+        let junk = Bytes::from_static(b"not compressed at all");
+        for kind in [Compression::Gzip, Compression::Zlib] {
+            let text = decompress(kind, &junk, 100).unwrap_err().to_string();
+            assert!(text.contains(&kind.to_string()), "{text}");
+        }
+        for number in [1, 4, 9] {
+            let kind = Compression::from_number(number);
+            assert_eq!(kind.number(), number);
+            let text = decompress(kind, &junk, 100).unwrap_err().to_string();
+            assert!(text.contains("not spoken"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What a handler receives and returns: a message and what travels beside it.
+//!
+//! Knows: messages, metadata, attachments, deadlines as data.
+//! Does not know: encodings, connections, the clock.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::metadata::MetadataMap;
+use crate::base::time::Instant;
+
+/// A message on its way to a service, and what travels beside it.
+#[derive(Clone, Debug)]
+pub struct Request<T> {
+    message: T,
+    metadata: MetadataMap,
+    /// Raw bytes after the message, never compressed; empty = none.
+    attachment: Bytes,
+    /// The caller's number for its logs; brpc's `log_id`.
+    log_id: Option<i64>,
+    /// Where the call came from; `None` on the calling side and in-process.
+    peer: Option<SocketAddr>,
+    /// When the call's time is over; `NEVER` = no limit.
+    deadline: Instant,
+}
+
+impl<T> Request<T> {
+    /// A request with nothing beside the message.
+    pub const fn new(message: T) -> Self {
+        Self {
+            message,
+            metadata: MetadataMap::new(),
+            attachment: Bytes::new(),
+            log_id: None,
+            peer: None,
+            deadline: Instant::NEVER,
+        }
+    }
+
+    /// The message alone.
+    pub fn into_inner(self) -> T {
+        self.message
+    }
+
+    /// The message.
+    pub const fn get_ref(&self) -> &T {
+        &self.message
+    }
+
+    /// The message, to change.
+    pub const fn get_mut(&mut self) -> &mut T {
+        &mut self.message
+    }
+
+    /// The same request around another message.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Request<U> {
+        Request {
+            message: change(self.message),
+            metadata: self.metadata,
+            attachment: self.attachment,
+            log_id: self.log_id,
+            peer: self.peer,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Key-value pairs beside the message.
+    pub const fn metadata(&self) -> &MetadataMap {
+        &self.metadata
+    }
+
+    /// Key-value pairs beside the message, to change.
+    pub const fn metadata_mut(&mut self) -> &mut MetadataMap {
+        &mut self.metadata
+    }
+
+    /// Raw bytes beside the message; empty if there are none. Only PRPC carries them.
+    pub const fn attachment(&self) -> &Bytes {
+        &self.attachment
+    }
+
+    /// Sends these raw bytes after the message, without copying them.
+    pub fn set_attachment(&mut self, attachment: impl Into<Bytes>) {
+        self.attachment = attachment.into();
+    }
+
+    /// The caller's number for its logs (brpc `log_id`, HTTP `log-id`).
+    pub const fn log_id(&self) -> Option<i64> {
+        self.log_id
+    }
+
+    /// Sets the number under which both ends log this call.
+    pub const fn set_log_id(&mut self, log_id: i64) {
+        self.log_id = Some(log_id);
+    }
+
+    /// The address the call came from; `None` on the calling side and for calls inside a process.
+    pub const fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Time left at `now`; `None` if the call has no deadline, zero if it has passed.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        (!self.deadline.is_never()).then(|| self.deadline.saturating_since(now))
+    }
+
+    /// When the call's time is over; [`Instant::NEVER`] without a deadline.
+    pub const fn deadline_at(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Tells the request where it came from and when its time is over; the server does.
+    pub const fn set_origin(&mut self, peer: Option<SocketAddr>, deadline: Instant) {
+        self.peer = peer;
+        self.deadline = deadline;
+    }
+
+    /// The message and what travels beside it.
+    pub fn into_parts(self) -> (T, MetadataMap, Bytes, Option<i64>) {
+        (self.message, self.metadata, self.attachment, self.log_id)
+    }
+
+    /// A request from a message and what travels beside it.
+    pub const fn from_parts(
+        message: T,
+        metadata: MetadataMap,
+        attachment: Bytes,
+        log_id: Option<i64>,
+    ) -> Self {
+        Self {
+            message,
+            metadata,
+            attachment,
+            log_id,
+            peer: None,
+            deadline: Instant::NEVER,
+        }
+    }
+}
+
+impl<T> Deref for Request<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.message
+    }
+}
+
+impl<T> DerefMut for Request<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.message
+    }
+}
+
+/// A service's answer, and what travels beside it.
+#[derive(Clone, Debug)]
+pub struct Response<T> {
+    message: T,
+    metadata: MetadataMap,
+    /// Raw bytes after the message, never compressed; empty = none.
+    attachment: Bytes,
+}
+
+impl<T> Response<T> {
+    /// An answer with nothing beside the message.
+    pub const fn new(message: T) -> Self {
+        Self {
+            message,
+            metadata: MetadataMap::new(),
+            attachment: Bytes::new(),
+        }
+    }
+
+    /// The message alone.
+    pub fn into_inner(self) -> T {
+        self.message
+    }
+
+    /// The message.
+    pub const fn get_ref(&self) -> &T {
+        &self.message
+    }
+
+    /// The message, to change.
+    pub const fn get_mut(&mut self) -> &mut T {
+        &mut self.message
+    }
+
+    /// The same answer around another message.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Response<U> {
+        Response {
+            message: change(self.message),
+            metadata: self.metadata,
+            attachment: self.attachment,
+        }
+    }
+
+    /// Key-value pairs beside the message.
+    pub const fn metadata(&self) -> &MetadataMap {
+        &self.metadata
+    }
+
+    /// Key-value pairs beside the message, to change.
+    pub const fn metadata_mut(&mut self) -> &mut MetadataMap {
+        &mut self.metadata
+    }
+
+    /// Raw bytes beside the message; empty if there are none. Only PRPC carries them.
+    pub const fn attachment(&self) -> &Bytes {
+        &self.attachment
+    }
+
+    /// Sends these raw bytes after the message, without copying them.
+    pub fn set_attachment(&mut self, attachment: impl Into<Bytes>) {
+        self.attachment = attachment.into();
+    }
+
+    /// The message and what travels beside it.
+    pub fn into_parts(self) -> (T, MetadataMap, Bytes) {
+        (self.message, self.metadata, self.attachment)
+    }
+
+    /// An answer from a message and what travels beside it.
+    pub const fn from_parts(message: T, metadata: MetadataMap, attachment: Bytes) -> Self {
+        Self {
+            message,
+            metadata,
+            attachment,
+        }
+    }
+}
+
+impl<T> Deref for Response<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.message
+    }
+}
+
+impl<T> DerefMut for Response<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.message
+    }
+}
+
+impl<T> From<T> for Response<T> {
+    fn from(message: T) -> Self {
+        Self::new(message)
+    }
+}
+
+/// What a call accepts: a bare message, or a [`Request`] that carries more.
+pub trait IntoRequest<T> {
+    /// The request to send.
+    fn into_request(self) -> Request<T>;
+}
+
+impl<T> IntoRequest<T> for T {
+    fn into_request(self) -> Request<T> {
+        Request::new(self)
+    }
+}
+
+impl<T> IntoRequest<T> for Request<T> {
+    fn into_request(self) -> Self {
+        self
+    }
+}

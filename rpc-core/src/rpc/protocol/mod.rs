@@ -1,0 +1,292 @@
+//! Protocols as sessions: bytes in, events out; answers in, bytes out.
+//!
+//! Knows:         frames, calls under way on one connection, limits, what to answer to bad input.
+//! Does not know: sockets, threads, the clock, services (only their names, through [`Routes`]).
+//!
+//! A session is one connection's protocol state. Its driver
+//! 1. writes what it read into [`ServerSession::recv_space`] (which advances as it is written to), then
+//!    calls [`ServerSession::received`] with the number of bytes and the time;
+//! 2. takes events with [`ServerSession::next_event`] until there is none;
+//! 3. gives each call its [`ServerSession::answer`], in any order, from whatever thread holds the session;
+//! 4. writes out and pops what [`ServerSession::transmit`] holds;
+//! 5. closes when [`ServerSession::received`] said [`Bad`] or [`ServerSession::is_finished`] says so, after
+//!    transmit is written.
+//!
+//! Invariants
+//! - P-1  A prefix shorter than a protocol's magic still matches it ([`Probe::NeedMore`]): PRPC, PRI, POST,
+//!   PUT and PATCH all begin with `P`.
+//! - P-2  Bad input ends in an answer to that caller alone or in [`Bad`] with a counted reason.
+//! - P-3  A body of 4 KiB or more that came alone into its buffer is never copied; one that straddled two
+//!   buffers is moved at most once and counted ([`counters::COPIED_BODIES`]).
+//! - P-4  Everything a peer can make a session hold is bounded by [`Limits`].
+//!
+//! Read first: [`call`] (what travels), then the session in `prpc/`.
+
+#![forbid(unsafe_code)]
+
+pub mod call;
+pub mod counters;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes};
+
+use super::status::Status;
+use crate::base::time::Instant;
+
+pub use call::{
+    Body, BodyFormat, CallId, Checksum, Encode, IncomingCall, IncomingReply, OutgoingCall, Page,
+    PageRequest, RawBody, Reply, Route, Success, Trace,
+};
+pub use counters::BadReason;
+
+/// Whether the first bytes of a connection belong to a protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Probe {
+    /// They do not, whatever follows.
+    No,
+    /// They may; more bytes will tell.
+    NeedMore,
+    /// They do.
+    Yes,
+}
+
+impl Probe {
+    /// Compares the first bytes of a connection with a protocol's magic.
+    pub fn magic(prefix: &[u8], magic: &[u8]) -> Self {
+        let common = prefix.len().min(magic.len());
+        if prefix[..common] != magic[..common] {
+            Self::No
+        } else if common < magic.len() {
+            Self::NeedMore
+        } else {
+            Self::Yes
+        }
+    }
+}
+
+/// A protocol a server's port speaks. New ones are one file that implements this and [`ServerSession`].
+pub trait Protocol: Send + Sync + 'static {
+    /// Short lower-case name for logs and metrics, such as `baidu_std`.
+    fn name(&self) -> &'static str;
+
+    /// Whether a connection that begins with `prefix` (at least one byte) speaks this protocol.
+    fn probe(&self, prefix: &[u8]) -> Probe;
+
+    /// The session of a connection that does. Its first bytes follow through
+    /// [`ServerSession::recv_space`].
+    fn session(&self, config: &Arc<ServerConfig>) -> Box<dyn ServerSession>;
+}
+
+/// Where calls lead: the names of the services a server has.
+pub trait Routes: Send + Sync + 'static {
+    /// The number of the method, or why there is none (see [`call::no_such_method`]).
+    ///
+    /// `service` is the full name (`example.EchoService`) or, from old peers, the last part of it.
+    ///
+    /// # Errors
+    /// No such service or method: what the caller is told.
+    fn find(&self, service: &str, method: &str) -> Result<Route, Status>;
+}
+
+/// What sessions of one server share.
+pub struct ServerConfig {
+    /// Bounds on what a peer can make a session hold.
+    pub limits: Limits,
+    /// `ip:port` of the server, as brpc puts it before the texts of its own failures.
+    pub identity: String,
+    /// Where calls lead.
+    pub routes: Arc<dyn Routes>,
+    /// The protocols of the port, in the order they are asked.
+    pub protocols: Vec<Arc<dyn Protocol>>,
+}
+
+/// Bounds on what a peer can make a session hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one message with its attachment, as on the wire. Default 64 MiB (brpc's `max_body_size`).
+    pub max_body: usize,
+    /// Bytes of a message after decompression. Default 64 MiB.
+    pub max_decompressed: usize,
+    /// Bytes of one PRPC meta. Default 64 KiB.
+    pub max_meta: usize,
+    /// Bytes of one HTTP head, request line included. Default 16 KiB.
+    pub max_head: usize,
+    /// Calls under way on one connection; those above are refused with ELIMIT. Default 16,384.
+    pub max_in_flight: usize,
+    /// HTTP requests read ahead of their answers on one connection. Default 64.
+    pub max_pipelined: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body: 64 << 20,
+            max_decompressed: 64 << 20,
+            max_meta: 64 << 10,
+            max_head: 16 << 10,
+            max_in_flight: 16_384,
+            max_pipelined: 64,
+        }
+    }
+}
+
+/// A connection that cannot go on: the driver writes out what [`ServerSession::transmit`] still holds
+/// (the answer to the bad input may be among it), then closes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bad {
+    /// What was wrong; already counted.
+    pub reason: BadReason,
+}
+
+impl Bad {
+    /// Counts `reason` and carries it to the driver.
+    pub fn counted(reason: BadReason) -> Self {
+        reason.count();
+        Self { reason }
+    }
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection closed: {}", self.reason.explain())
+    }
+}
+
+impl std::error::Error for Bad {}
+
+/// What a server session has for its driver.
+#[derive(Debug)]
+pub enum ServerEvent {
+    /// A call to run and to [`ServerSession::answer`] once.
+    Call(IncomingCall),
+    /// A plain HTTP request (console, health, metrics) to answer once with [`Reply::Page`].
+    Page(PageRequest),
+}
+
+/// What becomes of the calls under way when the peer has sent its last byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndOfInput {
+    /// The peer is gone: cancel them and close.
+    Abandon,
+    /// The peer still reads: answer them, close when [`ServerSession::is_finished`].
+    Finish,
+}
+
+/// The server's end of one connection.
+pub trait ServerSession: Send {
+    /// Where the next bytes go: either the receive buffer or, once a header announced it, the final
+    /// allocation of a body. Writing advances it. Never empty, except while the session wants no input
+    /// ([`ServerSession::wants_input`]).
+    fn recv_space(&mut self) -> &mut dyn BufMut;
+
+    /// Parses after `n` bytes were written into [`ServerSession::recv_space`]. `now` stamps the arrival
+    /// of the calls found.
+    ///
+    /// # Errors
+    /// The connection cannot go on; see [`Bad`].
+    fn received(&mut self, n: usize, now: Instant) -> Result<(), Bad>;
+
+    /// The next thing for the driver to do; `None` until more bytes come.
+    fn next_event(&mut self) -> Option<ServerEvent>;
+
+    /// Ends a call: its answer is encoded behind those before it. Small bodies share one growing buffer,
+    /// large ones travel as they are.
+    fn answer(&mut self, id: CallId, reply: Reply<'_>);
+
+    /// The bytes to write, in order. The driver pops what is written (and [`bytes::Buf::advance`]s what
+    /// is written in part).
+    fn transmit(&mut self) -> &mut VecDeque<Bytes>;
+
+    /// When the session wants [`ServerSession::timed_out`]; `None` = never.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// [`ServerSession::deadline`] has come.
+    ///
+    /// # Errors
+    /// The connection cannot go on; see [`Bad`].
+    fn timed_out(&mut self, _now: Instant) -> Result<(), Bad> {
+        Ok(())
+    }
+
+    /// False while too much is under way: the driver stops reading until the next
+    /// [`ServerSession::answer`].
+    fn wants_input(&self) -> bool {
+        true
+    }
+
+    /// The peer has sent its last byte.
+    fn end_of_input(&mut self) -> EndOfInput;
+
+    /// From now on new calls are refused (PRPC: ELOGOFF; HTTP: `Connection: close` after the next answer);
+    /// those under way still get their answers.
+    fn drain(&mut self);
+
+    /// True with no call under way, no half-received message and nothing to send: then the session holds
+    /// no buffer.
+    fn is_idle(&self) -> bool;
+
+    /// True once nothing more will be read and every answer is in [`ServerSession::transmit`]: the driver
+    /// writes that and closes.
+    fn is_finished(&self) -> bool;
+}
+
+/// What a client session has for its driver.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// A call ended.
+    Reply {
+        /// The call.
+        id: CallId,
+        /// What [`OutgoingCall::token`] was.
+        token: u64,
+        /// Its answer, or why there is none.
+        result: Result<IncomingReply, Status>,
+    },
+}
+
+/// The client's end of one connection.
+pub trait ClientSession: Send {
+    /// As [`ServerSession::recv_space`].
+    fn recv_space(&mut self) -> &mut dyn BufMut;
+
+    /// As [`ServerSession::received`].
+    ///
+    /// # Errors
+    /// The connection cannot go on: the driver takes the events, then [`ClientSession::abort`]s the rest.
+    fn received(&mut self, n: usize, now: Instant) -> Result<(), Bad>;
+
+    /// The next call that ended.
+    fn next_event(&mut self) -> Option<ClientEvent>;
+
+    /// Encodes a call into [`ClientSession::transmit`].
+    ///
+    /// # Errors
+    /// Too many calls under way, or one that cannot be written (too large).
+    fn call(&mut self, call: OutgoingCall<'_>) -> Result<CallId, Status>;
+
+    /// Forgets a call: a late answer is dropped and counted. True if it was under way.
+    fn cancel(&mut self, id: CallId) -> bool;
+
+    /// The connection is lost: every call under way ends with `status`, as events.
+    fn abort(&mut self, status: &Status);
+
+    /// As [`ServerSession::transmit`].
+    fn transmit(&mut self) -> &mut VecDeque<Bytes>;
+
+    /// As [`ServerSession::deadline`].
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Calls under way.
+    fn in_flight(&self) -> usize;
+
+    /// True with no call under way, no half-received message and nothing to send.
+    fn is_idle(&self) -> bool;
+}
