@@ -1,3 +1,32 @@
-//! Entry point.
+//! `cargo xtask`: the commands of the workspace that need more than cargo.
+//!
+//! Knows: cargo, the system's package manager, where binaries lie, how to measure a process.
+//! Does not know: any of the workspace's types; it drives programs from outside.
 
-fn main() {}
+mod packages;
+mod steps;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The commands of the workspace that need more than cargo"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the system packages the tests need if they are missing, then run every test
+    Test(test::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Task::Test(options) => test::run(&options),
+    }
+}

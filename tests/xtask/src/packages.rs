@@ -1,0 +1,90 @@
+//! The system packages that tests need, and how they get onto the machine.
+//!
+//! Knows: Debian's package names, a probe per package, apt-get.
+//! Does not know: which test wants what; a test says so when its tool is missing.
+//!
+//! Nothing is installed that is already there, and nothing without a line that says what and why.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// One package of the distribution.
+struct Need {
+    /// Debian's name.
+    package: &'static str,
+    /// Succeeds exactly when the package is usable.
+    probe: &'static [&'static str],
+    /// Which tests want it, for the person who watches it being installed.
+    why: &'static str,
+}
+
+const NEEDS: [Need; 1] = [Need {
+    package: "curl",
+    probe: &["curl", "--version"],
+    why: "the HTTP tests ask the console and the JSON door with a client that is not ours",
+}];
+
+/// Installs what is missing; says what is there.
+pub(crate) fn ensure() -> Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !succeeds(need.probe)).collect();
+    if missing.is_empty() {
+        let names: Vec<&str> = NEEDS.iter().map(|need| need.package).collect();
+        println!(
+            "==> system packages the tests need are there: {}",
+            names.join(", ")
+        );
+        return Ok(());
+    }
+    for need in &missing {
+        println!("==> installing {}: {}", need.package, need.why);
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    install(&names)?;
+    match missing.iter().find(|need| !succeeds(need.probe)) {
+        Some(need) => bail!(
+            "{} is installed but `{}` still fails: run that command and mend what it says",
+            need.package,
+            need.probe.join(" ")
+        ),
+        None => Ok(()),
+    }
+}
+
+fn install(names: &[&str]) -> Result<()> {
+    let by_hand = format!(
+        "install by hand, then run the tests again: apt-get install {}",
+        names.join(" ")
+    );
+    if !succeeds(&["apt-get", "--version"]) {
+        bail!("there is no apt-get on this system; with its own package manager {by_hand}");
+    }
+    if !succeeds(&["test", "-w", "/var/lib/dpkg"]) {
+        bail!("installing packages needs root and this is another user; as root {by_hand}");
+    }
+    apt(&["update"]).with_context(|| format!("no package lists (offline?); {by_hand}"))?;
+    let install = [&["install", "--yes", "--no-install-recommends"], names].concat();
+    apt(&install).with_context(|| format!("apt-get refused; {by_hand}"))
+}
+
+/// apt-get, waiting for another package manager that may be at work.
+fn apt(args: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-o", "DPkg::Lock::Timeout=300", "-qq"])
+        .args(args);
+    crate::steps::step(command.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn succeeds(command: &[&str]) -> bool {
+    let Some((program, args)) = command.split_first() else {
+        return false;
+    };
+    let mut command = Command::new(program);
+    let quiet = command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
