@@ -210,8 +210,12 @@ fn impure_rpc(source: &Source) -> Vec<String> {
                 path.segments.get(1).map(String::as_str),
                 Some("base" | "rpc")
             );
+        // Addresses are values; what opens a socket is not.
         let outside = [
-            "std::net",
+            "std::net::Tcp",
+            "std::net::Udp",
+            "std::net::ToSocketAddrs",
+            "std::os::unix::net",
             "std::fs",
             "std::thread",
             "std::io::std",
