@@ -1,4 +1,15 @@
 //! Services written as plain blocking code, run as stackful coroutines.
 
 pub mod base;
+mod coroutine;
 pub mod rpc;
+mod runtime;
+
+pub use coroutine::identity::IdentityError;
+pub use rpc_macros::{main, test};
+pub use runtime::{
+    BuildError, Builder, Deadline, Handle, JoinError, JoinHandle, Reason, Runtime, RuntimeBuilder,
+    spawn, spawn_blocking, yield_now,
+};
+#[doc(hidden)]
+pub use runtime::{run_main as __main, run_test as __test};

@@ -58,7 +58,7 @@ const UNSAFE_FILES: [(&str, &str); 12] = [
         "stacks, thread identity, the switch",
     ),
     ("rpc-core/src/runtime/worker.rs", "resumes coroutines"),
-    ("rpc-core/src/runtime/park.rs", "the current task's pointer"),
+    ("rpc-core/src/runtime/task.rs", "the current task's pointer"),
     (
         "rpc-core/src/runtime/reactor.rs",
         "type-stable registrations",

@@ -1,0 +1,521 @@
+//! A thread's identity without a kernel thread: the donor block.
+//!
+//! glibc makes the block itself. `pthread_create` runs on our stack slot; the new kernel thread notes
+//! where it stands and leaves by a raw `exit` system call. The thread control block, its thread-locals
+//! and the stack stay, and glibc goes on believing in the thread: fork, `setuid`, `dlopen` of
+//! libraries with static TLS, robust mutexes and `pthread_getattr_np` find what they expect.
+//!
+//! What we change in a block afterwards, and why:
+//! - the thread id becomes a number above every real one, so that recursive and error-checking
+//!   mutexes tell coroutines apart;
+//! - rseq's `cpu_id` becomes −2 ("registration failed"), so that `sched_getcpu` asks the kernel;
+//! - malloc's per-thread words (tcache, arena) are lent by the OS thread at every switch: they are
+//!   found at start by running malloc on a fresh block and looking at what changed.
+//!
+//! The idea of switching the thread pointer is Caladan's (Fried et al., OSDI 2020).
+
+use std::ffi::{CStr, c_void};
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use super::stack::Slot;
+use crate::base::sys::{self, syscall};
+
+/// Why coroutines cannot have thread identities of their own in this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityError(String);
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "coroutines cannot have their own thread identity: {}",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for IdentityError {}
+
+/// What the probe found out about this process's libc. One per process, never changes.
+pub(crate) struct Facts {
+    /// Offset of the kernel's thread id in `struct pthread`.
+    tid_offset: usize,
+    /// Offset of the rseq area from the thread pointer; `None` before glibc 2.35.
+    rseq_offset: Option<isize>,
+    /// malloc's per-thread words, as offsets from the thread pointer. The same twice if there is one.
+    malloc_words: [isize; 2],
+    /// Words of libc's thread-locals that a starting thread sets by hand.
+    start_words: Vec<(isize, StartWord)>,
+    call_tls_dtors: extern "C" fn(),
+    allocate_tls: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+    deallocate_tls: unsafe extern "C" fn(*mut c_void, bool),
+}
+
+#[derive(Clone, Copy)]
+enum StartWord {
+    /// The same in every thread (locale tables).
+    Same(usize),
+    /// A pointer into the thread's own control block, as an offset from the thread pointer.
+    OwnBlock(isize),
+}
+
+impl Facts {
+    /// Probes the process once; later calls return the same answer.
+    pub(crate) fn get() -> Result<&'static Self, IdentityError> {
+        static FACTS: OnceLock<Result<Facts, IdentityError>> = OnceLock::new();
+        FACTS.get_or_init(probe).as_ref().map_err(Clone::clone)
+    }
+
+    /// Copies malloc's words from one block to another.
+    ///
+    /// # Safety
+    /// - Both are thread pointers of live blocks; the words of `from` are not used until lent back.
+    #[inline(always)]
+    pub(super) unsafe fn lend_malloc(&self, from: usize, to: usize) {
+        for offset in self.malloc_words {
+            let source = from.wrapping_add_signed(offset) as *const usize;
+            let target = to.wrapping_add_signed(offset) as *mut usize;
+            // SAFETY: the probe found both words inside libc's thread-locals.
+            unsafe { target.write(source.read()) };
+        }
+    }
+
+    /// Runs the destructors of the calling coroutine's thread-locals.
+    pub(crate) fn run_thread_local_destructors(&self) {
+        (self.call_tls_dtors)();
+    }
+}
+
+/// One thread control block with its thread-locals, at the high end of a stack slot.
+pub(crate) struct Block {
+    thread_pointer: usize,
+    /// Where the donor's frames began: everything below is free.
+    stack_base: usize,
+}
+
+impl Block {
+    /// Lets glibc make a block on the `len` bytes at `low` (36 µs). Errors are `pthread_create`'s.
+    pub(super) fn make(facts: &Facts, low: usize, len: usize) -> io::Result<Self> {
+        let (block, pthread) = Self::donate(low, len, facts.tid_offset)?;
+        let tid = (pthread + facts.tid_offset) as *mut i32;
+        // SAFETY: the kernel thread is gone, and nobody else knows this block yet.
+        unsafe { tid.write(next_tid()) };
+        if let Some(offset) = facts.rseq_offset {
+            let cpu_id = block.thread_pointer.wrapping_add_signed(offset) + RSEQ_CPU_ID;
+            // SAFETY: glibc reserves the rseq area in every block.
+            unsafe { (cpu_id as *mut i32).write(RSEQ_REGISTRATION_FAILED) };
+        }
+        Ok(block)
+    }
+
+    /// The block of a kernel thread that has come and gone, and its `pthread_t`.
+    fn donate(low: usize, len: usize, tid_offset: usize) -> io::Result<(Self, usize)> {
+        let mut note = Note::default();
+        let pthread = create_thread(low, len, &mut note)?;
+        let tid = (pthread + tid_offset) as *const i32;
+        loop {
+            // SAFETY: the word is in the new block; the kernel clears it when the thread has left.
+            let left = unsafe { tid.read_volatile() };
+            if left == 0 {
+                break;
+            }
+            // Not PRIVATE: the kernel's wake at exit is a shared one.
+            // SAFETY: waits on a word that stays mapped.
+            unsafe { syscall!(libc::SYS_futex, tid, libc::FUTEX_WAIT, left, 0) };
+        }
+        // 256 bytes below the donor's frame: its red zone and whatever glibc keeps beside it.
+        let stack_base = (note.stack_pointer - 256) & !15;
+        let block = Self {
+            thread_pointer: note.thread_pointer,
+            stack_base,
+        };
+        Ok((block, pthread))
+    }
+
+    pub(super) fn thread_pointer(&self) -> usize {
+        self.thread_pointer
+    }
+
+    pub(super) fn stack_base(&self) -> usize {
+        self.stack_base
+    }
+
+    /// Thread-locals as in a new thread.
+    ///
+    /// # Safety
+    /// - The block is not current anywhere and its destructors have run.
+    pub(super) unsafe fn renew(&self, facts: &Facts) {
+        let block = self.thread_pointer as *mut c_void;
+        // SAFETY: glibc's own pair for reusing a cached stack; `false` keeps the memory.
+        unsafe { (facts.deallocate_tls)(block, false) };
+        // SAFETY: as above.
+        unsafe { (facts.allocate_tls)(block) };
+        for (offset, word) in &facts.start_words {
+            let value = match word {
+                StartWord::Same(value) => *value,
+                StartWord::OwnBlock(offset) => self.thread_pointer.wrapping_add_signed(*offset),
+            };
+            let place = self.thread_pointer.wrapping_add_signed(*offset) as *mut usize;
+            // SAFETY: the offset lies in libc's thread-locals, which the block has.
+            unsafe { place.write(value) };
+        }
+    }
+}
+
+/// Where a donor thread stood.
+#[derive(Default)]
+#[repr(C)]
+struct Note {
+    thread_pointer: usize,
+    stack_pointer: usize,
+}
+
+/// Starts the donor with all signals blocked: no handler of the program may run on it.
+fn create_thread(low: usize, len: usize, note: &mut Note) -> io::Result<usize> {
+    let mut attr = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut old = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut thread: libc::pthread_t = 0;
+    // SAFETY: plain libc calls on local structures; the stack range is a fresh slot.
+    let error = unsafe {
+        libc::pthread_attr_init(attr.as_mut_ptr());
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
+        let mut error = libc::pthread_attr_setstack(attr.as_mut_ptr(), low as *mut c_void, len);
+        if error == 0 {
+            let argument = std::ptr::from_mut(note).cast();
+            error = libc::pthread_create(&raw mut thread, attr.as_ptr(), donor, argument);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut());
+        libc::pthread_attr_destroy(attr.as_mut_ptr());
+        error
+    };
+    if error != 0 {
+        let cause = io::Error::from_raw_os_error(error);
+        let text = format!("a coroutine's thread block cannot be made: {cause}");
+        return Err(io::Error::new(cause.kind(), text));
+    }
+    Ok(thread as usize)
+}
+
+/// Notes where it stands and leaves without glibc's knowledge.
+extern "C" fn donor(argument: *mut c_void) -> *mut c_void {
+    let note = argument.cast::<Note>();
+    let here = Note {
+        thread_pointer: thread_pointer(),
+        stack_pointer: stack_pointer(),
+    };
+    // SAFETY: the maker waits for this thread's end and keeps the note until then.
+    unsafe { note.write(here) };
+    // SAFETY: ends this kernel thread alone; its stack and block are the maker's from now on.
+    unsafe { syscall!(libc::SYS_exit, 0) };
+    std::ptr::null_mut()
+}
+
+fn probe() -> Result<Facts, IdentityError> {
+    check_platform()?;
+    let tid = symbol::<[u32; 3]>(c"_thread_db_pthread_tid")?;
+    // SAFETY: libc's descriptor for debuggers: size in bits, count, offset.
+    let tid_offset = unsafe { (*tid)[2] } as usize;
+    // SAFETY: reads the word that the descriptor names, in our own control block.
+    let noted = unsafe { ((libc::pthread_self() as usize + tid_offset) as *const i32).read() };
+    if noted != sys::gettid() {
+        return fail("libc keeps the thread id where its own descriptor does not say");
+    }
+    let rseq_offset = symbol::<isize>(c"__rseq_offset").ok();
+    // SAFETY: an exported constant of glibc 2.35 and later.
+    let rseq_offset = rseq_offset.map(|offset| unsafe { *offset });
+    let call_tls_dtors = symbol::<c_void>(c"__call_tls_dtors")?;
+    let allocate_tls = symbol::<c_void>(c"_dl_allocate_tls")?;
+    let deallocate_tls = symbol::<c_void>(c"_dl_deallocate_tls")?;
+    // SAFETY: glibc 2.34 and later export these functions with these signatures.
+    let mut facts = unsafe {
+        Facts {
+            tid_offset,
+            rseq_offset,
+            malloc_words: [0; 2],
+            start_words: Vec::new(),
+            call_tls_dtors: std::mem::transmute::<*const c_void, extern "C" fn()>(call_tls_dtors),
+            allocate_tls: std::mem::transmute::<
+                *const c_void,
+                unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+            >(allocate_tls),
+            deallocate_tls: std::mem::transmute::<
+                *const c_void,
+                unsafe extern "C" fn(*mut c_void, bool),
+            >(deallocate_tls),
+        }
+    };
+    probe_block(&mut facts)?;
+    Ok(facts)
+}
+
+/// Makes one block and watches what starting, malloc and renewal do to libc's thread-locals.
+fn probe_block(facts: &mut Facts) -> Result<(), IdentityError> {
+    let area = libc_area()?;
+    let slot = Slot::take(PROBE_STACK).map_err(|e| IdentityError(e.to_string()))?;
+    let block =
+        Block::make(facts, slot.limit(), slot.len()).map_err(|e| IdentityError(e.to_string()))?;
+    let tp = block.thread_pointer;
+    if cfg!(target_arch = "x86_64") {
+        // SAFETY: the header word of x86-64's control block that says "more than one thread".
+        let multiple = unsafe { ((tp + MULTIPLE_THREADS) as *const i32).read() };
+        if multiple != 1 {
+            return fail("libc does not mark new threads as one of several; malloc would not lock");
+        }
+    }
+    let started = area.words(tp);
+    let own = thread_pointer();
+    // SAFETY: the block is complete; malloc and free are all that runs on it, on our stack.
+    unsafe { malloc_under(tp, own) };
+    let used = area.words(tp);
+    let changed: Vec<isize> = area
+        .changes(&started, &used)
+        .map(|(offset, ..)| offset)
+        .collect();
+    facts.malloc_words = match changed[..] {
+        [only] => [only, only],
+        [first, second] => [first, second],
+        _ => return fail("malloc's per-thread words were not found in libc's thread-locals"),
+    };
+    // The words are now this thread's spare cache and arena; leave them to the probe block for good.
+    // SAFETY: the block is not current.
+    unsafe { block.renew(facts) };
+    let renewed = area.words(tp);
+    facts.start_words = area
+        .changes(&renewed, &started)
+        .map(|(offset, _, value)| (offset, start_word(value, tp)))
+        .collect();
+    Ok(())
+}
+
+/// Whether a word that a starting thread sets points into its own block.
+fn start_word(value: usize, tp: usize) -> StartWord {
+    let offset = value.wrapping_sub(tp) as isize;
+    if offset.unsigned_abs() < CONTROL_BLOCK_REACH {
+        StartWord::OwnBlock(offset)
+    } else {
+        StartWord::Same(value)
+    }
+}
+
+/// One malloc and free with the thread pointer at `tp`, then back to `own`.
+///
+/// # Safety
+/// - `tp` is a complete block that nobody runs on; `own` is the calling thread's.
+#[inline(never)]
+unsafe fn malloc_under(tp: usize, own: usize) {
+    // SAFETY: C-3: nothing between the two switches but malloc and free touches a thread-local.
+    unsafe {
+        set_thread_pointer(tp);
+        let memory = std::hint::black_box(libc::malloc(std::hint::black_box(64)));
+        libc::free(std::hint::black_box(memory));
+        set_thread_pointer(own);
+    }
+}
+
+/// libc's thread-locals: where they lie from the thread pointer, and how long they are.
+#[derive(Clone, Copy)]
+struct Area {
+    offset: isize,
+    words: usize,
+}
+
+impl Area {
+    fn words(self, tp: usize) -> Vec<usize> {
+        let first = tp.wrapping_add_signed(self.offset) as *const usize;
+        // SAFETY: every block holds libc's thread-locals at this offset.
+        (0..self.words)
+            .map(|i| unsafe { first.add(i).read_volatile() })
+            .collect()
+    }
+
+    /// (offset from the thread pointer, before, after) of each word that differs.
+    fn changes<'a>(
+        self,
+        before: &'a [usize],
+        after: &'a [usize],
+    ) -> impl Iterator<Item = (isize, usize, usize)> + 'a {
+        let place = move |i: usize| self.offset + (i * size_of::<usize>()) as isize;
+        let pairs = before.iter().zip(after).enumerate();
+        pairs
+            .filter(|(_, (b, a))| b != a)
+            .map(move |(i, (b, a))| (place(i), *b, *a))
+    }
+}
+
+fn libc_area() -> Result<Area, IdentityError> {
+    extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, out: *mut c_void) -> i32 {
+        // SAFETY: the loader passes a valid description and our own `out`.
+        let (info, out) = unsafe { (&*info, &mut *out.cast::<Option<Area>>()) };
+        // SAFETY: the name is a C string while the loader iterates.
+        let name = unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes();
+        let is_libc = name.windows(8).any(|w| w == b"/libc.so");
+        if !is_libc || info.dlpi_tls_data.is_null() {
+            return 0;
+        }
+        // SAFETY: the loader's own table of program headers.
+        let headers =
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        if let Some(tls) = headers.iter().find(|h| h.p_type == libc::PT_TLS) {
+            let offset = (info.dlpi_tls_data as usize).wrapping_sub(thread_pointer()) as isize;
+            let words = tls.p_memsz as usize / size_of::<usize>();
+            *out = Some(Area { offset, words });
+        }
+        0
+    }
+    let mut area: Option<Area> = None;
+    // SAFETY: `visit` gets back the pointer given here, valid during the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut area).cast()) };
+    area.ok_or_else(|| IdentityError("libc is linked statically or has no thread-locals".into()))
+}
+
+fn check_platform() -> Result<(), IdentityError> {
+    if !cfg!(target_env = "gnu") {
+        return fail("it needs glibc; this program is built for another libc");
+    }
+    if cfg!(target_arch = "x86_64") {
+        // SAFETY: reads a word the kernel passed at start.
+        let features = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+        if features & HWCAP2_FSGSBASE == 0 {
+            return fail(
+                "the processor or kernel lacks FSGSBASE (Linux 5.9 on Ivy Bridge or later)",
+            );
+        }
+    }
+    let preload = std::env::var("LD_PRELOAD").unwrap_or_default();
+    if preload.contains("vgpreload") {
+        return fail("valgrind does not follow a thread pointer that the program sets itself");
+    }
+    for runtime in [c"__asan_init", c"__tsan_init", c"__msan_init"] {
+        if symbol::<c_void>(runtime).is_ok() {
+            return fail(
+                "sanitizers keep per-thread state that does not follow the thread pointer",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn symbol<T>(name: &CStr) -> Result<*const T, IdentityError> {
+    // SAFETY: looks a name up in the libraries already loaded.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if found.is_null() {
+        let name = name.to_string_lossy();
+        return fail(&format!(
+            "libc does not export {name} (glibc 2.34 or later is needed)"
+        ));
+    }
+    Ok(found as *const T)
+}
+
+fn fail<T>(reason: &str) -> Result<T, IdentityError> {
+    Err(IdentityError(reason.to_owned()))
+}
+
+/// A thread id that no kernel thread can have. Wraps after half a billion blocks.
+fn next_tid() -> i32 {
+    static NEXT: AtomicI32 = AtomicI32::new(FIRST_TID);
+    let tid = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(tid < LAST_TID, "more coroutine stacks than thread ids");
+    tid
+}
+
+/// The calling thread's (or coroutine's) thread pointer.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: the control block's first word is its own address (x86-64 psABI, TLS variant II).
+    unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags)) };
+    pointer
+}
+
+/// # Safety
+/// - `pointer` is a complete block, and the caller touches no thread-local that it must not have.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn set_thread_pointer(pointer: usize) {
+    // SAFETY: the caller's promise. Not `nomem`: thread-locals must not be cached across it.
+    unsafe { std::arch::asm!("wrfsbase {}", in(reg) pointer, options(nostack, preserves_flags)) };
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn stack_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: reads a register.
+    unsafe { std::arch::asm!("mov {}, rsp", out(reg) pointer, options(nostack, preserves_flags)) };
+    pointer
+}
+
+/// The calling thread's (or coroutine's) thread pointer.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(super) fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: reads a register.
+    unsafe { std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack)) };
+    pointer
+}
+
+/// # Safety
+/// - `pointer` is a complete block, and the caller touches no thread-local that it must not have.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(super) unsafe fn set_thread_pointer(pointer: usize) {
+    // SAFETY: the caller's promise. Not `nomem`: thread-locals must not be cached across it.
+    unsafe { std::arch::asm!("msr tpidr_el0, {}", in(reg) pointer, options(nostack)) };
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn stack_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: reads a register.
+    unsafe { std::arch::asm!("mov {}, sp", out(reg) pointer, options(nostack)) };
+    pointer
+}
+
+/// Above PID_MAX_LIMIT (2^22), below FUTEX_TID_MASK (2^30).
+const FIRST_TID: i32 = (1 << 22) + 1;
+const LAST_TID: i32 = 1 << 30;
+/// `struct rseq.cpu_id` and the value that means "never registered" (linux/rseq.h).
+const RSEQ_CPU_ID: usize = 4;
+const RSEQ_REGISTRATION_FAILED: i32 = -2;
+/// `tcbhead_t.multiple_threads` of x86-64.
+const MULTIPLE_THREADS: usize = 0x18;
+/// AT_HWCAP2 bit 1 (arch/x86/include/uapi/asm/hwcap2.h).
+const HWCAP2_FSGSBASE: libc::c_ulong = 1 << 1;
+/// Larger than `struct pthread` in any glibc.
+const CONTROL_BLOCK_REACH: usize = 16 << 10;
+const PROBE_STACK: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_finds_two_malloc_words_here() {
+        let facts = Facts::get().unwrap();
+        assert_ne!(facts.malloc_words[0], facts.malloc_words[1]);
+        assert!(
+            !facts.start_words.is_empty(),
+            "ctype tables are set at thread start"
+        );
+    }
+
+    #[test]
+    fn a_donor_leaves_no_kernel_thread_behind() {
+        let facts = Facts::get().unwrap();
+        let slot = Slot::take(64 << 10).unwrap();
+        let block = Block::make(facts, slot.limit(), slot.len()).unwrap();
+        let within = slot.limit()..slot.limit() + slot.len();
+        assert!(within.contains(&block.stack_base()));
+        assert!(within.contains(&block.thread_pointer()));
+    }
+}

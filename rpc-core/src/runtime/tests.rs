@@ -1,0 +1,240 @@
+//! The scheduler without hooks: spawning, waiting, ending.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::park::{Waiter, park};
+use super::*;
+use crate::base::lock::SpinLock;
+use crate::base::time::Instant;
+
+fn runtime(workers: usize) -> Runtime {
+    Runtime::builder()
+        .workers(workers)
+        .build()
+        .expect("this machine can run coroutines")
+}
+
+#[test]
+fn a_value_comes_back_through_join() {
+    let rt = runtime(1);
+    let value = rt.block_on(|| spawn(|| 40).join().unwrap() + spawn(|| 2).join().unwrap());
+    assert_eq!(value, 42);
+}
+
+#[test]
+fn a_panic_ends_one_coroutine_and_its_payload_is_joined() {
+    let rt = runtime(1);
+    let seven = std::hint::black_box(7);
+    let text = rt.block_on(move || match spawn(move || panic!("boom {seven}")).join() {
+        Err(JoinError::Panicked(payload)) => *payload.downcast::<String>().unwrap(),
+        other => panic!("expected the panic, got {other:?}"),
+    });
+    assert_eq!(text, "boom 7");
+    assert_eq!(rt.block_on(|| 1), 1);
+}
+
+#[test]
+fn many_coroutines_on_several_workers_all_end() {
+    let rt = runtime(3);
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    rt.block_on(move || {
+        let handles: Vec<_> = (0..2000)
+            .map(|i| {
+                let count = Arc::clone(&count);
+                spawn(move || {
+                    (0..i % 7).for_each(|_| yield_now());
+                    count.fetch_add(1, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        handles.into_iter().for_each(|h| h.join().unwrap());
+    });
+    assert_eq!(seen.load(Ordering::Relaxed), 2000);
+}
+
+#[test]
+fn timers_wake_in_order_of_their_deadlines() {
+    let rt = runtime(1);
+    let order = rt.block_on(|| {
+        let order = Arc::new(SpinLock::new(Vec::new()));
+        let handles: Vec<_> = [30_u64, 10, 20]
+            .into_iter()
+            .map(|ms| {
+                let order = Arc::clone(&order);
+                spawn(move || {
+                    let until = Instant::after(Duration::from_millis(ms));
+                    while Instant::now() < until {
+                        park(Reason::Sleep, until);
+                    }
+                    order.lock().push(ms);
+                })
+            })
+            .collect();
+        handles.into_iter().for_each(|h| h.join().unwrap());
+        let order = order.lock().clone();
+        order
+    });
+    assert_eq!(order, [10, 20, 30]);
+}
+
+#[test]
+fn a_wake_up_before_the_park_is_not_lost() {
+    let rt = runtime(2);
+    rt.block_on(|| {
+        for _ in 0..1000 {
+            let me = Waiter::current();
+            let other = spawn(move || me.wake());
+            park(Reason::Other("test"), Instant::NEVER);
+            other.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn thread_locals_are_fresh_unless_left_to_the_next() {
+    thread_local!(static SEEN: Cell<u32> = const { Cell::new(0) });
+    let rt = runtime(1);
+    let (fresh, reused) = rt.block_on(|| {
+        let visit = || SEEN.replace(SEEN.get() + 1);
+        let fresh: Vec<u32> = (0..3).map(|_| spawn(visit).join().unwrap()).collect();
+        let reused: Vec<u32> = (0..3)
+            .map(|_| {
+                Builder::new()
+                    .reuse_thread_locals(true)
+                    .spawn(visit)
+                    .join()
+                    .unwrap()
+            })
+            .collect();
+        (fresh, reused)
+    });
+    assert_eq!(fresh, [0, 0, 0]);
+    assert_eq!(reused, [0, 1, 2]);
+}
+
+#[test]
+fn destructors_of_thread_locals_run_at_the_end_of_the_coroutine() {
+    struct Count(Arc<AtomicUsize>);
+    impl Drop for Count {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    thread_local!(static HELD: std::cell::RefCell<Option<Count>> = const { std::cell::RefCell::new(None) });
+    let rt = runtime(1);
+    let dropped = rt.block_on(|| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let held = Arc::clone(&count);
+        spawn(move || HELD.set(Some(Count(held)))).join().unwrap();
+        // The destructors run after the value is handed over: one turn later they have.
+        while Arc::strong_count(&count) > 1 {
+            yield_now();
+        }
+        count.load(Ordering::Relaxed)
+    });
+    assert_eq!(dropped, 1);
+}
+
+#[test]
+fn blocking_jobs_are_joined_from_a_coroutine() {
+    let rt = runtime(1);
+    let on_pool = rt.block_on(|| spawn_blocking(|| current().is_none()).join().unwrap());
+    assert!(on_pool);
+}
+
+#[test]
+fn a_cancelled_closure_that_has_not_started_never_runs() {
+    let rt = runtime(1);
+    let outcome = rt.block_on(|| {
+        let handle = spawn(|| 1);
+        handle.cancel();
+        handle.join()
+    });
+    assert!(matches!(outcome, Err(JoinError::Cancelled)));
+}
+
+#[test]
+fn the_runtime_ends_with_parked_coroutines_and_says_so() {
+    let rt = runtime(2);
+    rt.block_on(|| {
+        drop(Builder::new().name("sleeper").spawn(|| {
+            loop {
+                park(Reason::Other("for ever"), Instant::NEVER);
+            }
+        }));
+        yield_now();
+    });
+    rt.shutdown(Duration::from_millis(10));
+}
+
+#[test]
+fn a_cancelled_coroutine_ends_with_the_runtime() {
+    let rt = runtime(1);
+    let ended = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&ended);
+    rt.block_on(move || {
+        drop(spawn(move || {
+            while !park::cancelled() {
+                park(Reason::Other("cancellation"), Instant::NEVER);
+            }
+            ended.fetch_add(1, Ordering::Relaxed);
+        }));
+        yield_now();
+    });
+    rt.shutdown(Duration::from_secs(10));
+    assert_eq!(seen.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn deadlines_nest_and_are_restored() {
+    let rt = runtime(1);
+    rt.block_on(|| {
+        assert_eq!(Deadline::remaining(), None);
+        Deadline::within(Duration::from_secs(5), || {
+            Deadline::within(Duration::from_secs(500), || {
+                assert!(Deadline::remaining().is_some_and(|left| left <= Duration::from_secs(5)));
+            });
+            Deadline::shield(|| assert_eq!(Deadline::remaining(), None));
+        });
+        assert_eq!(Deadline::remaining(), None);
+    });
+}
+
+#[test]
+fn a_pipe_wakes_its_reader_and_a_release_its_waiters() {
+    use super::reactor::{Dir, Io, Wait};
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    let rt = runtime(1);
+    rt.block_on(|| {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let io = Io::acquire().unwrap();
+        let fd = reader.as_raw_fd();
+        let waiting = spawn(move || io.wait(fd, Dir::Read, io.tick(Dir::Read), Instant::NEVER));
+        yield_now();
+        writer.write_all(b"x").unwrap();
+        assert_eq!(waiting.join().unwrap(), Wait::Ready);
+        reader.read_exact(&mut [0]).unwrap();
+        let until = Instant::after(Duration::from_millis(1));
+        assert_eq!(
+            io.wait(fd, Dir::Read, io.tick(Dir::Read), until),
+            Wait::TimedOut
+        );
+        let started = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&started);
+        let waiting = spawn(move || {
+            started.store(1, Ordering::Relaxed);
+            io.wait(fd, Dir::Read, io.tick(Dir::Read), Instant::NEVER)
+        });
+        // One worker: once we see it started, it has also parked.
+        while seen.load(Ordering::Relaxed) == 0 {
+            yield_now();
+        }
+        io.release();
+        assert_eq!(waiting.join().unwrap(), Wait::Closed);
+    });
+}
