@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 

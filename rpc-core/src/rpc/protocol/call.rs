@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use crate::base::time::Instant;
 use crate::rpc::compression::{self, Compression};
@@ -185,8 +185,8 @@ pub trait Encode {
     /// Exact number of bytes [`Encode::encode`] writes.
     fn encoded_len(&self) -> usize;
 
-    /// Appends the message to `out`.
-    fn encode(&self, out: &mut BytesMut);
+    /// Writes the message into `out`, which is [`Encode::encoded_len`] long.
+    fn encode(&self, out: &mut [u8]);
 }
 
 impl<M: prost::Message> Encode for M {
@@ -194,8 +194,8 @@ impl<M: prost::Message> Encode for M {
         prost::Message::encoded_len(self)
     }
 
-    fn encode(&self, out: &mut BytesMut) {
-        self.encode_raw(out);
+    fn encode(&self, mut out: &mut [u8]) {
+        self.encode_raw(&mut out);
     }
 }
 

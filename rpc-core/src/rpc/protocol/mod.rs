@@ -20,12 +20,16 @@
 //!   buffers is moved at most once and counted ([`counters::COPIED_BODIES`]).
 //! - P-4  Everything a peer can make a session hold is bounded by [`Limits`].
 //!
-//! Read first: [`call`] (what travels), then the session in `prpc/`.
+//! Read first: [`call`] (what travels), then `prpc/mod.rs`.
 
 #![forbid(unsafe_code)]
 
 pub mod call;
 pub mod counters;
+mod detect;
+#[cfg(test)]
+mod harness;
+pub mod prpc;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -41,6 +45,7 @@ pub use call::{
     PageRequest, RawBody, Reply, Route, Success, Trace,
 };
 pub use counters::BadReason;
+pub use detect::server_session;
 
 /// Whether the first bytes of a connection belong to a protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,13 +231,16 @@ pub trait ServerSession: Send {
     /// those under way still get their answers.
     fn drain(&mut self);
 
-    /// True with no call under way, no half-received message and nothing to send: then the session holds
-    /// no buffer.
+    /// True with no call under way, no half-received message and nothing to send: then
+    /// [`ServerSession::release`] leaves no buffer.
     fn is_idle(&self) -> bool;
 
     /// True once nothing more will be read and every answer is in [`ServerSession::transmit`]: the driver
     /// writes that and closes.
     fn is_finished(&self) -> bool;
+
+    /// Gives empty buffers back. The driver calls it when its turn with an idle session ends.
+    fn release(&mut self);
 }
 
 /// What a client session has for its driver.
@@ -289,4 +297,11 @@ pub trait ClientSession: Send {
 
     /// True with no call under way, no half-received message and nothing to send.
     fn is_idle(&self) -> bool;
+
+    /// True once bad input was met, be it in [`ClientSession::received`] or in
+    /// [`ClientSession::next_event`]: the driver closes and [`ClientSession::abort`]s.
+    fn is_finished(&self) -> bool;
+
+    /// As [`ServerSession::release`].
+    fn release(&mut self);
 }

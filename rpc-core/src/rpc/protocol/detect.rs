@@ -1,0 +1,228 @@
+//! One port, several protocols: the first bytes of a connection decide which session it gets.
+//!
+//! Knows: the order protocols are asked in.   Does not know: any of them, except HTTP/2's preface, which
+//! it turns away in HTTP/2's own words so that a client learns why.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Limit};
+
+use super::call::fill;
+use super::{
+    Bad, BadReason, CallId, EndOfInput, Probe, Reply, ServerConfig, ServerEvent, ServerSession,
+};
+use crate::base::time::Instant;
+
+/// A session that becomes one of `config`'s protocols with its first bytes.
+pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
+    Box::new(Detecting {
+        config: Arc::clone(config),
+        prefix: BytesMut::new().limit(0),
+        chosen: None,
+        refusal: VecDeque::new(),
+        draining: false,
+        ended: false,
+    })
+}
+
+/// Bytes read before a protocol is chosen; PRPC's header, so that no body is among them.
+const PREFIX: usize = 12;
+
+/// The preface of HTTP/2 as far as [`PREFIX`] reaches.
+const HTTP2: &[u8; PREFIX] = b"PRI * HTTP/2";
+
+/// An empty SETTINGS frame, then GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 §6.8, §7) and a text.
+const HTTP2_REFUSAL: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
+    \0\0\x29\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dHTTP/2 is not spoken on this port";
+
+struct Detecting {
+    config: Arc<ServerConfig>,
+    /// The first bytes; limited to [`PREFIX`].
+    prefix: Limit<BytesMut>,
+    /// Everything goes here once it is set.
+    chosen: Option<Box<dyn ServerSession>>,
+    /// What is written to a peer that speaks nothing we do.
+    refusal: VecDeque<Bytes>,
+    draining: bool,
+    ended: bool,
+}
+
+impl Detecting {
+    fn detect(&mut self, now: Instant) -> Result<(), Bad> {
+        let prefix = self.prefix.get_ref();
+        let mut undecided = false;
+        for protocol in &self.config.protocols {
+            match protocol.probe(prefix) {
+                Probe::No => {}
+                Probe::NeedMore => undecided = true,
+                Probe::Yes => {
+                    let session = protocol.session(&self.config);
+                    return self.choose(session, now);
+                }
+            }
+        }
+        let http2 = Probe::magic(prefix, HTTP2);
+        if http2 == Probe::Yes {
+            self.refusal.push_back(Bytes::from_static(HTTP2_REFUSAL));
+            return Err(Bad::counted(BadReason::Http2NotSpoken));
+        }
+        if (undecided || http2 == Probe::NeedMore) && prefix.len() < PREFIX {
+            return Ok(());
+        }
+        Err(Bad::counted(BadReason::UnknownProtocol))
+    }
+
+    /// Hands the first bytes over.
+    fn choose(&mut self, mut session: Box<dyn ServerSession>, now: Instant) -> Result<(), Bad> {
+        if self.draining {
+            session.drain();
+        }
+        let mut prefix = std::mem::take(self.prefix.get_mut());
+        let mut result = Ok(());
+        while !prefix.is_empty() && result.is_ok() {
+            let taken = fill(session.recv_space(), &prefix);
+            prefix.advance(taken);
+            result = session.received(taken, now);
+        }
+        self.chosen = Some(session);
+        result
+    }
+}
+
+impl ServerSession for Detecting {
+    fn recv_space(&mut self) -> &mut dyn BufMut {
+        if let Some(session) = &mut self.chosen {
+            return session.recv_space();
+        }
+        let held = self.prefix.get_ref().len();
+        self.prefix.get_mut().reserve(PREFIX - held.min(PREFIX));
+        self.prefix.set_limit(PREFIX - held.min(PREFIX - 1));
+        &mut self.prefix
+    }
+
+    fn received(&mut self, n: usize, now: Instant) -> Result<(), Bad> {
+        match &mut self.chosen {
+            Some(session) => session.received(n, now),
+            None => self.detect(now),
+        }
+    }
+
+    fn next_event(&mut self) -> Option<ServerEvent> {
+        self.chosen.as_mut()?.next_event()
+    }
+
+    fn answer(&mut self, id: CallId, reply: Reply<'_>) {
+        if let Some(session) = &mut self.chosen {
+            session.answer(id, reply);
+        }
+    }
+
+    fn transmit(&mut self) -> &mut VecDeque<Bytes> {
+        match &mut self.chosen {
+            Some(session) => session.transmit(),
+            None => &mut self.refusal,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.chosen.as_ref()?.deadline()
+    }
+
+    fn timed_out(&mut self, now: Instant) -> Result<(), Bad> {
+        self.chosen
+            .as_mut()
+            .map_or(Ok(()), |session| session.timed_out(now))
+    }
+
+    fn wants_input(&self) -> bool {
+        self.chosen
+            .as_ref()
+            .is_none_or(|session| session.wants_input())
+    }
+
+    fn end_of_input(&mut self) -> EndOfInput {
+        self.ended = true;
+        match &mut self.chosen {
+            Some(session) => session.end_of_input(),
+            None => EndOfInput::Abandon,
+        }
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        if let Some(session) = &mut self.chosen {
+            session.drain();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        match &self.chosen {
+            Some(session) => session.is_idle(),
+            None => self.prefix.get_ref().is_empty() && self.refusal.is_empty(),
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        match &self.chosen {
+            Some(session) => session.is_finished(),
+            None => self.ended,
+        }
+    }
+
+    fn release(&mut self) {
+        match &mut self.chosen {
+            Some(session) => session.release(),
+            None if self.prefix.get_ref().is_empty() => self.prefix = BytesMut::new().limit(0),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::protocol::harness;
+
+    #[test]
+    fn http2_is_turned_away_in_its_own_words() {
+        let mut session = server_session(&harness::config());
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let mut bad = None;
+        for byte in preface {
+            assert_eq!(fill(session.recv_space(), &[*byte]), 1);
+            bad = session.received(1, Instant::ZERO).err();
+            if bad.is_some() {
+                break;
+            }
+        }
+        assert_eq!(bad.map(|bad| bad.reason), Some(BadReason::Http2NotSpoken));
+        let sent = session.transmit().pop_front().unwrap();
+        let goaway = &sent[9..];
+        let length = usize::from(goaway[2]);
+        assert_eq!((goaway[3], goaway.len() - 9), (7, length), "GOAWAY, whole");
+    }
+
+    #[test]
+    fn bytes_of_no_protocol_are_refused_at_once() {
+        for first in [&b"\x16\x03\x01"[..], b"*1\r\n", b"\0", b"PRPX", b"pRPC"] {
+            let mut session = server_session(&harness::config());
+            fill(session.recv_space(), first);
+            let bad = session.received(first.len(), Instant::ZERO).unwrap_err();
+            assert_eq!(bad.reason, BadReason::UnknownProtocol, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_shorter_than_the_magic_still_matches() {
+        for first in [&b"P"[..], b"PR", b"PRP", b"PRI"] {
+            let mut session = server_session(&harness::config());
+            fill(session.recv_space(), first);
+            assert_eq!(session.received(first.len(), Instant::ZERO), Ok(()));
+            assert!(
+                !session.is_idle(),
+                "{first:?} is the beginning of something"
+            );
+        }
+    }
+}

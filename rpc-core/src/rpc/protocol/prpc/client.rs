@@ -1,0 +1,308 @@
+//! The client's end of a PRPC connection.
+//!
+//! Invariants
+//! - C-1  A correlation id is never used twice on a connection: a slot's number and how many calls there
+//!   were before. A late answer therefore finds nothing, whoever has the slot now.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use slab::Slab;
+
+use super::frame::{Frame, Framer};
+use super::meta::{Meta, MetaOut, RequestOut};
+use super::server::write_message;
+use crate::base::buf::SendBuf;
+use crate::base::time::Instant;
+use crate::rpc::compression::Compression;
+use crate::rpc::protocol::call::{CallId, IncomingReply, OutgoingCall, RawBody};
+use crate::rpc::protocol::{Bad, BadReason, ClientEvent, ClientSession, Limits, counters};
+use crate::rpc::status::Status;
+use crate::rpc::status_map::{ELIMIT, ERESPONSE};
+
+/// Bits of a correlation id that name the slot.
+const SLOT_BITS: u32 = 16;
+
+/// The client's end of a PRPC connection.
+pub struct PrpcClient {
+    frames: Framer,
+    out: SendBuf,
+    pending: Slab<Pending>,
+    /// Calls so far; 47 bits of it go into correlation ids.
+    calls: u64,
+    /// Calls that ended without an answer, not yet told.
+    aborted: VecDeque<ClientEvent>,
+    limits: Limits,
+    /// When the bytes now being parsed were read.
+    now: Instant,
+    bad: Option<Bad>,
+}
+
+struct Pending {
+    /// The correlation id, as in [`CallId::key`].
+    key: u64,
+    token: u64,
+}
+
+impl PrpcClient {
+    /// A session that has sent nothing; allocates nothing until it does.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            frames: Framer::new(&limits),
+            out: SendBuf::new(),
+            pending: Slab::new(),
+            calls: 0,
+            aborted: VecDeque::new(),
+            limits,
+            now: Instant::ZERO,
+            bad: None,
+        }
+    }
+
+    /// Bodies of 4 KiB or more of which bytes were moved.
+    #[cfg(test)]
+    pub fn copied_bodies(&self) -> u64 {
+        self.frames.copied()
+    }
+
+    /// A frame as the end of a call; `None` if it ends none.
+    fn reply(&mut self, frame: Frame) -> Option<ClientEvent> {
+        let Ok(meta) = Meta::read(&frame.bytes[..frame.meta]) else {
+            self.fail(BadReason::MetaUnparsable);
+            return None;
+        };
+        let Some(response) = &meta.response else {
+            if meta.request.is_some() {
+                self.fail(BadReason::WrongDirection);
+                return None;
+            }
+            // brpc's default instance: success without a response part.
+            return self.finish(&meta, None, &frame);
+        };
+        let failure = (response.error_code != 0).then(|| {
+            let text = String::from_utf8_lossy(response.error_text).into_owned();
+            let mut status = Status::from_errno(response.error_code, text);
+            *status.metadata_mut() = meta.metadata();
+            status
+        });
+        self.finish(&meta, failure, &frame)
+    }
+
+    fn finish(
+        &mut self,
+        meta: &Meta<'_>,
+        failure: Option<Status>,
+        frame: &Frame,
+    ) -> Option<ClientEvent> {
+        let key = meta.correlation_id as u64;
+        let Some(token) = self.take(key) else {
+            counters::LATE_REPLIES.add(1);
+            return None;
+        };
+        let result = match failure {
+            Some(status) => Err(status),
+            None => success(meta, frame, self.now),
+        };
+        Some(ClientEvent::Reply {
+            id: CallId::new(key, 0),
+            token,
+            result,
+        })
+    }
+
+    /// Ends the call with this correlation id; its token.
+    fn take(&mut self, key: u64) -> Option<u64> {
+        let slot = (key & ((1 << SLOT_BITS) - 1)) as usize;
+        if self.pending.get(slot)?.key != key {
+            return None;
+        }
+        Some(self.pending.remove(slot).token)
+    }
+
+    fn fail(&mut self, reason: BadReason) {
+        if self.bad.is_none() {
+            self.bad = Some(Bad::counted(reason));
+        }
+    }
+
+    /// Why the call cannot be sent, if it cannot.
+    fn refuse(&self, call: &OutgoingCall<'_>) -> Result<(), Status> {
+        let max = self.limits.max_in_flight.min(1 << SLOT_BITS);
+        if self.pending.len() >= max {
+            let text = format!("{max} calls are under way on this connection: open another one");
+            return Err(Status::from_errno(ELIMIT, text));
+        }
+        let size = call.body.len() + call.attachment.len();
+        let limit = self.limits.max_body;
+        if size > limit.min(i32::MAX as usize) {
+            return Err(Status::resource_exhausted(format!(
+                "the request has {size} bytes, the limit for one message is {limit}: raise it or send less"
+            )));
+        }
+        let names = call.service.len() + call.method.len();
+        let fields: usize = call
+            .metadata
+            .iter()
+            .map(|(k, v)| k.len() + 2 * v.len() + 16)
+            .sum();
+        if names + fields > self.limits.max_meta / 2 {
+            return Err(Status::invalid_argument(format!(
+                "names and metadata of the call take {} bytes, the limit is {}",
+                names + fields,
+                self.limits.max_meta / 2
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl ClientSession for PrpcClient {
+    fn recv_space(&mut self) -> &mut dyn BufMut {
+        self.frames.recv_space()
+    }
+
+    fn received(&mut self, _n: usize, now: Instant) -> Result<(), Bad> {
+        self.now = now;
+        if let Err(reason) = self.frames.received() {
+            self.fail(reason);
+        }
+        self.bad.map_or(Ok(()), Err)
+    }
+
+    fn next_event(&mut self) -> Option<ClientEvent> {
+        if let Some(event) = self.aborted.pop_front() {
+            return Some(event);
+        }
+        while self.bad.is_none() {
+            let Some(frame) = self.frames.next() else {
+                if let Some(reason) = self.frames.bad() {
+                    self.fail(reason);
+                }
+                return None;
+            };
+            if let Some(event) = self.reply(frame) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    fn call(&mut self, call: OutgoingCall<'_>) -> Result<CallId, Status> {
+        self.refuse(&call)?;
+        let slot = self.pending.vacant_entry();
+        self.calls += 1;
+        let key = (self.calls << SLOT_BITS | slot.key() as u64) & i64::MAX as u64;
+        slot.insert(Pending {
+            key,
+            token: call.token,
+        });
+        let mut meta = MetaOut {
+            request: Some(RequestOut {
+                service: call.service,
+                method: call.method,
+                log_id: call.log_id,
+                trace: call.trace,
+                timeout_ms: call.timeout.map(whole_millis),
+            }),
+            compress_type: call.compression.number(),
+            correlation_id: key as i64,
+            attachment_size: call.attachment.len(),
+            user_fields: Some(call.metadata),
+            checksum: call.checksum,
+            ..MetaOut::default()
+        };
+        write_message(&mut self.out, &mut meta, call.body, call.attachment);
+        Ok(CallId::new(key, 0))
+    }
+
+    fn cancel(&mut self, id: CallId) -> bool {
+        self.take(id.key()).is_some()
+    }
+
+    fn abort(&mut self, status: &Status) {
+        for pending in self.pending.drain() {
+            self.aborted.push_back(ClientEvent::Reply {
+                id: CallId::new(pending.key, 0),
+                token: pending.token,
+                result: Err(status.clone()),
+            });
+        }
+    }
+
+    fn transmit(&mut self) -> &mut VecDeque<Bytes> {
+        self.out.pieces()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pending.is_empty() && !self.frames.holds_bytes() && self.out.is_empty()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.bad.is_some()
+    }
+
+    fn release(&mut self) {
+        self.frames.release();
+        self.out.release();
+        if self.pending.is_empty() {
+            self.pending = Slab::new();
+        }
+    }
+}
+
+/// A frame without an error code as an answer.
+fn success(meta: &Meta<'_>, frame: &Frame, now: Instant) -> Result<IncomingReply, Status> {
+    let rest = frame.bytes.len() - frame.meta;
+    let attachment = usize::try_from(meta.attachment_size).unwrap_or(usize::MAX);
+    if attachment > rest {
+        return Err(Status::from_errno(
+            ERESPONSE,
+            format!(
+                "attachment_size={} is larger than the {rest} bytes of the answer",
+                meta.attachment_size
+            ),
+        ));
+    }
+    let Some((checksum, sum)) = meta.checksum() else {
+        return Err(Status::from_errno(
+            ERESPONSE,
+            "Fail to parse response: the meta's checksum is of no known kind or length",
+        ));
+    };
+    if meta.content_type != 0 {
+        return Err(Status::from_errno(
+            ERESPONSE,
+            format!(
+                "the answer has content_type {}, asked for 0",
+                meta.content_type
+            ),
+        ));
+    }
+    let end = frame.bytes.len();
+    let slice = |from: usize, to: usize| match from == to {
+        true => Bytes::new(),
+        false => frame.bytes.slice(from..to),
+    };
+    Ok(IncomingReply {
+        body: RawBody {
+            data: slice(frame.meta, end - attachment),
+            compression: Compression::from_number(meta.compress_type),
+            checksum,
+            sum,
+        },
+        attachment: slice(end - attachment, end),
+        metadata: meta.metadata(),
+        arrived: now,
+    })
+}
+
+/// The wire's whole milliseconds, rounded up: a call never gets less time than its caller gave.
+fn whole_millis(timeout: Duration) -> i32 {
+    let millis = timeout.as_nanos().div_ceil(1_000_000);
+    i32::try_from(millis).unwrap_or(i32::MAX).max(1)
+}

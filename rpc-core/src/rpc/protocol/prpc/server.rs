@@ -1,0 +1,380 @@
+//! The server's end of a PRPC connection.
+//!
+//! Stateless per call: a [`CallId`] carries the peer's correlation id and how its body was guarded, so an
+//! answer needs no table.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+
+use super::frame::{Frame, Framer};
+use super::meta::{Meta, MetaOut, ResponseOut};
+use super::{HEADER, MAGIC};
+use crate::base::buf::{SMALL, SendBuf};
+use crate::base::time::Instant;
+use crate::rpc::compression::Compression;
+use crate::rpc::protocol::call::{
+    Body, BodyFormat, CallId, Checksum, IncomingCall, RawBody, Reply, Route, Success, masked_crc,
+    no_such_method,
+};
+use crate::rpc::protocol::{Bad, BadReason, EndOfInput, ServerConfig, ServerEvent, ServerSession};
+use crate::rpc::status::Status;
+use crate::rpc::status_map::{EINTERNAL, ELIMIT, ELOGOFF, EREQUEST};
+
+/// The server's end of a PRPC connection.
+pub struct PrpcServer {
+    config: Arc<ServerConfig>,
+    frames: Framer,
+    out: SendBuf,
+    /// Names and number of the method called last: most connections call few.
+    last_route: Option<LastRoute>,
+    /// Calls given out and not yet answered.
+    in_flight: usize,
+    /// When the bytes now being parsed were read.
+    now: Instant,
+    /// New calls are refused.
+    draining: bool,
+    /// The connection cannot go on.
+    bad: Option<Bad>,
+    /// The peer has sent its last byte.
+    ended: bool,
+}
+
+struct LastRoute {
+    service: Box<[u8]>,
+    method: Box<[u8]>,
+    route: Route,
+}
+
+impl PrpcServer {
+    /// A session that has read nothing; allocates nothing until it does.
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        Self {
+            frames: Framer::new(&config.limits),
+            config,
+            out: SendBuf::new(),
+            last_route: None,
+            in_flight: 0,
+            now: Instant::ZERO,
+            draining: false,
+            bad: None,
+            ended: false,
+        }
+    }
+
+    /// Bodies of 4 KiB or more of which bytes were moved.
+    #[cfg(test)]
+    pub fn copied_bodies(&self) -> u64 {
+        self.frames.copied()
+    }
+
+    /// A frame as a call; `None` if it was answered here or ends the connection.
+    fn call(&mut self, frame: Frame) -> Option<IncomingCall> {
+        let Ok(meta) = Meta::read(&frame.bytes[..frame.meta]) else {
+            self.fail(BadReason::MetaUnparsable);
+            return None;
+        };
+        let Some(request) = &meta.request else {
+            self.fail(BadReason::WrongDirection);
+            return None;
+        };
+        let (Some(service), Some(method)) = (request.service, request.method) else {
+            self.fail(BadReason::MetaUnparsable); // required fields
+            return None;
+        };
+        let checksum = meta.checksum();
+        let guard = checksum.map_or(Checksum::None, |(kind, _)| kind);
+        let id = CallId::new(meta.correlation_id as u64, guard as u32);
+        let rest = frame.bytes.len() - frame.meta;
+        let attachment = usize::try_from(meta.attachment_size).ok();
+        let route = match self.admit(&meta, attachment.filter(|size| *size <= rest), rest) {
+            Ok(()) => self.find(service, method),
+            Err(status) => Err(status),
+        };
+        let opened = route.and_then(|route| match checksum {
+            Some((kind, sum)) => Ok((route, kind, sum)),
+            None => Err(Status::from_errno(
+                EREQUEST,
+                "Fail to parse request: the meta's checksum is of no known kind or length",
+            )),
+        });
+        let (route, checksum, sum) = match opened {
+            Ok(opened) => opened,
+            Err(status) => {
+                self.write_failure(id, &status, true);
+                return None;
+            }
+        };
+        let data_end = frame.bytes.len() - attachment.unwrap_or(0);
+        let timeout = request.timeout_ms.filter(|ms| *ms > 0);
+        let call = IncomingCall {
+            id,
+            route,
+            format: match meta.content_type {
+                0 => BodyFormat::Protobuf,
+                _ => BodyFormat::Json,
+            },
+            body: RawBody {
+                data: Bytes::new(),
+                compression: Compression::from_number(meta.compress_type),
+                checksum,
+                sum,
+            },
+            attachment: part(&frame.bytes, data_end, frame.bytes.len()),
+            metadata: meta.metadata(),
+            log_id: request.log_id,
+            trace: request.trace(),
+            timeout: timeout.map(|ms| Duration::from_millis(ms.unsigned_abs().into())),
+            arrived: self.now,
+        };
+        let start = frame.meta;
+        Some(with_data(call, frame.bytes, start, data_end))
+    }
+
+    /// The checks before the lookup, in brpc's order.
+    fn admit(&self, meta: &Meta<'_>, attachment: Option<usize>, rest: usize) -> Result<(), Status> {
+        if self.draining {
+            let text = "Server is stopping: it takes no new calls";
+            return Err(Status::from_errno(ELOGOFF, text));
+        }
+        if self.in_flight >= self.config.limits.max_in_flight {
+            let text = format!(
+                "Reached the limit of {} calls under way on one connection",
+                self.config.limits.max_in_flight
+            );
+            return Err(Status::from_errno(ELIMIT, text));
+        }
+        if attachment.is_none() {
+            let text = format!(
+                "attachment_size={} is larger than the {rest} bytes of the message",
+                meta.attachment_size
+            );
+            return Err(Status::from_errno(EREQUEST, text));
+        }
+        if meta.content_type > 1 || meta.content_type < 0 {
+            let text = format!(
+                "Fail to parse request: content_type {} is not spoken here, send 0 (protobuf) or 1 (JSON)",
+                meta.content_type
+            );
+            return Err(Status::from_errno(EREQUEST, text));
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, service: &[u8], method: &[u8]) -> Result<Route, Status> {
+        if let Some(last) = &self.last_route
+            && *last.method == *method
+            && *last.service == *service
+        {
+            return Ok(last.route);
+        }
+        let (Ok(service), Ok(method)) = (std::str::from_utf8(service), std::str::from_utf8(method))
+        else {
+            let service = String::from_utf8_lossy(service);
+            return Err(no_such_method(&service, &String::from_utf8_lossy(method)));
+        };
+        let route = self.config.routes.find(service, method)?;
+        self.last_route = Some(LastRoute {
+            service: service.as_bytes().into(),
+            method: method.as_bytes().into(),
+            route,
+        });
+        Ok(route)
+    }
+
+    fn fail(&mut self, reason: BadReason) {
+        if self.bad.is_none() {
+            self.bad = Some(Bad::counted(reason));
+        }
+    }
+
+    fn write_success(&mut self, id: CallId, success: Success<'_>) {
+        let mut meta = MetaOut {
+            response: Some(ResponseOut {
+                error_code: 0,
+                error_text: "",
+            }),
+            compress_type: success.compression.number(),
+            correlation_id: id.key() as i64,
+            attachment_size: success.attachment.len(),
+            user_fields: Some(success.metadata),
+            checksum: guard_of(id),
+            ..MetaOut::default()
+        };
+        let size = success.body.len() + success.attachment.len();
+        let limit = self.config.limits.max_body;
+        if size > limit.min(i32::MAX as usize) {
+            let text = format!(
+                "the answer has {size} bytes, the limit for one message is {limit}: raise it or send less"
+            );
+            let status = Status::resource_exhausted(text);
+            return self.write_failure(id, &status, true);
+        }
+        write_message(&mut self.out, &mut meta, success.body, success.attachment);
+    }
+
+    /// `refused`: the framework failed the call; the text then begins as brpc's do.
+    fn write_failure(&mut self, id: CallId, status: &Status, refused: bool) {
+        let errno = status.errno();
+        let prefixed = refused.then(|| {
+            let identity = &self.config.identity;
+            format!("[{identity}][E{errno}]{}", status.message())
+        });
+        let text = prefixed.as_deref().unwrap_or(status.message());
+        let mut meta = MetaOut {
+            response: Some(ResponseOut {
+                error_code: errno,
+                error_text: truncate(text, self.config.limits.max_meta / 2),
+            }),
+            correlation_id: id.key() as i64,
+            user_fields: Some(status.metadata()),
+            ..MetaOut::default()
+        };
+        write_message(
+            &mut self.out,
+            &mut meta,
+            Body::Bytes(Bytes::new()),
+            Bytes::new(),
+        );
+    }
+}
+
+impl ServerSession for PrpcServer {
+    fn recv_space(&mut self) -> &mut dyn BufMut {
+        self.frames.recv_space()
+    }
+
+    fn received(&mut self, _n: usize, now: Instant) -> Result<(), Bad> {
+        self.now = now;
+        if let Err(reason) = self.frames.received() {
+            self.fail(reason);
+        }
+        self.bad.map_or(Ok(()), Err)
+    }
+
+    fn next_event(&mut self) -> Option<ServerEvent> {
+        while self.bad.is_none() {
+            let Some(frame) = self.frames.next() else {
+                if let Some(reason) = self.frames.bad() {
+                    self.fail(reason);
+                }
+                return None;
+            };
+            if let Some(call) = self.call(frame) {
+                self.in_flight += 1;
+                return Some(ServerEvent::Call(call));
+            }
+        }
+        None
+    }
+
+    fn answer(&mut self, id: CallId, reply: Reply<'_>) {
+        debug_assert!(self.in_flight > 0, "a call is answered once");
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match reply {
+            Reply::Success(success) => self.write_success(id, success),
+            Reply::Failed(status) => self.write_failure(id, status, false),
+            Reply::Refused(status) => self.write_failure(id, status, true),
+            Reply::Page(_) => {
+                let status = Status::from_errno(EINTERNAL, "a page is no answer to a call");
+                self.write_failure(id, &status, true);
+            }
+        }
+    }
+
+    fn transmit(&mut self) -> &mut VecDeque<Bytes> {
+        self.out.pieces()
+    }
+
+    fn end_of_input(&mut self) -> EndOfInput {
+        if self.frames.in_frame() && self.bad.is_none() {
+            self.fail(BadReason::Truncated);
+        }
+        self.ended = true;
+        EndOfInput::Abandon
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0 && !self.frames.holds_bytes() && self.out.is_empty()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.bad.is_some() || self.ended
+    }
+
+    fn release(&mut self) {
+        self.frames.release();
+        self.out.release();
+    }
+}
+
+/// Bytes `start..end` of a frame; without any, nothing is shared.
+fn part(bytes: &Bytes, start: usize, end: usize) -> Bytes {
+    if start == end {
+        return Bytes::new();
+    }
+    bytes.slice(start..end)
+}
+
+/// Gives a call the frame's own bytes as data: no count is touched for it.
+fn with_data(mut call: IncomingCall, mut bytes: Bytes, start: usize, end: usize) -> IncomingCall {
+    bytes.truncate(end);
+    bytes::Buf::advance(&mut bytes, start);
+    call.body.data = bytes;
+    call
+}
+
+/// How the request's body was guarded: the answer's is guarded the same way.
+fn guard_of(id: CallId) -> Checksum {
+    [Checksum::None, Checksum::Data, Checksum::DataAndAttachment][id.tag() as usize % 3]
+}
+
+/// At most `max` bytes of `text`, cut between characters.
+fn truncate(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+/// Appends one message: header, meta, body, attachment. The checksum's value is filled in here.
+pub fn write_message(out: &mut SendBuf, meta: &mut MetaOut<'_>, body: Body<'_>, attachment: Bytes) {
+    // The sum's length does not depend on its value, so it can be filled in once the body is encoded.
+    let meta_len = meta.len();
+    let body_len = body.len();
+    let total = meta_len + body_len + attachment.len();
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(MAGIC);
+    header[4..8].copy_from_slice(&(total as u32).to_be_bytes());
+    header[8..].copy_from_slice(&(meta_len as u32).to_be_bytes());
+    let inline = match &body {
+        Body::Bytes(bytes) if bytes.len() >= SMALL => 0,
+        _ => body_len,
+    };
+    let space = out.space(HEADER + meta_len + inline);
+    let (head, data) = space.split_at_mut(HEADER + meta_len);
+    head[..HEADER].copy_from_slice(&header);
+    match &body {
+        Body::Message(message) => message.encode(data),
+        Body::Bytes(bytes) if inline > 0 => data.copy_from_slice(bytes),
+        Body::Bytes(_) => {}
+    }
+    if meta.checksum != Checksum::None {
+        let large = match &body {
+            Body::Bytes(bytes) if inline == 0 => &bytes[..],
+            _ => &[],
+        };
+        meta.sum = masked_crc(meta.checksum, &[data, large], &attachment);
+    }
+    let written = meta.write(&mut head[HEADER..]);
+    debug_assert_eq!(written, meta_len, "a meta is as long as it says");
+    if let Body::Bytes(bytes) = body
+        && bytes.len() >= SMALL
+    {
+        out.push(bytes);
+    }
+    out.push(attachment);
+}
