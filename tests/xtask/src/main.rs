@@ -3,6 +3,7 @@
 //! Knows: cargo, the system's package manager, where binaries lie, how to measure a process.
 //! Does not know: any of the workspace's types; it drives programs from outside.
 
+mod bench;
 mod packages;
 mod steps;
 mod test;
@@ -23,10 +24,13 @@ struct Arguments {
 enum Task {
     /// Install the system packages the tests need if they are missing, then run every test
     Test(test::Options),
+    /// Measure ours and the peers in the same run, and write target/bench/report.md
+    Bench(bench::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
     }
 }

@@ -1,3 +1,134 @@
-//! Entry point.
+//! The runtime benchmark on tokio: the same steps as `bench_runtime` of the examples, the same
+//! result lines.
 
-fn main() {}
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+
+/// Measure tokio's scheduler on one worker; one JSON line
+#[derive(Parser)]
+struct Flags {
+    /// What to measure
+    #[arg(value_enum)]
+    what: What,
+    /// Which of tokio's runtimes
+    #[arg(long, value_enum, default_value_t = Flavor::Current)]
+    flavor: Flavor,
+    /// How many yields, spawns or parked tasks
+    #[arg(long)]
+    count: usize,
+    /// Tasks that take turns yielding
+    #[arg(long, default_value_t = 1)]
+    tasks: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// `yield_now` through the scheduler and back
+    Yield,
+    /// Spawn an empty task and await it
+    Spawn,
+    /// Tasks that all wait at once
+    Park,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Flavor {
+    /// The current-thread runtime
+    Current,
+    /// The multi-thread runtime with one worker
+    Multi,
+}
+
+fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    let runtime = match flags.flavor {
+        Flavor::Current => Builder::new_current_thread().build()?,
+        Flavor::Multi => Builder::new_multi_thread().worker_threads(1).build()?,
+    };
+    match flags.what {
+        What::Yield => print_each(&flags, yields(&runtime, flags.count, flags.tasks)?),
+        What::Spawn => print_each(&flags, spawns(&runtime, flags.count)?),
+        What::Park => parks(&runtime, flags.count)?,
+    }
+    Ok(())
+}
+
+fn print_each(flags: &Flags, seconds: f64) {
+    let each = seconds * 1e9 / flags.count as f64;
+    println!(
+        "{{\"count\":{},\"seconds\":{seconds:.6},\"ns_each\":{each:.2}}}",
+        flags.count
+    );
+}
+
+/// Seconds for `count` yields, spread over `tasks` that take turns.
+fn yields(runtime: &Runtime, count: usize, tasks: usize) -> anyhow::Result<f64> {
+    let turns = count / tasks;
+    runtime.block_on(runtime.spawn(async move {
+        let started = Instant::now();
+        let all: Vec<_> = (0..tasks)
+            .map(|_| {
+                tokio::spawn(async move {
+                    for _ in 0..turns {
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for task in all {
+            task.await?;
+        }
+        Ok(started.elapsed().as_secs_f64())
+    }))?
+}
+
+/// Seconds for `count` times spawn and await.
+fn spawns(runtime: &Runtime, count: usize) -> anyhow::Result<f64> {
+    runtime.block_on(runtime.spawn(async move {
+        let started = Instant::now();
+        for _ in 0..count {
+            tokio::spawn(async {}).await?;
+        }
+        Ok(started.elapsed().as_secs_f64())
+    }))?
+}
+
+/// Bytes for each of `count` tasks parked at once, and the seconds to park and to wake them all.
+fn parks(runtime: &Runtime, count: usize) -> anyhow::Result<()> {
+    let before = peers::memory_bytes();
+    runtime.block_on(runtime.spawn(async move {
+        let gate = Arc::new(Semaphore::new(0));
+        let arrived = Arc::new(AtomicUsize::new(0));
+        let started = Instant::now();
+        let all: Vec<_> = (0..count)
+            .map(|_| {
+                let (gate, arrived) = (gate.clone(), arrived.clone());
+                tokio::spawn(async move {
+                    // Relaxed: a count, read by one that polls.
+                    arrived.fetch_add(1, Ordering::Relaxed);
+                    gate.acquire().await.map(|permit| permit.forget())
+                })
+            })
+            .collect();
+        while arrived.load(Ordering::Relaxed) < count {
+            tokio::task::yield_now().await;
+        }
+        let parked = started.elapsed().as_secs_f64();
+        let bytes = peers::memory_bytes().saturating_sub(before) / count as u64;
+        let started = Instant::now();
+        gate.add_permits(count);
+        for task in all {
+            task.await??;
+        }
+        let woken = started.elapsed().as_secs_f64();
+        println!(
+            "{{\"count\":{count},\"park_seconds\":{parked:.6},\"wake_seconds\":{woken:.6},\"bytes_each\":{bytes}}}"
+        );
+        anyhow::Ok(())
+    }))?
+}

@@ -1,0 +1,123 @@
+//! `cargo xtask bench`: ours and the peers in the same run, interleaved, each side its own binary.
+//!
+//! Knows: which programs to compare, on which cores, in which order; how to report.
+//! Does not know: how any of them works. Peers never link rpc-core (its hooks would change them),
+//! so they are built apart.
+//!
+//! A benchmark is a number, never a test: nothing fails because something was slow. A run that
+//! failed is reported as failed.
+
+mod messaging;
+mod plot;
+mod program;
+mod report;
+mod rpc;
+mod runtime;
+mod samples;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::steps;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// What to measure; all when left out
+    #[arg(value_enum)]
+    what: Option<What>,
+    /// Seconds each load runs
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// How often each side runs; the report shows medians, least and greatest
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Also write the report to docs/bench.md, to be committed
+    #[arg(long)]
+    commit_report: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Switch, spawn and join, parked coroutines, slow GETs; against tokio and threads
+    Runtime,
+    /// One connection with 1, 64, 200 calls in flight, 64 connections; against tonic and a bare loop
+    Rpc,
+    /// A chat log replayed through a cluster of its own; against the disk's own latency
+    Messaging,
+}
+
+/// One benchmark's part of the report.
+pub(crate) struct Section {
+    /// Markdown, from its `##` heading on.
+    text: String,
+    /// File name and SVG text of the plots the text shows.
+    plots: Vec<(String, String)>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let wanted = |what| options.what.is_none() || options.what == Some(what);
+    build(options)?;
+    let conditions = report::conditions(options.rounds, options.seconds);
+    let mut sections = Vec::new();
+    if wanted(What::Runtime) {
+        sections.push(runtime::run(options.rounds)?);
+    }
+    if wanted(What::Rpc) {
+        sections.push(rpc::run(options.rounds, options.seconds)?);
+    }
+    if wanted(What::Messaging) {
+        sections.push(messaging::run(options.rounds)?);
+    }
+    let text = report::whole(&conditions, &sections);
+    println!("\n{text}");
+    write(
+        &program::target_dir()?.join("bench"),
+        "report.md",
+        &text,
+        &sections,
+    )?;
+    if options.commit_report {
+        write(&steps::root().join("docs"), "bench.md", &text, &sections)?;
+    }
+    Ok(())
+}
+
+/// Release builds of both sides, in two builds so that no feature of one reaches the other.
+fn build(options: &Options) -> Result<()> {
+    let wanted = |what| options.what.is_none() || options.what == Some(what);
+    if wanted(What::Runtime) || wanted(What::Rpc) {
+        let ours = ["bench_runtime", "bench_echo_server", "bench_echo_client"];
+        let mut build = steps::cargo(&["build", "--release", "--package", "examples"]);
+        steps::step(build.args(ours.iter().flat_map(|name| ["--bin", name])))?;
+        steps::step(&mut steps::cargo(&[
+            "build",
+            "--release",
+            "--package",
+            "peers",
+        ]))?;
+    }
+    if wanted(What::Messaging) {
+        steps::step(&mut steps::cargo(&[
+            "build",
+            "--release",
+            "--package",
+            "wechat-demo",
+        ]))?;
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, text: &str, sections: &[Section]) -> Result<()> {
+    let plots = folder.join("plots");
+    fs::create_dir_all(&plots).with_context(|| format!("cannot make {}", plots.display()))?;
+    let files = sections.iter().flat_map(|s| &s.plots);
+    let files = files.map(|(file, svg)| (plots.join(file), svg.as_str()));
+    for (path, content) in files.chain([(folder.join(name), text)]) {
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    eprintln!("==> wrote {}", folder.join(name).display());
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! RPC: ours (baidu_std), tonic (gRPC), and the bare `std::net` loop as the floor under both.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::Section;
+use super::plot::{self, Series};
+use super::program::{self, CLIENT_CORE, SERVER_CORE, Server};
+use super::report::{self, Table};
+use super::samples::Samples;
+
+/// Seconds a client runs before it measures; all of them take the flag.
+const WARMUP: f64 = 0.5;
+/// Bytes of text in a message.
+const PAYLOAD: usize = 100;
+/// Bytes of a frame of the bare loop: the payload with headers about it.
+const FRAME: usize = 160;
+
+/// Who is measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Ours,
+    Tonic,
+    Loop,
+}
+
+const SIDES: [Side; 3] = [Side::Ours, Side::Tonic, Side::Loop];
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "rpc-core (baidu_std)",
+            Self::Tonic => "tonic (gRPC)",
+            Self::Loop => "bare std::net loop",
+        }
+    }
+
+    /// Server and client: program, and the arguments before the common ones.
+    fn programs(self) -> [(&'static str, &'static [&'static str]); 2] {
+        match self {
+            Self::Ours => [("bench_echo_server", &[]), ("bench_echo_client", &[])],
+            Self::Tonic => [("tonic_echo_server", &[]), ("tonic_echo_client", &[])],
+            Self::Loop => [("std_net_loop", &["server"]), ("std_net_loop", &["client"])],
+        }
+    }
+}
+
+/// Connections, and calls in flight on each.
+type Load = (usize, usize);
+
+const LOADS: [Load; 4] = [(1, 1), (1, 64), (1, 200), (64, 1)];
+
+/// Every figure of one side under one load.
+#[derive(Default)]
+struct Figures {
+    rate: Samples,
+    /// p50, p99, p99.9, max; microseconds.
+    latency: [Samples; 4],
+    client_cpu: Samples,
+    server_cpu: Samples,
+    server_mib: Samples,
+}
+
+const LATENCIES: [&str; 4] = ["p50_us", "p99_us", "p999_us", "max_us"];
+
+type All = BTreeMap<(Load, Side), Figures>;
+
+pub(crate) fn run(rounds: u32, seconds: f64) -> Result<Section> {
+    let (mut all, mut failures) = (All::new(), Vec::new());
+    for round in 1..=rounds {
+        for load in LOADS {
+            for side in SIDES {
+                eprintln!(
+                    "==> rpc, round {round} of {rounds}: {}, {}",
+                    side.name(),
+                    load_name(load)
+                );
+                let figures = all.entry((load, side)).or_default();
+                if let Err(error) = measure(side, load, seconds, figures) {
+                    failures.push(format!(
+                        "round {round}, {}, {}: {error:#}",
+                        side.name(),
+                        load_name(load)
+                    ));
+                }
+            }
+        }
+    }
+    Ok(section(&all, &failures))
+}
+
+fn load_name((connections, inflight): Load) -> String {
+    let s = if connections == 1 { "" } else { "s" };
+    format!("{connections} connection{s} × {inflight} in flight")
+}
+
+fn measure(
+    side: Side,
+    (connections, inflight): Load,
+    seconds: f64,
+    into: &mut Figures,
+) -> Result<()> {
+    let [(server, server_args), (client, client_args)] = side.programs();
+    let addr = program::free_addr()?;
+    let addr_arg = addr.to_string();
+    let mut server = program::release(server, SERVER_CORE)?;
+    let server = Server::start(server.args(server_args).args(["--addr", &addr_arg]), addr)?;
+    let mut client = program::release(client, CLIENT_CORE)?;
+    client.args(client_args).args(["--addr", &addr_arg]);
+    let payload = if side == Side::Loop { FRAME } else { PAYLOAD };
+    for (flag, value) in [
+        ("--connections", connections.to_string()),
+        ("--inflight", inflight.to_string()),
+        ("--payload", payload.to_string()),
+        ("--seconds", seconds.to_string()),
+        ("--warmup", WARMUP.to_string()),
+    ] {
+        client.args([flag, &value]);
+    }
+    let client = program::start(&mut client)?;
+    // The server's CPU is sampled inside the measured time, so that neither end counts.
+    std::thread::sleep(Duration::from_secs_f64(WARMUP + 0.1 * seconds));
+    let (began, cpu) = (Instant::now(), server.cpu_seconds());
+    std::thread::sleep(Duration::from_secs_f64(0.8 * seconds));
+    let share = (server.cpu_seconds() - cpu) / began.elapsed().as_secs_f64();
+    let result = client.result()?;
+    let failed = program::field(&result, "failed")?;
+    if failed > 0.0 {
+        bail!("{failed} calls failed");
+    }
+    let rate = program::field(&result, "calls")? / program::field(&result, "seconds")?;
+    into.rate.push(rate);
+    for (samples, name) in into.latency.iter_mut().zip(LATENCIES) {
+        samples.push(program::field(&result, name)?);
+    }
+    into.client_cpu
+        .push(program::field(&result, "cpu_s_per_million")?);
+    into.server_cpu.push(share / rate * 1e6);
+    into.server_mib
+        .push(server.peak_bytes() / f64::from(1 << 20));
+    Ok(())
+}
+
+fn section(all: &All, failures: &[String]) -> Section {
+    let mut table = Table::new(&[
+        "load",
+        "side",
+        "calls/s: median (least–greatest)",
+        "× tonic",
+        "× loop",
+        "p50 µs",
+        "p99 µs",
+        "p99.9 µs",
+        "max µs",
+        "client CPU s/M",
+        "server CPU s/M",
+        "server MiB",
+    ]);
+    for load in LOADS {
+        for side in SIDES {
+            let own = &all[&(load, side)];
+            let mut row = vec![load_name(load), side.name().to_owned(), own.rate.spread()];
+            row.push(own.rate.ratio(&all[&(load, Side::Tonic)].rate));
+            row.push(own.rate.ratio(&all[&(load, Side::Loop)].rate));
+            row.extend(own.latency.iter().map(Samples::middle));
+            row.extend([&own.client_cpu, &own.server_cpu, &own.server_mib].map(Samples::middle));
+            table.row(row);
+        }
+    }
+    let text = format!(
+        "## RPC\n\nUnary echo of {PAYLOAD} bytes of text; the bare loop moves frames of {FRAME} bytes. Closed loop: each caller sends \
+         its next call when the last was answered, so the rate offered is the rate achieved. \
+         Latency, CPU seconds per million calls and the server's peak resident memory are medians over the rounds.\n\n\
+         {}\n![calls per second](plots/rpc-throughput.svg)\n\n![latency](plots/rpc-latency.svg)\n\n{}",
+        table.text(),
+        report::failures(failures),
+    );
+    Section {
+        text,
+        plots: vec![throughput_plot(all), latency_plot(all)],
+    }
+}
+
+fn throughput_plot(all: &All) -> (String, String) {
+    let series = SIDES.map(|side| Series {
+        name: side.name(),
+        values: LOADS.map(|load| all[&(load, side)].rate.median()).to_vec(),
+    });
+    let svg = plot::lines(
+        "Calls per second",
+        "calls/s (log scale)",
+        &LOADS.map(load_name),
+        &series,
+    );
+    ("rpc-throughput.svg".to_owned(), svg)
+}
+
+fn latency_plot(all: &All) -> (String, String) {
+    let at: Load = (1, 64);
+    let series = SIDES.map(|side| Series {
+        name: side.name(),
+        values: all[&(at, side)]
+            .latency
+            .iter()
+            .map(Samples::median)
+            .collect(),
+    });
+    let x = ["p50", "p99", "p99.9", "max"].map(str::to_owned);
+    let title = format!("Latency, {}", load_name(at));
+    (
+        "rpc-latency.svg".to_owned(),
+        plot::lines(&title, "µs (log scale)", &x, &series),
+    )
+}
