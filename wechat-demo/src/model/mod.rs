@@ -1,1 +1,16 @@
 //! The words of the domain as distinct types, and their limits.
+//!
+//! Knows: how an id, a number and a position are made up, who lives where, how large things may be.
+//! Does not know: tables, sockets, roles.
+//!
+//! Read first: [`Seq`], then [`Placement`].
+
+pub mod clock;
+mod ids;
+pub mod limits;
+mod place;
+mod seq;
+
+pub use ids::{ClientMsgId, DeviceId, MessageId, UserId};
+pub use place::{Placement, PlacementError, SECTIONS, SectionId, ShardId};
+pub use seq::{Incarnation, Pos, Seq, SyncKey};

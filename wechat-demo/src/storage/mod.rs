@@ -1,1 +1,36 @@
-//! The storage layer: log, tables, numbers, streams, copies.
+//! The storage layer: what is kept, twice, before anybody is told that it is.
+//!
+//! Knows: logs, tables, numbers, streams, the two copies of a store, live links.
+//! Does not know: terminals, sessions, passwords in the clear; whom a caller may ask about.
+//!
+//! A *store* is one process's data: all shards of a home. Its one committer, a plain OS thread, works in
+//! rounds: it executes what waits against the shards' state ([`shard`]), which makes one log entry per
+//! shard; syncs the entries here while the backup syncs them there ([`copies`]); then they are *committed*:
+//! it applies them to the tables, answers, feeds the streams, notifies.
+//!
+//! Invariants
+//! - S-1  Nothing uncommitted is visible: readers see tables alone, and those hold committed entries only.
+//! - S-2  What a shard did is a function of its log: tables = the log's changes applied in order, so a
+//!   lost table write is made good by applying again.
+//! - S-3  A failed sync ends the process; it is never retried (what the kernel dropped would be taken for synced).
+//! - S-4  A number, once visible, is at or below its section's `max_seq` in the same log, so it is never given again.
+//! - S-5  A task leaves its source only after the entry that caused it is committed, and is applied in the
+//!   commit that moves the destination's mark: in order, once.
+//!
+//! Read first: [`store::Store::round`], then [`shard`], then [`copies`].
+
+pub mod changes;
+pub mod committer;
+pub mod copies;
+pub mod engine;
+// pub mod links;
+pub mod log;
+#[cfg(test)]
+mod model_tests;
+pub mod ops;
+pub mod sequence;
+pub mod shard;
+pub mod store;
+pub mod stream;
+pub mod table;
+pub mod timeline;

@@ -1,0 +1,108 @@
+//! Who and what: identities that are compared and copied, never computed with.
+
+use std::fmt;
+
+/// A person. Given out by the shard of the person's name: `count << 12 | shard of the name`; 0 is nobody.
+///
+/// Its home follows from its hash alone ([`crate::model::Placement`]), not from the bits above.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct UserId(pub u64);
+
+/// One login of one user: a phone, a desktop. Random, unique among the user's devices; 0 is none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DeviceId(pub u64);
+
+/// A message, the same in every timeline that holds it:
+/// 16 bits incarnation, 8 bits shard of the sender, 40 bits count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MessageId(pub u64);
+
+/// What the sending device calls a message before it has an id: 16 random bytes. With the sender's id
+/// it names the message for ever, which makes a retry harmless.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientMsgId(pub [u8; 16]);
+
+impl UserId {
+    /// Bits of a user id that name the shard which gave it out.
+    pub const SHARD_BITS: u32 = 12;
+
+    /// The id number `count` of the names of `shard`. `count` starts at 1.
+    pub fn from_count(count: u64, shard: u16) -> Self {
+        assert!(
+            count > 0 && count < 1 << (64 - Self::SHARD_BITS),
+            "user count {count} out of range"
+        );
+        assert!(shard < 1 << Self::SHARD_BITS, "shard {shard} out of range");
+        Self(count << Self::SHARD_BITS | u64::from(shard))
+    }
+}
+
+impl MessageId {
+    /// Bits of the count.
+    pub const COUNT_BITS: u32 = 40;
+
+    /// The id number `count` of `shard` in `incarnation`.
+    pub fn from_count(incarnation: u16, shard: u8, count: u64) -> Self {
+        assert!(
+            count < 1 << Self::COUNT_BITS,
+            "message count {count} out of range"
+        );
+        Self(u64::from(incarnation) << 48 | u64::from(shard) << Self::COUNT_BITS | count)
+    }
+}
+
+impl ClientMsgId {
+    /// Takes exactly 16 bytes; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "user {}", self.0)
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "device {:x}", self.0)
+    }
+}
+
+impl fmt::Display for ClientMsgId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ClientMsgId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientMsgId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_different_shards_never_meet() {
+        let mut seen = std::collections::HashSet::new();
+        for shard in 0..8 {
+            for count in 1..100 {
+                assert!(seen.insert(UserId::from_count(count, shard)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_id_has_sixteen_bytes() {
+        assert!(ClientMsgId::from_bytes(&[7; 15]).is_none());
+        assert!(ClientMsgId::from_bytes(&[7; 17]).is_none());
+        assert_eq!(
+            ClientMsgId::from_bytes(&[7; 16]),
+            Some(ClientMsgId([7; 16]))
+        );
+    }
+}

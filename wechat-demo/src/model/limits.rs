@@ -1,0 +1,62 @@
+//! How large things may be, in one place.
+//!
+//! Everything that comes from outside is checked against these before it is kept.
+
+/// Bytes of a user name: UTF-8, no white space, no control characters.
+pub const NAME_BYTES: usize = 64;
+/// Bytes of a nickname.
+pub const NICKNAME_BYTES: usize = 128;
+/// Bytes of a password: at least.
+pub const PASSWORD_MIN_BYTES: usize = 6;
+/// Bytes of a password: at most. argon2 is fed no more.
+pub const PASSWORD_MAX_BYTES: usize = 256;
+/// Bytes of a device's label.
+pub const DEVICE_LABEL_BYTES: usize = 128;
+/// Devices a user has at once; a further login logs the oldest out.
+pub const DEVICES_PER_USER: usize = 32;
+/// Bytes of a contact request's greeting.
+pub const GREETING_BYTES: usize = 512;
+/// Bytes of a message's text.
+pub const TEXT_BYTES: usize = 8192;
+/// Messages of one send request.
+pub const MESSAGES_PER_SEND: usize = 32;
+/// Items of a sync page when the terminal does not say.
+pub const SYNC_DEFAULT_ITEMS: usize = 200;
+/// Items of a sync page at most.
+pub const SYNC_MAX_ITEMS: usize = 1000;
+/// Bytes of items after which a page ends even if more would be allowed; the page's last item may go over it.
+pub const SYNC_PAGE_BYTES: usize = 512 << 10;
+/// Links in one call that registers or drops them; targets in one notify call.
+pub const LINKS_PER_CALL: usize = 512;
+/// Live links a user has at once; a further one takes the place of the one that expires first.
+pub const LINKS_PER_USER: usize = 32;
+/// Users with live links that one store remembers.
+pub const LINKED_USERS: usize = 1 << 20;
+/// Bytes of an access process's address.
+pub const ADDRESS_BYTES: usize = 64;
+/// A registered link is forgotten after this if it is not renewed. Longer than the longest heartbeat (10 min).
+pub const LINK_LIFE_MS: i64 = 15 * 60 * 1000;
+/// A token is good for this long.
+pub const TOKEN_LIFE_MS: i64 = 30 * 24 * 3600 * 1000;
+/// Bytes of items that travel inside a notify (NotifyData).
+pub const INLINE_BYTES: usize = 1024;
+/// Bytes of a frame of the long link: Mars' limit.
+pub const FRAME_BYTES: usize = 1 << 20;
+/// Requests that wait for the committer of one store; beyond, `Unavailable`.
+pub const WAITING_REQUESTS: usize = 16_384;
+/// Numbers by which `max_seq` is raised ahead (seqsvr's step).
+pub const SEQ_STEP: u64 = 10_000;
+
+/// An item's fields beside its payload, encoded, at most.
+const ITEM_OVERHEAD: usize = 256;
+
+const _: () = assert!(
+    SYNC_PAGE_BYTES + TEXT_BYTES + 2 * ITEM_OVERHEAD <= FRAME_BYTES,
+    "a full sync page fits a frame"
+);
+const _: () = assert!(
+    MESSAGES_PER_SEND * (TEXT_BYTES + ITEM_OVERHEAD) <= FRAME_BYTES,
+    "a full send request fits a frame"
+);
+const _: () = assert!(SYNC_DEFAULT_ITEMS <= SYNC_MAX_ITEMS);
+const _: () = assert!(NAME_BYTES < u8::MAX as usize, "a key's length fits a byte");

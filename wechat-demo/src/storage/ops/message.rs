@@ -1,0 +1,255 @@
+//! Messages from one user to another.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, plain_item};
+use crate::{
+    model::{ClientMsgId, MessageId, Pos, UserId, limits::MESSAGES_PER_SEND},
+    proto::{
+        storage as pb,
+        terminal::{self, Kind},
+    },
+    storage::{engine::EngineError, shard::damaged, table},
+};
+
+/// What became of one message of a request.
+enum Known {
+    /// It was sent before; this is what was answered.
+    Before(pb::SentRow),
+    /// It is new.
+    New,
+}
+
+/// Puts messages into the sender's timeline and on their way. What was sent before under the same client
+/// id is answered as it was; the same id with another body is refused, and then nothing is sent.
+pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Result<Answer, Stop> {
+    let sender = UserId(request.sender);
+    let Some(send) = &request.request else {
+        return Err(invalid("a send request is missing").into());
+    };
+    let receiver = UserId(send.receiver);
+    if receiver == sender || receiver.0 == 0 {
+        return Err(invalid("a message needs a receiver other than its sender").into());
+    }
+    if send.messages.is_empty() || send.messages.len() > MESSAGES_PER_SEND {
+        let text = format!(
+            "send 1 to {MESSAGES_PER_SEND} messages at once, not {}",
+            send.messages.len()
+        );
+        return Err(invalid(text).into());
+    }
+    let known = look_up(work, sender, receiver, &send.messages)?;
+    let conversation = table::conversation(sender, receiver);
+    let mut count = conversation_count(work, sender, receiver)?;
+    let before = count;
+    let mut sent = Vec::with_capacity(send.messages.len());
+    for (outgoing, (id, known)) in send.messages.iter().zip(known) {
+        let row = match known {
+            Known::Before(row) => row,
+            Known::New => {
+                count += 1;
+                send_one(
+                    work,
+                    Pos {
+                        count,
+                        sender: sender.0,
+                    },
+                    receiver,
+                    id,
+                    outgoing,
+                )?
+            }
+        };
+        sent.push(terminal::Sent {
+            client_id: outgoing.client_id.clone(),
+            number: row.number,
+            pos: row.pos,
+            message_id: row.message_id,
+        });
+    }
+    if count != before {
+        work.draft.put_row(&conversation, &count.to_be_bytes());
+    }
+    Ok(Answer::Sent(terminal::SendReply { sent }))
+}
+
+/// Effect of a message at the receiver's home: an item of the receiver's, or word back that there is none.
+pub(super) fn deliver(
+    work: &mut Work<'_, '_>,
+    receiver: UserId,
+    deliver: pb::Deliver,
+) -> Result<(), EngineError> {
+    let message = terminal::Message::decode(deliver.message.clone())
+        .map_err(|error| damaged(&format!("a delivered message: {error}")))?;
+    let pos = deliver.pos.unwrap_or_default();
+    let sender = UserId(message.sender);
+    if !contact::are_friends(work, receiver, sender)? {
+        refuse(work, sender, receiver, message);
+        return Ok(());
+    }
+    let held = table::held(receiver, Kind::Message.into(), deliver.message_id);
+    if work.draft.row(&held)?.is_some() {
+        return Ok(());
+    }
+    let count = conversation_count(work, receiver, sender)?;
+    if pos.count > count {
+        work.draft.put_row(
+            &table::conversation(receiver, sender),
+            &pos.count.to_be_bytes(),
+        );
+    }
+    let given = work.add_item(receiver, |number| {
+        message_item(
+            number,
+            MessageId(deliver.message_id),
+            pos.into(),
+            deliver.message,
+        )
+    })?;
+    work.draft.put_row(&held, &given.number.0.to_be_bytes());
+    Ok(())
+}
+
+/// Effect of a refusal at the sender's home.
+pub(super) fn refused(
+    work: &mut Work<'_, '_>,
+    sender: UserId,
+    refused: terminal::Refused,
+) -> Result<(), EngineError> {
+    let held = table::held(sender, Kind::Refused.into(), refused.message_id);
+    if work.draft.row(&held)?.is_some() {
+        return Ok(());
+    }
+    let given = work.add_item(sender, |number| {
+        plain_item(number, Kind::Refused, refused.message_id, &refused)
+    })?;
+    work.draft.put_row(&held, &given.number.0.to_be_bytes());
+    Ok(())
+}
+
+fn look_up(
+    work: &Work<'_, '_>,
+    sender: UserId,
+    receiver: UserId,
+    messages: &[terminal::Outgoing],
+) -> Result<Vec<(ClientMsgId, Known)>, Stop> {
+    let mut known = Vec::with_capacity(messages.len());
+    for outgoing in messages {
+        let id = ClientMsgId::from_bytes(&outgoing.client_id).ok_or_else(|| {
+            invalid(format!(
+                "a client id has 16 bytes, not {}",
+                outgoing.client_id.len()
+            ))
+        })?;
+        if known.iter().any(|(other, _)| *other == id) {
+            return Err(invalid(format!("client id {id} stands twice in one request")).into());
+        }
+        known.push(
+            match work
+                .draft
+                .message::<pb::SentRow>(&table::sent(sender, id))?
+            {
+                None => (id, Known::New),
+                Some(row) if row.body_hash == body_hash(receiver, &outgoing.text)[..] => {
+                    (id, Known::Before(row))
+                }
+                Some(_) => {
+                    let text =
+                        format!("client id {id} was used for another message; make a new one");
+                    return Err(Refusal::new(RefusalKind::AlreadyExists, text).into());
+                }
+            },
+        );
+    }
+    Ok(known)
+}
+
+fn send_one(
+    work: &mut Work<'_, '_>,
+    pos: Pos,
+    receiver: UserId,
+    id: ClientMsgId,
+    outgoing: &terminal::Outgoing,
+) -> Result<pb::SentRow, EngineError> {
+    let sender = UserId(pos.sender);
+    let message_id = work.shard.give_message(work.draft, work.home.incarnation);
+    let message = terminal::Message {
+        message_id: message_id.0,
+        sender: sender.0,
+        receiver: receiver.0,
+        client_id: outgoing.client_id.clone(),
+        text: outgoing.text.clone(),
+        sent_ms: work.home.now_ms,
+    };
+    let payload = Bytes::from(message.encode_to_vec());
+    let given = work.add_item(sender, |number| {
+        message_item(number, message_id, pos, payload.clone())
+    })?;
+    let row = pb::SentRow {
+        body_hash: Bytes::copy_from_slice(&body_hash(receiver, &outgoing.text)),
+        number: given.number.0,
+        pos: Some(pos.into()),
+        message_id: message_id.0,
+    };
+    work.draft.put_message(&table::sent(sender, id), &row);
+    let deliver = pb::Deliver {
+        message_id: message_id.0,
+        pos: Some(pos.into()),
+        message: payload,
+    };
+    work.add_task(&pb::Task {
+        user_id: receiver.0,
+        effect: Some(pb::task::Effect::Deliver(deliver)),
+    });
+    Ok(row)
+}
+
+fn refuse(work: &mut Work<'_, '_>, sender: UserId, receiver: UserId, message: terminal::Message) {
+    let refused = terminal::Refused {
+        message_id: message.message_id,
+        client_id: message.client_id,
+        receiver: receiver.0,
+        reason: format!("{receiver} is not a contact of yours; ask them first"),
+    };
+    let refuse = pb::Refuse {
+        refused: Some(refused),
+    };
+    work.add_task(&pb::Task {
+        user_id: sender.0,
+        effect: Some(pb::task::Effect::Refuse(refuse)),
+    });
+}
+
+fn message_item(number: u64, id: MessageId, pos: Pos, payload: Bytes) -> terminal::Item {
+    terminal::Item {
+        number,
+        kind: Kind::Message.into(),
+        id: id.0,
+        version: 1,
+        pos: Some(pos.into()),
+        payload,
+        deleted: false,
+    }
+}
+
+fn conversation_count(work: &Work<'_, '_>, user: UserId, peer: UserId) -> Result<u64, EngineError> {
+    match work.draft.row(&table::conversation(user, peer))? {
+        None => Ok(0),
+        Some(row) => table::number(&row).ok_or_else(|| damaged("a conversation's count")),
+    }
+}
+
+/// What makes two requests under one client id the same message.
+fn body_hash(receiver: UserId, text: &str) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&receiver.0.to_be_bytes());
+    hasher.update(text.as_bytes());
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    hash
+}
+
+fn invalid(text: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::InvalidArgument, text)
+}

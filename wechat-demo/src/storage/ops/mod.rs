@@ -1,0 +1,194 @@
+//! What a shard does: requests from logic, and effects of tasks from other shards.
+//!
+//! Each checks first and changes afterwards: what is refused has changed nothing. It all happens in
+//! memory, in the draft of the shard's next entry; nobody sees it before that is committed.
+
+use prost::Message;
+
+use super::{
+    engine::EngineError,
+    sequence::Given,
+    shard::{Draft, Home, Shard},
+};
+use crate::{
+    model::{Placement, Seq, ShardId, UserId},
+    proto::{
+        storage as pb,
+        terminal::{self, Kind},
+    },
+};
+
+mod account;
+mod contact;
+mod message;
+pub mod task;
+
+/// A request that changes something.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Op {
+    /// Gives a name to a new user.
+    ClaimName(pb::ClaimNameRequest),
+    /// Makes the account of a user whose name was claimed.
+    CreateAccount(pb::CreateAccountRequest),
+    /// Makes a device known, with its token.
+    AddDevice(pb::AddDeviceRequest),
+    /// Forgets a device and so revokes its token.
+    RemoveDevice(pb::RemoveDeviceRequest),
+    /// Sends messages to one receiver.
+    Send(pb::SendMessages),
+    /// Asks somebody to be a contact.
+    AskContact(pb::AskContactRequest),
+    /// Says yes to somebody who asked.
+    AcceptContact(pb::AcceptContactRequest),
+}
+
+/// What an [`Op`] came to. It is told only once it is committed.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Answer {
+    /// Of [`Op::ClaimName`].
+    Claimed(pb::ClaimNameReply),
+    /// Of [`Op::Send`].
+    Sent(terminal::SendReply),
+    /// Of the ops that put one item into the caller's timeline: its number.
+    Number(Seq),
+    /// Of the others.
+    Done,
+}
+
+/// Why a request was not done; nothing was changed. The text is for whoever called.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// Whose fault it is.
+    pub kind: RefusalKind,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+/// Kinds of refusals, named as the status codes they become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusalKind {
+    /// The request can never succeed.
+    InvalidArgument,
+    /// What it names does not exist.
+    NotFound,
+    /// The id is taken by something else.
+    AlreadyExists,
+    /// Not in the state things are in.
+    FailedPrecondition,
+    /// The token is not good.
+    Unauthenticated,
+    /// Try again later, or elsewhere.
+    Unavailable,
+    /// The caller's time is over; whether it was done is not known.
+    DeadlineExceeded,
+    /// The store's own trouble.
+    Internal,
+}
+
+/// How an op can end short of an answer.
+#[derive(Debug)]
+pub enum Stop {
+    /// The caller is told.
+    Refused(Refusal),
+    /// The store cannot go on: what it reads is not what it wrote.
+    Fatal(EngineError),
+}
+
+impl Op {
+    /// The shard that must do it.
+    pub fn shard(&self, place: Placement) -> ShardId {
+        let user = match self {
+            Self::ClaimName(request) => return place.shard_of_name(&request.name),
+            Self::CreateAccount(request) => request.user_id,
+            Self::AddDevice(request) => request.user_id,
+            Self::RemoveDevice(request) => request.user_id,
+            Self::Send(request) => request.sender,
+            Self::AskContact(request) => request.user_id,
+            Self::AcceptContact(request) => request.user_id,
+        };
+        place.shard(UserId(user))
+    }
+
+    /// Does it in `draft`.
+    pub fn execute(
+        &self,
+        shard: &mut Shard,
+        home: Home,
+        draft: &mut Draft<'_>,
+    ) -> Result<Answer, Stop> {
+        let mut work = Work { shard, home, draft };
+        match self {
+            Self::ClaimName(request) => account::claim_name(&mut work, request),
+            Self::CreateAccount(request) => account::create(&mut work, request),
+            Self::AddDevice(request) => account::add_device(&mut work, request),
+            Self::RemoveDevice(request) => account::remove_device(&mut work, request),
+            Self::Send(request) => message::send(&mut work, request),
+            Self::AskContact(request) => contact::ask(&mut work, request),
+            Self::AcceptContact(request) => contact::accept(&mut work, request),
+        }
+    }
+}
+
+impl Refusal {
+    /// A refusal of a kind.
+    pub fn new(kind: RefusalKind, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+        }
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<EngineError> for Stop {
+    fn from(error: EngineError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// One op at work: the shard, and the draft it changes.
+struct Work<'w, 'e> {
+    shard: &'w mut Shard,
+    home: Home,
+    draft: &'w mut Draft<'e>,
+}
+
+impl Work<'_, '_> {
+    /// Gives the next number of `user` to an item and adds it to the timeline.
+    fn add_item(
+        &mut self,
+        user: UserId,
+        make: impl FnOnce(u64) -> terminal::Item,
+    ) -> Result<Given, EngineError> {
+        let given = self.shard.give_number(self.draft, self.home, user)?;
+        let item = make(given.number.0).encode_to_vec();
+        self.draft.add_item(user, given, item.into());
+        Ok(given)
+    }
+
+    /// Sends a task to the home of the user it is for.
+    fn add_task(&mut self, task: &pb::Task) {
+        let to = self.home.place.shard(UserId(task.user_id));
+        self.draft
+            .add_task(self.shard, self.home, to, task.encode_to_vec().into());
+    }
+}
+
+/// An item without a position, in its first version.
+fn plain_item(number: u64, kind: Kind, id: u64, payload: &impl Message) -> terminal::Item {
+    terminal::Item {
+        number,
+        kind: kind.into(),
+        id,
+        version: 1,
+        pos: None,
+        payload: payload.encode_to_vec().into(),
+        deleted: false,
+    }
+}

@@ -1,0 +1,41 @@
+//! Effects: what a task from another shard does at its destination.
+//!
+//! An effect is never refused and never waits. Each is idempotent by its own name (account, contact
+//! version, message id), so that a stream that begins anew does no harm.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Work, account, contact, message};
+use crate::{
+    model::UserId,
+    proto::storage::{self as pb, task::Effect},
+    storage::{
+        engine::EngineError,
+        shard::{Draft, Home, Shard, damaged},
+    },
+};
+
+/// Applies a task in `draft`.
+pub fn apply(
+    shard: &mut Shard,
+    home: Home,
+    draft: &mut Draft<'_>,
+    task: Bytes,
+) -> Result<(), EngineError> {
+    let task = pb::Task::decode(task).map_err(|error| damaged(&format!("a task: {error}")))?;
+    let mut work = Work { shard, home, draft };
+    let user = UserId(task.user_id);
+    match task.effect {
+        Some(Effect::CreateAccount(row)) => account::ensure(&mut work, user, &row).map(drop),
+        Some(Effect::Deliver(deliver)) => message::deliver(&mut work, user, deliver),
+        Some(Effect::Refuse(pb::Refuse {
+            refused: Some(refused),
+        })) => message::refused(&mut work, user, refused),
+        Some(Effect::Asked(asked)) => contact::asked(&mut work, user, asked),
+        Some(Effect::Accepted(accepted)) => contact::accepted(&mut work, user, accepted),
+        Some(Effect::Refuse(pb::Refuse { refused: None })) | None => Err(damaged(
+            "a task without an effect; was it written by a newer version?",
+        )),
+    }
+}

@@ -1,0 +1,238 @@
+//! One shard's state between its log and its tables, and the draft of its next entry.
+//!
+//! Knows: what a shard remembers from round to round.   Does not know: syncing, copies, callers.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{
+    changes::Changes,
+    engine::{Engine, EngineError, Table},
+    log::ShardLog,
+    sequence::{Ahead, Given, Sequence, count_row},
+    stream::{Incoming, Outgoing},
+    table::{self, Counter, Key},
+};
+use crate::model::{Incarnation, MessageId, Placement, Seq, ShardId, UserId};
+
+/// What a shard's primary keeps in memory. All of it can be had again from the tables once every entry
+/// of the log is applied.
+pub struct Shard {
+    /// Which one.
+    pub id: ShardId,
+    /// Its log.
+    pub log: ShardLog,
+    /// Entries up to this offset are in the tables.
+    pub applied: u64,
+    /// Its users' numbers.
+    pub sequence: Sequence,
+    /// Ids for users whose names this shard decides on.
+    pub users: Ahead,
+    /// Ids for messages sent from here.
+    pub messages: Ahead,
+    /// Streams that begin here.
+    pub outgoing: Outgoing,
+    /// Streams that end here.
+    pub incoming: Incoming,
+}
+
+/// What all shards of a store have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Home {
+    /// Who lives where.
+    pub place: Placement,
+    /// Part of every number and message id given now.
+    pub incarnation: Incarnation,
+    /// Unix time of the round, for display and expiries.
+    pub now_ms: i64,
+}
+
+/// A shard's next entry in the making. Reads through it see what it changes.
+pub struct Draft<'e> {
+    engine: &'e dyn Engine,
+    changes: Changes,
+    /// Rows changed in this draft.
+    rows: HashMap<Key, Option<Bytes>>,
+    moved: Vec<Moved>,
+    tasks: Vec<OutTask>,
+}
+
+/// A new item in somebody's timeline.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// Whose timeline.
+    pub user: UserId,
+    /// The user's newest number before and with it.
+    pub given: Given,
+    /// The encoded `terminal.Item`.
+    pub item: Bytes,
+}
+
+/// A task that becomes sendable when the draft is committed.
+#[derive(Clone, Debug)]
+pub struct OutTask {
+    /// The stream's destination.
+    pub to: ShardId,
+    /// Its place in the stream.
+    pub n: u64,
+    /// The encoded `storage.Task`.
+    pub task: Bytes,
+}
+
+impl Shard {
+    /// Loads a shard whose log is wholly applied.
+    pub fn load(
+        engine: &dyn Engine,
+        home: Home,
+        id: ShardId,
+        log: ShardLog,
+        applied: u64,
+    ) -> Result<Self, EngineError> {
+        assert_eq!(
+            applied,
+            log.last().offset,
+            "{id} is loaded from tables that have its whole log"
+        );
+        let draft = Draft::new(engine);
+        let counter = |which| count_row(&draft, &table::counter(id, which)).map(Ahead::resume);
+        Ok(Self {
+            id,
+            log,
+            applied,
+            sequence: Sequence::default(),
+            users: counter(Counter::Users)?,
+            messages: counter(Counter::Messages)?,
+            outgoing: Outgoing::load(engine, home, id)?,
+            incoming: Incoming::load(engine, home, id)?,
+        })
+    }
+
+    /// The id of a user whose name was claimed here.
+    pub fn give_user(&mut self, draft: &mut Draft<'_>) -> UserId {
+        let (count, raised) = self.users.give();
+        if let Some(max) = raised {
+            draft.put_row(&table::counter(self.id, Counter::Users), &max.to_be_bytes());
+        }
+        UserId::from_count(count, u16::from(self.id.0))
+    }
+
+    /// The id of a message sent from here.
+    pub fn give_message(&mut self, draft: &mut Draft<'_>, incarnation: Incarnation) -> MessageId {
+        let (count, raised) = self.messages.give();
+        if let Some(max) = raised {
+            draft.put_row(
+                &table::counter(self.id, Counter::Messages),
+                &max.to_be_bytes(),
+            );
+        }
+        MessageId::from_count(incarnation.0, self.id.0, count)
+    }
+
+    /// The number for a new item of a user of this shard.
+    pub fn give_number(
+        &mut self,
+        draft: &mut Draft<'_>,
+        home: Home,
+        user: UserId,
+    ) -> Result<Given, EngineError> {
+        self.sequence
+            .give(draft, home.place, home.incarnation, user)
+    }
+}
+
+impl<'e> Draft<'e> {
+    /// An empty draft over the tables of `engine`.
+    pub fn new(engine: &'e dyn Engine) -> Self {
+        Self {
+            engine,
+            changes: Changes::default(),
+            rows: HashMap::new(),
+            moved: Vec::new(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// The tables below, without the draft's changes.
+    pub fn engine(&self) -> &'e dyn Engine {
+        self.engine
+    }
+
+    /// A row of `Rows`.
+    pub fn row(&self, key: &Key) -> Result<Option<Bytes>, EngineError> {
+        match self.rows.get(key) {
+            Some(row) => Ok(row.clone()),
+            None => self.engine.get(Table::Rows, key),
+        }
+    }
+
+    /// A row of `Rows` that is a message.
+    pub fn message<M: Message + Default>(&self, key: &Key) -> Result<Option<M>, EngineError> {
+        let Some(row) = self.row(key)? else {
+            return Ok(None);
+        };
+        M::decode(row)
+            .map(Some)
+            .map_err(|error| damaged(&format!("row {key:?}: {error}")))
+    }
+
+    /// Writes a row of `Rows`.
+    pub fn put_row(&mut self, key: &Key, value: &[u8]) {
+        self.changes.put(Table::Rows, key, value);
+        self.rows
+            .insert(key.clone(), Some(Bytes::copy_from_slice(value)));
+    }
+
+    /// Writes a row of `Rows` that is a message.
+    pub fn put_message(&mut self, key: &Key, message: &impl Message) {
+        self.put_row(key, &message.encode_to_vec());
+    }
+
+    /// Removes a row of `Rows`.
+    pub fn remove_row(&mut self, key: &Key) {
+        self.changes.remove(Table::Rows, key);
+        self.rows.insert(key.clone(), None);
+    }
+
+    /// Adds an item to a timeline.
+    pub fn add_item(&mut self, user: UserId, given: Given, item: Bytes) {
+        self.changes
+            .put(Table::Timeline, &table::item(user, given.number), &item);
+        self.moved.push(Moved { user, given, item });
+    }
+
+    /// Removes an item that a newer version takes the place of.
+    pub fn supersede(&mut self, user: UserId, number: Seq) {
+        self.changes
+            .remove(Table::Timeline, &table::item(user, number));
+    }
+
+    /// Adds a task to a stream that begins in `shard`.
+    pub fn add_task(&mut self, shard: &mut Shard, home: Home, to: ShardId, task: Bytes) {
+        let n = shard.outgoing.give(to);
+        let key = table::task(shard.id, home.incarnation, to, n);
+        self.changes.put(Table::Tasks, &key, &task);
+        self.tasks.push(OutTask { to, n, task });
+    }
+
+    /// Removes a task that its destination has applied.
+    pub fn remove_task(&mut self, key: &Key) {
+        self.changes.remove(Table::Tasks, key);
+    }
+
+    /// What the entry will say.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Takes the draft apart: what the entry says, whose timelines move, which tasks go out.
+    pub fn finish(self) -> (Changes, Vec<Moved>, Vec<OutTask>) {
+        (self.changes, self.moved, self.tasks)
+    }
+}
+
+/// An error for a row that is not what was written.
+pub fn damaged(what: &str) -> EngineError {
+    EngineError::Damaged(what.to_owned())
+}

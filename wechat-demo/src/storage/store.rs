@@ -1,0 +1,517 @@
+//! A store's primary: from start to serving, and the round.
+//!
+//! Knows: the order of steps between memory, own disk, the other copy and the tables.
+//! Does not know: threads, queues, sockets; the caller runs one round after another.
+//!
+//! ```text
+//!   waiting tasks, jobs ─▶ drafts ─▶ entries ─▶ own log synced ┐
+//!                                        └───▶ backup synced  ┴▶ committed ─▶ tables ─▶ answers, streams, moves
+//! ```
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{
+    changes::Changes,
+    copies::{CHUNK_BYTES, Copies, Fatal},
+    engine::{Durability, Engine, EngineError, Table},
+    log::{Damage, Entry, Mark, ShardLog},
+    ops::{Answer, Op, Refusal, Stop, task},
+    shard::{Draft, Home, Moved, OutTask, Shard},
+    stream::Place,
+    table,
+};
+use crate::{
+    model::{Incarnation, Placement, ShardId, clock::Clock},
+    proto::storage as pb,
+};
+
+/// Log entries of a shard that are kept after both copies have applied them.
+pub const KEPT_ENTRIES: u64 = 4096;
+/// Entries removed from a log at once.
+pub const TRIM_STEP: u64 = 512;
+/// Applied tasks of a shard whose rows may stay before a round is made for removing them.
+const APPLIED_TASKS: u64 = 4096;
+/// Version of what lies on the disk.
+const FORMAT: u32 = 1;
+
+/// What a store is. Both copies of a store have the same.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// 16 random bytes.
+    pub id: Bytes,
+    /// Fixed at creation.
+    pub place: Placement,
+    /// See [`crate::model::Seq`].
+    pub incarnation: Incarnation,
+    /// The highest epoch this copy has seen.
+    pub epoch: u64,
+}
+
+/// The primary of a store.
+pub struct Store {
+    engine: Arc<dyn Engine>,
+    clock: Arc<dyn Clock>,
+    identity: Identity,
+    shards: Vec<Shard>,
+    copies: Copies,
+}
+
+/// A request and who is told what it came to.
+pub struct Job {
+    /// What to do.
+    pub op: Op,
+    /// Called once it is committed or refused; dropped uncalled if the store ends before.
+    pub reply: Reply,
+}
+
+/// Takes an op's outcome. Runs on the committer: it may hand on, never wait.
+pub type Reply = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
+
+/// What a round has committed.
+#[derive(Default)]
+pub struct Round {
+    /// Outcomes to tell.
+    pub answers: Vec<(Reply, Result<Answer, Refusal>)>,
+    /// Items that have become visible, in the order of each user's numbers.
+    pub moved: Vec<Moved>,
+}
+
+/// The drafts of a round, and what depends on their commit.
+struct Drafts<'e> {
+    engine: &'e dyn Engine,
+    by_shard: BTreeMap<ShardId, Draft<'e>>,
+    /// Streams (from, to) and how far the drafts apply them.
+    reached: Vec<(ShardId, ShardId, u64)>,
+}
+
+impl Identity {
+    /// Reads what this copy is; `None` if it is new.
+    pub fn load(engine: &dyn Engine) -> Result<Option<Self>, EngineError> {
+        let Some(row) = engine.get(Table::Meta, &table::store())? else {
+            return Ok(None);
+        };
+        let damaged = |what: &str| EngineError::Damaged(format!("the store's own row: {what}"));
+        let row = pb::StoreRow::decode(row).map_err(|error| damaged(&error.to_string()))?;
+        if row.format != FORMAT {
+            let text = format!("it has format {}, this program reads {FORMAT}", row.format);
+            return Err(damaged(&text));
+        }
+        let place = Placement::new(row.shards).map_err(|error| damaged(&error.to_string()))?;
+        let incarnation = Incarnation(row.incarnation as u16);
+        Ok(Some(Self {
+            id: row.store_id,
+            place,
+            incarnation,
+            epoch: row.epoch,
+        }))
+    }
+
+    /// Of a copy that has seen no primary yet.
+    pub fn of_copy(id: Bytes, place: Placement) -> Self {
+        Self {
+            id,
+            place,
+            incarnation: Incarnation::default(),
+            epoch: 0,
+        }
+    }
+
+    /// Notes it in a batch.
+    pub fn put(&self, out: &mut Changes) {
+        let row = pb::StoreRow {
+            format: FORMAT,
+            store_id: self.id.clone(),
+            shards: self.place.shards() as u32,
+            incarnation: u32::from(self.incarnation.0),
+            epoch: self.epoch,
+        };
+        out.put(Table::Meta, &table::store(), &row.encode_to_vec());
+    }
+
+    /// Writes and syncs it.
+    pub fn store(&self, engine: &dyn Engine) -> Result<(), EngineError> {
+        let mut out = Changes::default();
+        self.put(&mut out);
+        engine.write(&[out.as_bytes()], Durability::Synced)
+    }
+}
+
+impl Store {
+    /// Makes `identity` the primary of its store (C-2, C-3): takes what its logs lack from the backup, raises the
+    /// epoch, brings the backup level, applies all of it. Waits for the backup as long as need be.
+    pub fn start(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        mut identity: Identity,
+        mut copies: Copies,
+    ) -> Result<Self, Fatal> {
+        let place = identity.place;
+        let mut logs = Vec::with_capacity(place.shards());
+        for id in place.all() {
+            logs.push(ShardLog::open(&*engine, id)?);
+        }
+        let theirs = copies.marks(place.shards(), identity.epoch)?;
+        for (id, (log, damage)) in place.all().zip(&mut logs) {
+            let end = theirs
+                .marks
+                .get(usize::from(id.0))
+                .map(Mark::from)
+                .unwrap_or_default();
+            take_lacking(&*engine, &mut copies, id, log, end)?;
+            check_whole(&*engine, id, log, damage.as_ref())?;
+        }
+        identity.epoch = identity.epoch.max(theirs.epoch) + 1;
+        identity.store(&*engine)?;
+        let mut applied = Vec::with_capacity(logs.len());
+        for id in place.all() {
+            applied.push(self::applied(&*engine, id)?);
+        }
+        let ends: Vec<_> = logs
+            .iter()
+            .zip(&applied)
+            .map(|((log, _), &applied)| (log, applied))
+            .collect();
+        copies.level(&*engine, identity.epoch, &ends)?;
+        let home = Home {
+            place,
+            incarnation: identity.incarnation,
+            now_ms: clock.unix_ms(),
+        };
+        for (log, applied) in ends {
+            apply_rest(&*engine, log, applied)?;
+        }
+        let shards = place
+            .all()
+            .zip(logs)
+            .map(|(id, (log, _))| {
+                let applied = log.last().offset;
+                Shard::load(&*engine, home, id, log, applied)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            engine,
+            clock,
+            identity,
+            shards,
+            copies,
+        })
+    }
+
+    /// What the store is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The tables, for readers.
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.engine)
+    }
+
+    /// Whether a round has something to do without a job.
+    pub fn has_work(&self) -> bool {
+        self.shards.iter().any(|shard| {
+            shard.outgoing.any_waiting() || shard.outgoing.removable() >= APPLIED_TASKS
+        })
+    }
+
+    /// One round: what waits on streams, then jobs from the front of `jobs` as far as one batch holds them.
+    /// When it returns, all of it is committed and in the tables. After an error the store is not used again.
+    pub fn round(&mut self, jobs: &mut VecDeque<Job>) -> Result<Round, Fatal> {
+        let engine = Arc::clone(&self.engine);
+        let home = Home {
+            place: self.identity.place,
+            incarnation: self.identity.incarnation,
+            now_ms: self.clock.unix_ms(),
+        };
+        let mut drafts = Drafts {
+            engine: &*engine,
+            by_shard: BTreeMap::new(),
+            reached: Vec::new(),
+        };
+        self.draft_tasks(home, &mut drafts)?;
+        let answers = self.draft_jobs(home, &mut drafts, jobs)?;
+        self.draft_removals(&mut drafts);
+        let Drafts {
+            by_shard, reached, ..
+        } = drafts;
+        let mut moved = Vec::new();
+        let mut tasks = Vec::new();
+        let mut entries = Vec::with_capacity(by_shard.len());
+        for (id, draft) in by_shard {
+            let (changes, draft_moved, draft_tasks) = draft.finish();
+            moved.extend(draft_moved);
+            tasks.push((id, draft_tasks));
+            if !changes.is_empty() {
+                entries.push((id, Bytes::from(changes.into_bytes())));
+            }
+        }
+        self.commit(&entries)?;
+        self.feed_streams(reached, tasks)?;
+        for shard in &mut self.shards {
+            shard.sequence.shrink();
+        }
+        Ok(Round { answers, moved })
+    }
+
+    /// Applies the tasks that wait, at their destinations.
+    fn draft_tasks<'e>(&mut self, home: Home, drafts: &mut Drafts<'e>) -> Result<(), Fatal> {
+        for to in home.place.all() {
+            for from in home.place.all() {
+                let waiting: Vec<_> = self.shards[usize::from(from.0)]
+                    .outgoing
+                    .waiting(to)
+                    .collect();
+                if waiting.is_empty() {
+                    continue;
+                }
+                let shard = &mut self.shards[usize::from(to.0)];
+                let mut reached = shard.incoming.mark(from, home.incarnation);
+                let draft = drafts.of(to);
+                for (n, task) in waiting {
+                    match shard.incoming.place(from, home.incarnation, n) {
+                        Place::Done => {}
+                        Place::Next => {
+                            task::apply(shard, home, draft, task)?;
+                            shard.incoming.advance(from, home.incarnation, n);
+                            reached = n;
+                        }
+                        Place::From(next) => {
+                            let text = format!("stream from {from} to {to} has no task {next}");
+                            return Err(EngineError::Damaged(text).into());
+                        }
+                    }
+                    if draft.changes().len() > CHUNK_BYTES / home.place.shards() {
+                        break;
+                    }
+                }
+                shard.incoming.note(draft, from, home.incarnation);
+                drafts.reached.push((from, to, reached));
+            }
+        }
+        Ok(())
+    }
+
+    fn draft_jobs<'e>(
+        &mut self,
+        home: Home,
+        drafts: &mut Drafts<'e>,
+        jobs: &mut VecDeque<Job>,
+    ) -> Result<Vec<(Reply, Result<Answer, Refusal>)>, Fatal> {
+        let mut answers = Vec::with_capacity(jobs.len());
+        // The first job is always taken: tasks that fill batch after batch must not keep jobs out.
+        while answers.is_empty() || drafts.bytes() < CHUNK_BYTES {
+            let Some(job) = jobs.pop_front() else { break };
+            let id = job.op.shard(home.place);
+            let shard = &mut self.shards[usize::from(id.0)];
+            match job.op.execute(shard, home, drafts.of(id)) {
+                Ok(answer) => answers.push((job.reply, Ok(answer))),
+                Err(Stop::Refused(refusal)) => answers.push((job.reply, Err(refusal))),
+                Err(Stop::Fatal(error)) => return Err(error.into()),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Removes tasks that are applied: along with other changes, or when there are many.
+    fn draft_removals<'e>(&mut self, drafts: &mut Drafts<'e>) {
+        for shard in &mut self.shards {
+            let many = shard.outgoing.removable() >= APPLIED_TASKS;
+            if many
+                || drafts
+                    .by_shard
+                    .get(&shard.id)
+                    .is_some_and(|draft| !draft.changes().is_empty())
+            {
+                let draft = drafts.of(shard.id);
+                shard.outgoing.note(draft);
+                shard.outgoing.remove_applied(draft, APPLIED_TASKS);
+            }
+        }
+    }
+
+    /// Makes entries of what the drafts say, gets them synced here and there, and applies them.
+    fn commit(&mut self, changes: &[(ShardId, Bytes)]) -> Result<(), Fatal> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let epoch = self.identity.epoch;
+        let mut local = Changes::default();
+        let mut segments = Vec::with_capacity(changes.len());
+        for (id, changes) in changes {
+            let shard = &mut self.shards[usize::from(id.0)];
+            let after = shard.log.last();
+            let entry = shard.log.append(epoch, changes.clone(), &mut local);
+            // The table writes of the round before lie ahead of this batch in the journal, so they are synced
+            // with it (E-2) and the mark may say so.
+            local.put(
+                Table::Meta,
+                &table::applied(*id),
+                &shard.applied.to_be_bytes(),
+            );
+            let keep_from = shard.applied.saturating_sub(KEPT_ENTRIES);
+            if keep_from >= shard.log.base().offset + TRIM_STEP {
+                shard.log.trim(&*self.engine, keep_from, &mut local)?;
+            }
+            segments.push(pb::Segment {
+                shard: u32::from(id.0),
+                after: Some(after.to_proto(*id)),
+                entries: vec![entry.to_proto()],
+                committed: shard.applied,
+            });
+        }
+        self.copies.begin(epoch, segments);
+        self.engine.write(&[local.as_bytes()], Durability::Synced)?;
+        let logs: Vec<_> = self
+            .shards
+            .iter()
+            .map(|shard| (&shard.log, shard.applied))
+            .collect();
+        self.copies.finish(&*self.engine, epoch, &logs)?;
+        let parts: Vec<&[u8]> = changes.iter().map(|(_, changes)| &changes[..]).collect();
+        self.engine.write(&parts, Durability::Buffered)?;
+        for (id, _) in changes {
+            let shard = &mut self.shards[usize::from(id.0)];
+            shard.applied = shard.log.last().offset;
+        }
+        Ok(())
+    }
+
+    /// What was caused may be carried; what was applied need not be again.
+    fn feed_streams(
+        &mut self,
+        reached: Vec<(ShardId, ShardId, u64)>,
+        tasks: Vec<(ShardId, Vec<OutTask>)>,
+    ) -> Result<(), Fatal> {
+        for (from, to, n) in reached {
+            self.shards[usize::from(from.0)]
+                .outgoing
+                .applied(&*self.engine, to, n)?;
+        }
+        for (from, tasks) in tasks {
+            for OutTask { to, n, task } in tasks {
+                self.shards[usize::from(from.0)]
+                    .outgoing
+                    .committed(to, n, task);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'e> Drafts<'e> {
+    fn of(&mut self, shard: ShardId) -> &mut Draft<'e> {
+        let engine = self.engine;
+        self.by_shard
+            .entry(shard)
+            .or_insert_with(|| Draft::new(engine))
+    }
+
+    fn bytes(&self) -> usize {
+        self.by_shard
+            .values()
+            .map(|draft| draft.changes().len())
+            .sum()
+    }
+}
+
+/// Offset up to which a shard's entries are in the tables, as far as that is synced.
+pub fn applied(engine: &dyn Engine, shard: ShardId) -> Result<u64, EngineError> {
+    let Some(row) = engine.get(Table::Meta, &table::applied(shard))? else {
+        return Ok(0);
+    };
+    table::number(&row).ok_or_else(|| EngineError::Damaged(format!("the applied mark of {shard}")))
+}
+
+/// Takes from the backup what our log of a shard lacks (C-3). Ours may have lost its tail; theirs was then
+/// synced before we answered anybody.
+fn take_lacking(
+    engine: &dyn Engine,
+    copies: &mut Copies,
+    shard: ShardId,
+    log: &mut ShardLog,
+    theirs: Mark,
+) -> Result<(), Fatal> {
+    let applied = applied(engine, shard)?;
+    let mut after = log.last();
+    while (theirs.epoch, theirs.offset) > (after.epoch, after.offset) {
+        let mut entries = copies
+            .read_log(shard, after.offset + 1)?
+            .into_iter()
+            .peekable();
+        let follows = |after, entry: &pb::Entry| Entry::following(after, entry.clone()).is_some();
+        if !entries.peek().is_some_and(|entry| follows(after, entry)) {
+            // Our last entry is not in theirs: it was never committed, unless we have applied it.
+            after = log.mark_at(engine, after.offset.saturating_sub(1))?.filter(|_| after.offset > applied)
+                .ok_or_else(|| {
+                    let text = format!(
+                        "the backup's log of {shard} does not go on from ours at entry {}: the copies have \
+                         grown apart; stop both and copy the data directory of the one to be kept",
+                        after.offset
+                    );
+                    Fatal::Copies(text)
+                })?;
+            continue;
+        }
+        let mut out = Changes::default();
+        log.cut(after, 0, &mut out);
+        for entry in entries {
+            let entry = Entry::following(after, entry).ok_or_else(|| {
+                Fatal::Copies(format!(
+                    "the backup's log of {shard} is damaged after entry {}",
+                    after.offset
+                ))
+            })?;
+            log.push(&entry, &mut out);
+            after = entry.mark;
+        }
+        engine.write(&[out.as_bytes()], Durability::Synced)?;
+    }
+    Ok(())
+}
+
+/// After taking what the backup has: nothing that was there before may still be missing.
+fn check_whole(
+    engine: &dyn Engine,
+    shard: ShardId,
+    log: &mut ShardLog,
+    damage: Option<&Damage>,
+) -> Result<(), Fatal> {
+    let last = log.last();
+    let seen = damage
+        .map_or(0, |damage| damage.seen)
+        .max(applied(engine, shard)?);
+    if last.offset < seen {
+        let text = format!(
+            "the log of {shard} is damaged from entry {} on and the backup does not have it either; \
+             restore both copies from a backup of their data directories",
+            last.offset + 1
+        );
+        return Err(Fatal::Copies(text));
+    }
+    if let Some(damage) = damage {
+        tracing::warn!(
+            shard = shard.0,
+            from = damage.from,
+            "log was damaged and is mended from the backup"
+        );
+    }
+    Ok(())
+}
+
+/// Applies the end of a log to the tables.
+fn apply_rest(engine: &dyn Engine, log: &ShardLog, applied: u64) -> Result<(), EngineError> {
+    let mut from = applied + 1;
+    while from <= log.last().offset {
+        let entries = log.read(engine, from, CHUNK_BYTES)?;
+        let parts: Vec<&[u8]> = entries.iter().map(|entry| &entry.changes[..]).collect();
+        engine.write(&parts, Durability::Buffered)?;
+        from += entries.len() as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! Streams: tasks from shard to shard, in order, each applied once.
+//!
+//! A stream is (source, incarnation, destination). The entry of a cause gives each of its tasks the next
+//! n; the entry of an effect moves the destination's mark to n. Whoever carries tasks may lose, repeat or
+//! mix them up: the mark alone decides ([`Incoming::place`]).
+//!
+//! Between shards of one store the store's round carries them from [`Outgoing`] to [`Incoming`].
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    engine::{Engine, EngineError, Span, Table},
+    sequence::count_row,
+    shard::{Draft, Home, damaged},
+    table,
+};
+use crate::model::{Incarnation, ShardId};
+
+/// The streams that begin in a shard.
+#[derive(Debug)]
+pub struct Outgoing {
+    from: ShardId,
+    incarnation: Incarnation,
+    streams: HashMap<ShardId, Out>,
+}
+
+/// One outgoing stream.
+#[derive(Debug)]
+struct Out {
+    /// Last n given to a task, committed or not.
+    last: u64,
+    /// `last` as the newest draft has it.
+    noted: u64,
+    /// Committed tasks not yet known to be applied, in order from the oldest.
+    waiting: VecDeque<(u64, Bytes)>,
+    /// Last n that is or was in `waiting`; later committed ones lie in `Tasks` alone.
+    loaded: u64,
+    /// Last committed n.
+    committed: u64,
+    /// Applied up to here, rows still to be removed above `removed`.
+    applied: u64,
+    /// Rows up to here are gone.
+    removed: u64,
+}
+
+/// The marks of the streams that end in a shard.
+#[derive(Debug)]
+pub struct Incoming {
+    to: ShardId,
+    /// Last n applied.
+    marks: HashMap<(ShardId, Incarnation), u64>,
+}
+
+/// What is to be done with a task that arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// It is next: apply it and move the mark in the same entry.
+    Next,
+    /// It was applied before.
+    Done,
+    /// Tasks are missing before it: send from here on.
+    From(u64),
+}
+
+/// Tasks of one stream kept in memory; beyond, they are read from their table when their turn comes.
+const WAITING_TASKS: usize = 8192;
+
+impl Outgoing {
+    /// Loads the streams of `from`: tasks that their destinations may not have applied wait again.
+    pub fn load(engine: &dyn Engine, home: Home, from: ShardId) -> Result<Self, EngineError> {
+        let incarnation = home.incarnation;
+        let mut streams = HashMap::new();
+        for to in home.place.all() {
+            let draft = Draft::new(engine);
+            let last = count_row(&draft, &table::stream_out(from, incarnation, to))?;
+            if last == 0 {
+                continue;
+            }
+            let first = first_task(engine, from, incarnation, to)?.unwrap_or(last + 1);
+            let gone = first - 1;
+            let mut out = Out {
+                last,
+                noted: last,
+                waiting: VecDeque::new(),
+                loaded: gone,
+                committed: last,
+                applied: gone,
+                removed: gone,
+            };
+            out.refill(engine, from, incarnation, to)?;
+            streams.insert(to, out);
+        }
+        Ok(Self {
+            from,
+            incarnation,
+            streams,
+        })
+    }
+
+    /// The next n of the stream to `to`.
+    pub fn give(&mut self, to: ShardId) -> u64 {
+        let out = self.streams.entry(to).or_insert_with(Out::new);
+        out.last += 1;
+        out.last
+    }
+
+    /// Notes in the draft that gave tasks their n how far each stream has got.
+    pub fn note(&mut self, draft: &mut Draft<'_>) {
+        for (&to, out) in &mut self.streams {
+            if out.noted != out.last {
+                out.noted = out.last;
+                let key = table::stream_out(self.from, self.incarnation, to);
+                draft.put_row(&key, &out.last.to_be_bytes());
+            }
+        }
+    }
+
+    /// A task's cause is committed: it may be carried.
+    pub fn committed(&mut self, to: ShardId, n: u64, task: Bytes) {
+        let out = self
+            .streams
+            .get_mut(&to)
+            .expect("a task's stream was made when its n was given");
+        assert_eq!(n, out.committed + 1, "tasks are committed in order");
+        out.committed = n;
+        if out.loaded + 1 == n && out.waiting.len() < WAITING_TASKS {
+            out.waiting.push_back((n, task));
+            out.loaded = n;
+        }
+    }
+
+    /// The tasks to carry to `to` next, oldest first, all of them committed.
+    pub fn waiting(&self, to: ShardId) -> impl Iterator<Item = (u64, Bytes)> {
+        self.streams
+            .get(&to)
+            .into_iter()
+            .flat_map(|out| out.waiting.iter().cloned())
+    }
+
+    /// Whether any task waits.
+    pub fn any_waiting(&self) -> bool {
+        self.streams.values().any(|out| !out.waiting.is_empty())
+    }
+
+    /// The destination has committed the effects up to `n`.
+    pub fn applied(&mut self, engine: &dyn Engine, to: ShardId, n: u64) -> Result<(), EngineError> {
+        let Some(out) = self.streams.get_mut(&to) else {
+            return Ok(());
+        };
+        while out
+            .waiting
+            .front()
+            .is_some_and(|&(waiting, _)| waiting <= n)
+        {
+            out.waiting.pop_front();
+        }
+        out.applied = out.applied.max(n);
+        out.loaded = out.loaded.max(n);
+        out.refill(engine, self.from, self.incarnation, to)
+    }
+
+    /// Tasks applied whose rows are not yet removed.
+    pub fn removable(&self) -> u64 {
+        self.streams
+            .values()
+            .map(|out| out.applied - out.removed)
+            .sum()
+    }
+
+    /// Removes applied tasks' rows in `draft`, `most` of them.
+    pub fn remove_applied(&mut self, draft: &mut Draft<'_>, most: u64) {
+        let mut left = most;
+        for (&to, out) in &mut self.streams {
+            while out.removed < out.applied && left > 0 {
+                out.removed += 1;
+                left -= 1;
+                draft.remove_task(&table::task(self.from, self.incarnation, to, out.removed));
+            }
+        }
+    }
+}
+
+impl Out {
+    fn new() -> Self {
+        Self {
+            last: 0,
+            noted: 0,
+            waiting: VecDeque::new(),
+            loaded: 0,
+            committed: 0,
+            applied: 0,
+            removed: 0,
+        }
+    }
+
+    /// Reads tasks that did not fit before.
+    fn refill(
+        &mut self,
+        engine: &dyn Engine,
+        from: ShardId,
+        incarnation: Incarnation,
+        to: ShardId,
+    ) -> Result<(), EngineError> {
+        if !self.waiting.is_empty() || self.loaded >= self.committed {
+            return Ok(());
+        }
+        let first = table::task(from, incarnation, to, self.loaded + 1);
+        let end = table::task(from, incarnation, to, self.committed + 1);
+        let span = Span {
+            from: &first,
+            to: &end,
+            backwards: false,
+        };
+        engine.scan(Table::Tasks, span, &mut |key, task| {
+            let n = table::task_n(key).unwrap_or(0);
+            if n != self.loaded + 1 {
+                return false;
+            }
+            self.loaded = n;
+            self.waiting.push_back((n, Bytes::copy_from_slice(task)));
+            self.waiting.len() < WAITING_TASKS
+        })?;
+        if self.waiting.is_empty() {
+            return Err(damaged(&format!(
+                "task {} from {from} to {to} is missing",
+                self.loaded + 1
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Incoming {
+    /// Loads the marks of all streams of this incarnation that end in `to`.
+    pub fn load(engine: &dyn Engine, home: Home, to: ShardId) -> Result<Self, EngineError> {
+        let draft = Draft::new(engine);
+        let mut marks = HashMap::new();
+        for from in home.place.all() {
+            let mark = count_row(&draft, &table::stream_in(from, home.incarnation, to))?;
+            marks.insert((from, home.incarnation), mark);
+        }
+        Ok(Self { to, marks })
+    }
+
+    /// What to do with task `n` of a stream.
+    pub fn place(&self, from: ShardId, incarnation: Incarnation, n: u64) -> Place {
+        let last = self.mark(from, incarnation);
+        match n {
+            n if n <= last => Place::Done,
+            n if n == last + 1 => Place::Next,
+            _ => Place::From(last + 1),
+        }
+    }
+
+    /// Moves the mark to `n`. The draft that holds the effect must be given to [`Incoming::note`] before
+    /// it is finished.
+    pub fn advance(&mut self, from: ShardId, incarnation: Incarnation, n: u64) {
+        assert_eq!(
+            self.place(from, incarnation, n),
+            Place::Next,
+            "effects have no gaps"
+        );
+        self.marks.insert((from, incarnation), n);
+    }
+
+    /// Writes a stream's mark into the draft that holds the effects up to it.
+    pub fn note(&self, draft: &mut Draft<'_>, from: ShardId, incarnation: Incarnation) {
+        let key = table::stream_in(from, incarnation, self.to);
+        draft.put_row(&key, &self.mark(from, incarnation).to_be_bytes());
+    }
+
+    /// Last n applied.
+    pub fn mark(&self, from: ShardId, incarnation: Incarnation) -> u64 {
+        self.marks.get(&(from, incarnation)).copied().unwrap_or(0)
+    }
+}
+
+/// The n of the oldest task whose row is there.
+fn first_task(
+    engine: &dyn Engine,
+    from: ShardId,
+    incarnation: Incarnation,
+    to: ShardId,
+) -> Result<Option<u64>, EngineError> {
+    let (first, end) = (
+        table::task(from, incarnation, to, 0),
+        table::task(from, incarnation, to, u64::MAX),
+    );
+    let mut found = None;
+    engine.scan(
+        Table::Tasks,
+        Span {
+            from: &first,
+            to: &end,
+            backwards: false,
+        },
+        &mut |key, _| {
+            found = table::task_n(key);
+            false
+        },
+    )?;
+    Ok(found)
+}

@@ -1,0 +1,231 @@
+//! The keys of all tables. Part of the disk format: integers are big-endian, so rows sort by them.
+
+use std::{fmt, hash, ops::Deref};
+
+use crate::model::{ClientMsgId, DeviceId, Incarnation, SectionId, Seq, ShardId, UserId};
+
+/// A key, built on the stack.
+#[derive(Clone)]
+pub struct Key {
+    len: u8,
+    bytes: [u8; Self::MAX],
+}
+
+impl Key {
+    /// The longest key: a tag and a name.
+    pub const MAX: usize = 1 + crate::model::limits::NAME_BYTES;
+
+    /// A key of the given parts; together at most [`Key::MAX`] bytes.
+    pub fn new(parts: &[&[u8]]) -> Self {
+        let mut bytes = [0; Self::MAX];
+        let mut len = 0;
+        for part in parts {
+            bytes[len..len + part.len()].copy_from_slice(part);
+            len += part.len();
+        }
+        Self {
+            len: len as u8,
+            bytes,
+        }
+    }
+
+    fn tagged(tag: Tag, parts: &[&[u8]]) -> Self {
+        let mut key = Self::new(&[&[tag as u8]]);
+        for part in parts {
+            let len = usize::from(key.len);
+            key.bytes[len..len + part.len()].copy_from_slice(part);
+            key.len += part.len() as u8;
+        }
+        key
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Key {}
+
+impl hash::Hash for Key {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        state.write(self);
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// First byte of a key in `Rows`.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Tag {
+    Name = 1,
+    Account = 2,
+    Device = 3,
+    Contact = 4,
+    Sent = 5,
+    Conversation = 6,
+    Held = 7,
+    Section = 8,
+    Counter = 9,
+    StreamOut = 10,
+    StreamIn = 11,
+}
+
+/// What a shard counts besides its users' numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Counter {
+    /// User ids given out by a shard of names.
+    Users = 1,
+    /// Message ids.
+    Messages = 2,
+}
+
+// ---- Log, Meta ----
+
+/// `Log`: one entry.
+pub fn log(shard: ShardId, offset: u64) -> Key {
+    Key::new(&[&[shard.0], &offset.to_be_bytes()])
+}
+
+/// `Meta`: what the store is.
+pub fn store() -> Key {
+    Key::new(&[&[1]])
+}
+
+/// `Meta`: offset up to which a shard's entries are in the tables.
+pub fn applied(shard: ShardId) -> Key {
+    Key::new(&[&[2, shard.0]])
+}
+
+/// `Meta`: the last entry that was trimmed from a shard's log.
+pub fn log_base(shard: ShardId) -> Key {
+    Key::new(&[&[3, shard.0]])
+}
+
+// ---- Timeline, Tasks ----
+
+/// `Timeline`: one item.
+pub fn item(user: UserId, number: Seq) -> Key {
+    Key::new(&[&user.0.to_be_bytes(), &number.0.to_be_bytes()])
+}
+
+/// The number in a key made by [`item`].
+pub fn item_number(key: &[u8]) -> Option<Seq> {
+    let number = key.get(8..16)?;
+    Some(Seq(u64::from_be_bytes(number.try_into().ok()?)))
+}
+
+/// `Tasks`: task `n` of a stream.
+pub fn task(from: ShardId, incarnation: Incarnation, to: ShardId, n: u64) -> Key {
+    Key::new(&[
+        &[from.0],
+        &incarnation.0.to_be_bytes(),
+        &[to.0],
+        &n.to_be_bytes(),
+    ])
+}
+
+/// The `n` in a key made by [`task`].
+pub fn task_n(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
+}
+
+// ---- Rows ----
+
+/// Whose a name is.
+pub fn name(name: &str) -> Key {
+    Key::tagged(Tag::Name, &[name.as_bytes()])
+}
+
+/// A user's account.
+pub fn account(user: UserId) -> Key {
+    Key::tagged(Tag::Account, &[&user.0.to_be_bytes()])
+}
+
+/// One of a user's devices.
+pub fn device(user: UserId, device: DeviceId) -> Key {
+    Key::tagged(
+        Tag::Device,
+        &[&user.0.to_be_bytes(), &device.0.to_be_bytes()],
+    )
+}
+
+/// The list of a user's devices.
+pub fn devices(user: UserId) -> Key {
+    Key::tagged(Tag::Device, &[&user.0.to_be_bytes()])
+}
+
+/// What `peer` is to `user`.
+pub fn contact(user: UserId, peer: UserId) -> Key {
+    Key::tagged(
+        Tag::Contact,
+        &[&user.0.to_be_bytes(), &peer.0.to_be_bytes()],
+    )
+}
+
+/// What became of a message that `sender` sent under a client id.
+pub fn sent(sender: UserId, id: ClientMsgId) -> Key {
+    Key::tagged(Tag::Sent, &[&sender.0.to_be_bytes(), &id.0])
+}
+
+/// Highest position count that `user`'s home has seen in the conversation with `peer`.
+pub fn conversation(user: UserId, peer: UserId) -> Key {
+    Key::tagged(
+        Tag::Conversation,
+        &[&user.0.to_be_bytes(), &peer.0.to_be_bytes()],
+    )
+}
+
+/// That a user's timeline holds the item of this kind and id, and under which number.
+pub fn held(user: UserId, kind: i32, id: u64) -> Key {
+    Key::tagged(
+        Tag::Held,
+        &[&user.0.to_be_bytes(), &[kind as u8], &id.to_be_bytes()],
+    )
+}
+
+/// `max_seq` of a section.
+pub fn section(section: SectionId) -> Key {
+    Key::tagged(Tag::Section, &[&section.0.to_be_bytes()])
+}
+
+/// How far a counter may have got.
+pub fn counter(shard: ShardId, counter: Counter) -> Key {
+    Key::tagged(Tag::Counter, &[&[shard.0, counter as u8]])
+}
+
+/// Last `n` given out in a stream, at its source.
+pub fn stream_out(from: ShardId, incarnation: Incarnation, to: ShardId) -> Key {
+    Key::tagged(
+        Tag::StreamOut,
+        &[&[from.0], &incarnation.0.to_be_bytes(), &[to.0]],
+    )
+}
+
+/// Last `n` applied of a stream, at its destination.
+pub fn stream_in(from: ShardId, incarnation: Incarnation, to: ShardId) -> Key {
+    Key::tagged(
+        Tag::StreamIn,
+        &[&[from.0], &incarnation.0.to_be_bytes(), &[to.0]],
+    )
+}
+
+/// Reads a row that is one number.
+pub fn number(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
+}
