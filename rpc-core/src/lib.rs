@@ -4,12 +4,19 @@ pub mod base;
 mod coroutine;
 pub mod rpc;
 mod runtime;
+pub mod sync;
 
 pub use coroutine::identity::IdentityError;
 pub use rpc_macros::{main, test};
 pub use runtime::{
-    BuildError, Builder, Deadline, Handle, JoinError, JoinHandle, Reason, Runtime, RuntimeBuilder,
-    spawn, spawn_blocking, yield_now,
+    BuildError, Builder, Deadline, Dir, Handle, JoinError, JoinHandle, Reason, Runtime,
+    RuntimeBuilder, spawn, spawn_blocking, yield_now,
 };
 #[doc(hidden)]
 pub use runtime::{run_main as __main, run_test as __test};
+
+/// Time in coroutines: sleeping, and scopes that must end in time.
+pub mod time {
+    pub use crate::base::time::Instant;
+    pub use crate::runtime::{Elapsed, sleep, sleep_until, timeout};
+}

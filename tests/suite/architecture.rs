@@ -41,7 +41,7 @@ const ROLES: [&str; 4] = ["access", "logic", "storage", "terminal"];
 const SHARED_BY_ROLES: [&str; 2] = ["model", "proto"];
 
 /// The files that may say `unsafe`, and why each must. A trailing `/` means the folder.
-const UNSAFE_FILES: [(&str, &str); 12] = [
+const UNSAFE_FILES: [(&str, &str); 11] = [
     (
         "rpc-core/src/base/sys.rs",
         "the one door to raw system calls",
@@ -63,11 +63,7 @@ const UNSAFE_FILES: [(&str, &str); 12] = [
         "rpc-core/src/runtime/reactor.rs",
         "type-stable registrations",
     ),
-    (
-        "rpc-core/src/sync/futex.rs",
-        "waits on a word of the caller's memory",
-    ),
-    ("rpc-core/src/sync/raw.rs", "the cell behind the locks"),
+    ("rpc-core/src/sync/mutex.rs", "the cell behind the lock"),
     ("rpc-core/src/hook/", "replaces C functions"),
 ];
 

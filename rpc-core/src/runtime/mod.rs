@@ -26,6 +26,7 @@ pub(crate) mod park;
 mod pool;
 pub(crate) mod reactor;
 mod shared;
+mod sleep;
 mod task;
 mod timer;
 pub(crate) mod worker;
@@ -41,6 +42,8 @@ use crate::coroutine::identity::{Facts, IdentityError};
 
 pub use deadline::Deadline;
 pub use join::{JoinError, JoinHandle};
+pub use reactor::Dir;
+pub use sleep::{Elapsed, sleep, sleep_until, timeout};
 pub use task::Reason;
 
 use join::Packet;
