@@ -37,8 +37,8 @@ const FACADE: u8 = 6;
 
 /// Roles of wechat-demo: processes that meet over RPC alone.
 const ROLES: [&str; 4] = ["access", "logic", "storage", "terminal"];
-/// What every role may import.
-const SHARED_BY_ROLES: [&str; 2] = ["model", "proto"];
+/// What every role may import: the words and the wires they share. These import each other alone.
+const SHARED_BY_ROLES: [&str; 3] = ["model", "proto", "longlink"];
 
 /// The files that may say `unsafe`, and why each must. A trailing `/` means the folder.
 const UNSAFE_FILES: [(&str, &str); 11] = [
@@ -235,12 +235,12 @@ fn impure_rpc(source: &Source) -> Vec<String> {
     .collect()
 }
 
-/// A role that imports another role, or model that imports anything.
+/// A role that imports another role, or shared words that import a role.
 fn role_imports(source: &Source) -> Vec<String> {
     let module = source.module();
     let home = module.first().map_or("", String::as_str);
     let allowed = |there: &str| match home {
-        "model" => there == "model",
+        _ if SHARED_BY_ROLES.contains(&home) => SHARED_BY_ROLES.contains(&there),
         _ if ROLES.contains(&home) => there == home || SHARED_BY_ROLES.contains(&there),
         _ => true,
     };
@@ -251,7 +251,7 @@ fn role_imports(source: &Source) -> Vec<String> {
     own.filter(|p| !allowed(&p.segments[1]) && !p.root_macro)
         .map(|p| {
             let why = format!(
-                "`{home}` imports `{}`: roles know model and proto alone; ask over RPC, or move the type to model",
+                "`{home}` imports `{}`: roles know model, proto and longlink alone; ask over RPC, or move the type to model",
                 p.segments[1]
             );
             at(source, p.line, &why)

@@ -59,9 +59,13 @@ impl Source {
         &self.tokens
     }
 
-    /// The tokens that ship: without what stands under `#[cfg(test)]`.
+    /// The tokens that ship: without what stands under `#[cfg(test)]`, and without the files that hold
+    /// tests by their name.
     pub(super) fn shipped(&self) -> Vec<Token> {
-        if self.path.ends_with("/tests.rs") || self.path.contains("/src/tests/") {
+        let of_tests = ["/tests.rs", "_tests.rs"]
+            .iter()
+            .any(|name| self.path.ends_with(name));
+        if of_tests || self.path.contains("/src/tests/") {
             return Vec::new();
         }
         self.tokens.iter().filter(|t| !t.in_test).cloned().collect()
