@@ -1,13 +1,14 @@
 //! Remote calls: what a call is (pure, floor 4) and how it gets to the wire and back (floor 5).
 //!
 //! Floor 4, this folder without `client`, `server` and `console`, is sans-I/O:
-//! [`status`], [`metadata`], [`message`], [`context`], [`compression`] and [`protocol`] are
+//! [`status`], [`metadata`], [`message`], [`context`], [`compression`], [`json`] and [`protocol`] are
 //! told the time and handed the bytes. They know no socket, no thread, no clock.
 //!
 //! Read first: [`protocol`], then [`protocol::call`].
 
 pub mod compression;
 pub mod context;
+pub mod json;
 pub mod message;
 pub mod metadata;
 pub mod protocol;
