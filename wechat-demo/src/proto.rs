@@ -23,3 +23,21 @@ pub mod access {
 pub mod storage {
     include!(concat!(env!("OUT_DIR"), "/wechat.storage.rs"));
 }
+
+impl From<crate::model::Pos> for terminal::Pos {
+    fn from(pos: crate::model::Pos) -> Self {
+        Self {
+            count: pos.count,
+            sender: pos.sender,
+        }
+    }
+}
+
+impl From<terminal::Pos> for crate::model::Pos {
+    fn from(pos: terminal::Pos) -> Self {
+        Self {
+            count: pos.count,
+            sender: pos.sender,
+        }
+    }
+}

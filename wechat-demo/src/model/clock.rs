@@ -1,4 +1,4 @@
-//! Time as an argument: the one place of this crate's servers that asks the machine for it.
+//! Time as an argument.
 
 /// Wall-clock time. Ordering never rests on it; expiries and what people read do.
 pub trait Clock: Send + Sync + 'static {

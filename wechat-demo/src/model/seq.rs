@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::proto::terminal;
-
 /// Raised whenever a committed tail may have been lost, so that no number is ever given twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Incarnation(pub u16);
@@ -53,24 +51,6 @@ impl Seq {
 impl From<Seq> for SyncKey {
     fn from(seq: Seq) -> Self {
         Self(seq.0)
-    }
-}
-
-impl From<Pos> for terminal::Pos {
-    fn from(pos: Pos) -> Self {
-        Self {
-            count: pos.count,
-            sender: pos.sender,
-        }
-    }
-}
-
-impl From<terminal::Pos> for Pos {
-    fn from(pos: terminal::Pos) -> Self {
-        Self {
-            count: pos.count,
-            sender: pos.sender,
-        }
     }
 }
 

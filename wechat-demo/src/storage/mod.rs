@@ -23,10 +23,11 @@ pub mod changes;
 pub mod committer;
 pub mod copies;
 pub mod engine;
-// pub mod links;
+pub mod links;
 pub mod log;
 #[cfg(test)]
 mod model_tests;
+pub mod notify;
 pub mod ops;
 pub mod sequence;
 pub mod shard;

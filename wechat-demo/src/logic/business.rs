@@ -1,0 +1,324 @@
+//! What a user may do, in terms of what storage does.
+//!
+//! Every call of a logged-in user carries a [`lp::Caller`], set by access from the link's authentication; a
+//! caller reads and writes its own timeline only, so no id in a request decides whose data is touched.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use rpc_core::rpc::status::{Code, Status};
+
+use super::{check, password::Passwords, stores::Stores, token::Token};
+use crate::{
+    model::{DeviceId, UserId, clock::Clock, limits::TOKEN_LIFE_MS},
+    proto::{
+        logic as lp, storage as pb,
+        terminal::{self, Item},
+    },
+};
+
+/// The business over some stores.
+pub struct Business {
+    stores: Arc<dyn Stores>,
+    passwords: Passwords,
+    clock: Arc<dyn Clock>,
+}
+
+impl Business {
+    /// Over `stores`.
+    pub fn new(stores: Arc<dyn Stores>, passwords: Passwords, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            stores,
+            passwords,
+            clock,
+        }
+    }
+
+    /// Makes an account. Asking again with the same name, nickname and password is answered the same, so
+    /// that a lost answer can be asked for again.
+    pub fn register(
+        &self,
+        request: terminal::RegisterRequest,
+    ) -> Result<terminal::RegisterReply, Status> {
+        check::name(&request.name)?;
+        check::nickname(&request.nickname)?;
+        check::password(&request.password)?;
+        if let Some(user) = self.find(&request.name)? {
+            return self.registered_before(user, &request);
+        }
+        let password_hash = self.passwords.hash(&request.password)?;
+        let claim = pb::ClaimNameRequest {
+            name: request.name.clone(),
+            nickname: request.nickname.clone(),
+            password_hash: password_hash.clone(),
+        };
+        let claimed = self.stores.claim_name(claim)?;
+        if claimed.taken {
+            return self.registered_before(UserId(claimed.user_id), &request);
+        }
+        let account = pb::AccountRow {
+            name: request.name,
+            nickname: request.nickname,
+            password_hash,
+            created_ms: self.clock.unix_ms(),
+            ..pb::AccountRow::default()
+        };
+        // The name's shard has sent the same on its way; doing it here lets the user log in at once.
+        self.stores.create_account(pb::CreateAccountRequest {
+            user_id: claimed.user_id,
+            account: Some(account),
+        })?;
+        Ok(terminal::RegisterReply {
+            user_id: claimed.user_id,
+        })
+    }
+
+    /// Gives a device of a user a token.
+    pub fn login(&self, request: terminal::LoginRequest) -> Result<terminal::LoginReply, Status> {
+        check::name(&request.name)?;
+        check::password(&request.password)?;
+        check::device(&request.device)?;
+        // Who has which name is no secret here (anybody may look a name up), so the two ways to be wrong
+        // need not take the same time.
+        let wrong = || Status::unauthenticated("the name or the password is wrong");
+        let user = self.find(&request.name)?.ok_or_else(wrong)?;
+        let account = self.account(user)?;
+        if !self
+            .passwords
+            .verify(&request.password, &account.password_hash)?
+        {
+            return Err(wrong());
+        }
+        let mut random = [0; 8];
+        rpc_core::base::rng::fill_secret(&mut random);
+        let device = DeviceId(u64::from_be_bytes(random) >> 1 | 1);
+        let mut secret = [0; 32];
+        rpc_core::base::rng::fill_secret(&mut secret);
+        let (token, kept) = Token::make(user, device, secret);
+        let now_ms = self.clock.unix_ms();
+        let row = pb::DeviceRow {
+            label: request.device,
+            token_hash: Bytes::copy_from_slice(&kept.hash),
+            created_ms: now_ms,
+            expires_ms: now_ms + TOKEN_LIFE_MS,
+        };
+        self.stores.add_device(pb::AddDeviceRequest {
+            user_id: user.0,
+            device_id: device.0,
+            device: Some(row),
+        })?;
+        Ok(terminal::LoginReply {
+            user_id: user.0,
+            device_id: device.0,
+            token,
+        })
+    }
+
+    /// Who a token speaks for.
+    pub fn authenticate(
+        &self,
+        request: lp::AuthenticateRequest,
+    ) -> Result<lp::AuthenticateReply, Status> {
+        let token = Token::read(&request.token)
+            .ok_or_else(|| Status::unauthenticated("this is no token; log in again"))?;
+        self.stores.check_token(pb::CheckTokenRequest {
+            user_id: token.user.0,
+            device_id: token.device.0,
+            token_hash: Bytes::copy_from_slice(&token.hash),
+        })?;
+        Ok(lp::AuthenticateReply {
+            user_id: token.user.0,
+            device_id: token.device.0,
+        })
+    }
+
+    /// Sends messages from the caller.
+    pub fn send(&self, call: lp::SendCall) -> Result<terminal::SendReply, Status> {
+        let (sender, request) = parts(call.caller, call.request)?;
+        check::send(&request)?;
+        if request.receiver == 0 || request.receiver == sender.0 {
+            return Err(Status::invalid_argument(
+                "give another user's id as the receiver",
+            ));
+        }
+        self.stores.send(pb::SendMessages {
+            sender: sender.0,
+            request: Some(request),
+        })
+    }
+
+    /// What the caller's timeline has above a key.
+    pub fn sync(&self, call: lp::SyncCall) -> Result<terminal::SyncReply, Status> {
+        let (user, request) = parts(call.caller, call.request)?;
+        let page = self.stores.sync(pb::SyncPageRequest {
+            user_id: user.0,
+            key: request.key,
+            limit: request.limit,
+        })?;
+        let items = page
+            .items
+            .into_iter()
+            .map(Item::decode)
+            .collect::<Result<_, _>>()
+            .map_err(|error| {
+                Status::internal(format!("an item of {user} cannot be read: {error}"))
+            })?;
+        Ok(terminal::SyncReply {
+            items,
+            key: page.key,
+            more: page.more,
+        })
+    }
+
+    /// Looks a name up.
+    pub fn find_user(&self, call: lp::FindUserCall) -> Result<terminal::FindUserReply, Status> {
+        let (_, request) = parts(call.caller, call.request)?;
+        check::name(&request.name)?;
+        let user = self.find(&request.name)?.ok_or_else(|| {
+            Status::not_found(format!(
+                "nobody is called {:?}; check the spelling",
+                request.name
+            ))
+        })?;
+        let account = self.account(user)?;
+        let (name, nickname) = (account.name, account.nickname);
+        Ok(terminal::FindUserReply {
+            user_id: user.0,
+            name,
+            nickname,
+        })
+    }
+
+    /// Asks somebody to be the caller's contact.
+    pub fn add_contact(
+        &self,
+        call: lp::AddContactCall,
+    ) -> Result<terminal::AddContactReply, Status> {
+        let (user, request) = parts(call.caller, call.request)?;
+        check::greeting(&request.greeting)?;
+        if request.user_id == user.0 {
+            return Err(Status::invalid_argument(
+                "you cannot be your own contact; give another user's id",
+            ));
+        }
+        let peer = self.account(UserId(request.user_id))?;
+        let reply = self.stores.ask_contact(pb::AskContactRequest {
+            user_id: user.0,
+            peer: request.user_id,
+            peer_name: peer.name,
+            peer_nickname: peer.nickname,
+            greeting: request.greeting,
+        })?;
+        Ok(terminal::AddContactReply {
+            number: reply.number,
+        })
+    }
+
+    /// Says yes to somebody who asked the caller.
+    pub fn accept_contact(
+        &self,
+        call: lp::AcceptContactCall,
+    ) -> Result<terminal::AcceptContactReply, Status> {
+        let (user, request) = parts(call.caller, call.request)?;
+        let request = pb::AcceptContactRequest {
+            user_id: user.0,
+            peer: request.user_id,
+        };
+        let reply = self.stores.accept_contact(request)?;
+        Ok(terminal::AcceptContactReply {
+            number: reply.number,
+        })
+    }
+
+    /// Tells the users' homes where their links are. A home that cannot be reached is no error: its users'
+    /// keys are marked as not read.
+    pub fn register_links(
+        &self,
+        request: lp::RegisterLinksRequest,
+    ) -> Result<lp::RegisterLinksReply, Status> {
+        check::links(&request.links)?;
+        let users: Vec<u64> = request.links.iter().map(|link| link.user_id).collect();
+        match self.stores.register_links(request) {
+            Ok(reply) => Ok(reply),
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+                let not_read = |user_id| lp::NewestKey {
+                    user_id,
+                    key: 0,
+                    reached: false,
+                };
+                Ok(lp::RegisterLinksReply {
+                    newest: users.into_iter().map(not_read).collect(),
+                })
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Tells the users' homes that links are gone.
+    pub fn drop_links(&self, request: lp::DropLinksRequest) -> Result<lp::DropLinksReply, Status> {
+        check::links(&request.links)?;
+        self.stores.drop_links(request)
+    }
+
+    /// Answers a registration of a name that is taken: by this very user, or by another.
+    fn registered_before(
+        &self,
+        user: UserId,
+        request: &terminal::RegisterRequest,
+    ) -> Result<terminal::RegisterReply, Status> {
+        let account = match self.account(user) {
+            // The name is claimed and the account under way.
+            Err(status) if status.code() == Code::NotFound => {
+                return Err(Status::unavailable(
+                    "the name was taken a moment ago; try again",
+                ));
+            }
+            other => other?,
+        };
+        let same = account.nickname == request.nickname
+            && self
+                .passwords
+                .verify(&request.password, &account.password_hash)?;
+        if !same {
+            let text = format!(
+                "the name {:?} is taken; choose another, or log in",
+                request.name
+            );
+            return Err(Status::already_exists(text));
+        }
+        Ok(terminal::RegisterReply { user_id: user.0 })
+    }
+
+    fn find(&self, name: &str) -> Result<Option<UserId>, Status> {
+        match self.stores.find_name(pb::FindNameRequest {
+            name: name.to_owned(),
+        }) {
+            Ok(reply) => Ok(Some(UserId(reply.user_id))),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(status),
+        }
+    }
+
+    fn account(&self, user: UserId) -> Result<pb::AccountRow, Status> {
+        let reply = self
+            .stores
+            .get_account(pb::GetAccountRequest { user_id: user.0 })?;
+        reply.account.ok_or_else(|| {
+            Status::internal(format!("storage has no account in its answer for {user}"))
+        })
+    }
+}
+
+/// Takes a call apart: who calls, and what for.
+fn parts<T>(caller: Option<lp::Caller>, request: Option<T>) -> Result<(UserId, T), Status> {
+    match (caller, request) {
+        (Some(caller), Some(request)) if caller.user_id != 0 => {
+            Ok((UserId(caller.user_id), request))
+        }
+        (None, _) | (Some(_), Some(_)) => Err(Status::unauthenticated(
+            "the caller is missing; authenticate first",
+        )),
+        (Some(_), None) => Err(Status::invalid_argument("the request is missing")),
+    }
+}

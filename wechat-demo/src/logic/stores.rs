@@ -1,0 +1,46 @@
+//! What the business asks of storage: `wechat.storage.Storage`, whoever answers it.
+
+use rpc_core::rpc::status::Status;
+
+use crate::proto::{logic as lp, storage as pb, terminal};
+
+/// Storage, as one. Calls block the coroutine; a write is answered once both copies have it. A status is
+/// the store's own, or `Unavailable` when no primary can be reached.
+pub trait Stores: Send + Sync + 'static {
+    /// Gives a name to a new user, or says whose it is.
+    fn claim_name(&self, request: pb::ClaimNameRequest) -> Result<pb::ClaimNameReply, Status>;
+    /// Whose a name is.
+    fn find_name(&self, request: pb::FindNameRequest) -> Result<pb::FindNameReply, Status>;
+    /// Makes an account unless it is there.
+    fn create_account(
+        &self,
+        request: pb::CreateAccountRequest,
+    ) -> Result<pb::CreateAccountReply, Status>;
+    /// A user's account.
+    fn get_account(&self, request: pb::GetAccountRequest) -> Result<pb::GetAccountReply, Status>;
+    /// Makes a device known.
+    fn add_device(&self, request: pb::AddDeviceRequest) -> Result<pb::AddDeviceReply, Status>;
+    /// Forgets a device and so revokes its token.
+    fn remove_device(
+        &self,
+        request: pb::RemoveDeviceRequest,
+    ) -> Result<pb::RemoveDeviceReply, Status>;
+    /// Whether a token is good.
+    fn check_token(&self, request: pb::CheckTokenRequest) -> Result<pb::CheckTokenReply, Status>;
+    /// Sends messages.
+    fn send(&self, request: pb::SendMessages) -> Result<terminal::SendReply, Status>;
+    /// Asks somebody to be a contact.
+    fn ask_contact(&self, request: pb::AskContactRequest) -> Result<pb::ContactReply, Status>;
+    /// Says yes to somebody who asked.
+    fn accept_contact(&self, request: pb::AcceptContactRequest)
+    -> Result<pb::ContactReply, Status>;
+    /// One page of a timeline.
+    fn sync(&self, request: pb::SyncPageRequest) -> Result<pb::SyncPage, Status>;
+    /// Notes links, and reads the newest keys.
+    fn register_links(
+        &self,
+        request: lp::RegisterLinksRequest,
+    ) -> Result<lp::RegisterLinksReply, Status>;
+    /// Forgets links.
+    fn drop_links(&self, request: lp::DropLinksRequest) -> Result<lp::DropLinksReply, Status>;
+}

@@ -1,0 +1,421 @@
+//! Telling access processes whose timeline has moved.
+//!
+//! Knows: who has a link where, what fits into a notify.   Does not know: sockets, how calls travel.
+//!
+//! One outbox per access process. While a call is under way what comes up is gathered for the next, and
+//! several moves of one user become one notify; so a slow access process gets fewer and larger calls.
+//! Best effort: what an outbox cannot take or a call cannot deliver is dropped and counted, and the next
+//! heartbeat of the link finds the newest key.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use prost::Message;
+
+use super::{
+    links::{Link, Links},
+    shard::Moved,
+};
+use crate::{
+    model::{
+        UserId,
+        clock::Clock,
+        limits::{INLINE_BYTES, LINKS_PER_CALL},
+    },
+    proto::{access, terminal},
+};
+
+/// Calls access processes.
+pub trait AccessCalls: Send + Sync + 'static {
+    /// `Access.Notify` at `address`; blocks until it is answered. `None` if it is not.
+    fn notify(&self, address: &str, request: access::NotifyRequest) -> Option<access::NotifyReply>;
+}
+
+/// Runs a job on a coroutine of its own. From any thread.
+pub type Spawn = Box<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
+
+/// Gathers and sends notifies.
+pub struct Notifier {
+    links: Arc<Links>,
+    clock: Arc<dyn Clock>,
+    calls: Arc<dyn AccessCalls>,
+    spawn: Spawn,
+    outboxes: Mutex<HashMap<Arc<str>, Arc<Outbox>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// What one access process is to be told next.
+#[derive(Default)]
+struct Outbox {
+    state: Mutex<OutboxState>,
+}
+
+#[derive(Default)]
+struct OutboxState {
+    /// In the order of their first move; at most [`OUTBOX_TARGETS`].
+    targets: VecDeque<access::Target>,
+    /// A coroutine is at it.
+    sending: bool,
+}
+
+/// Notifies that wait for one access process; beyond, they are dropped.
+const OUTBOX_TARGETS: usize = 16_384;
+/// Access processes; beyond, idle outboxes are let go of.
+const OUTBOXES: usize = 1024;
+/// A gathered target is looked for among this many newest ones; further back it stands for itself.
+const MERGE_WINDOW: usize = 64;
+
+impl Notifier {
+    /// Over the links of a store.
+    pub fn new(
+        links: Arc<Links>,
+        clock: Arc<dyn Clock>,
+        calls: Arc<dyn AccessCalls>,
+        spawn: Spawn,
+    ) -> Self {
+        Self {
+            links,
+            clock,
+            calls,
+            spawn,
+            outboxes: Mutex::default(),
+            dropped: Arc::default(),
+        }
+    }
+
+    /// Notifies that were dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Takes what a round has made visible. Never waits for a call.
+    pub fn moved(&self, moved: Vec<Moved>) {
+        let now_ms = self.clock.unix_ms();
+        for (user, notify) in per_user(moved) {
+            for link in self.links.of(user, now_ms) {
+                self.put(user, link, notify.clone());
+            }
+        }
+    }
+
+    fn put(&self, user: UserId, link: Link, notify: terminal::Notify) {
+        let outbox = self.outbox(&link.access);
+        let target = access::Target {
+            user_id: user.0,
+            device_id: link.device.0,
+            link: link.number,
+            notify: Some(notify),
+        };
+        let mut state = outbox.lock();
+        if let Err(full) = state.add(target) {
+            drop(full);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        if !std::mem::replace(&mut state.sending, true) {
+            drop(state);
+            let sender = Sender {
+                address: link.access,
+                outbox,
+                links: Arc::clone(&self.links),
+                calls: Arc::clone(&self.calls),
+                dropped: Arc::clone(&self.dropped),
+            };
+            (self.spawn)(Box::new(move || sender.run()));
+        }
+    }
+
+    fn outbox(&self, address: &Arc<str>) -> Arc<Outbox> {
+        let mut outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outbox) = outboxes.get(address) {
+            return Arc::clone(outbox);
+        }
+        if outboxes.len() >= OUTBOXES {
+            outboxes.retain(|_, outbox| outbox.lock().sending);
+        }
+        let outbox = Arc::<Outbox>::default();
+        outboxes.insert(Arc::clone(address), Arc::clone(&outbox));
+        outbox
+    }
+}
+
+/// Empties one outbox, call by call, and ends.
+struct Sender {
+    address: Arc<str>,
+    outbox: Arc<Outbox>,
+    links: Arc<Links>,
+    calls: Arc<dyn AccessCalls>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Sender {
+    fn run(self) {
+        loop {
+            // Its own statement: the lock is let go of before the call.
+            let next = self.outbox.lock().take();
+            let Some(targets) = next else { return };
+            let users: Vec<(u64, u64)> = targets
+                .iter()
+                .map(|target| (target.link, target.user_id))
+                .collect();
+            match self
+                .calls
+                .notify(&self.address, access::NotifyRequest { targets })
+            {
+                None => drop(
+                    self.dropped
+                        .fetch_add(users.len() as u64, Ordering::Relaxed),
+                ),
+                Some(reply) => {
+                    for gone in reply.gone_links {
+                        for &(_, user) in users.iter().filter(|(link, _)| *link == gone) {
+                            self.links.gone(UserId(user), &self.address, gone);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, OutboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OutboxState {
+    /// Adds a target, or joins it to one that waits for the same link.
+    fn add(&mut self, target: access::Target) -> Result<(), access::Target> {
+        let same = |other: &&mut access::Target| {
+            (other.link, other.user_id) == (target.link, target.user_id)
+        };
+        if let Some(waiting) = self.targets.iter_mut().rev().take(MERGE_WINDOW).find(same) {
+            if let (Some(waiting), Some(notify)) = (&mut waiting.notify, target.notify) {
+                join(waiting, notify);
+            }
+            return Ok(());
+        }
+        if self.targets.len() >= OUTBOX_TARGETS {
+            return Err(target);
+        }
+        self.targets.push_back(target);
+        Ok(())
+    }
+
+    /// The next call's targets; `None` ends the sending.
+    fn take(&mut self) -> Option<Vec<access::Target>> {
+        let count = self.targets.len().min(LINKS_PER_CALL);
+        self.sending = count > 0;
+        self.sending.then(|| self.targets.drain(..count).collect())
+    }
+}
+
+/// One notify per user, in order of first moves, with the items themselves while they are small.
+fn per_user(moved: Vec<Moved>) -> Vec<(UserId, terminal::Notify)> {
+    let mut order: Vec<(UserId, terminal::Notify)> = Vec::new();
+    let mut at: HashMap<UserId, usize> = HashMap::new();
+    for Moved { user, given, item } in moved {
+        // An item that does not decode would be dropped from the notify alone; the sync shows it.
+        let items = terminal::Item::decode(item).ok().into_iter().collect();
+        let notify = terminal::Notify {
+            prev_key: given.previous.0,
+            key: given.number.0,
+            items,
+        };
+        match at.get(&user) {
+            Some(&index) => join(&mut order[index].1, notify),
+            None => {
+                let mut first = notify;
+                keep_small(&mut first);
+                at.insert(user, order.len());
+                order.push((user, first));
+            }
+        }
+    }
+    order
+}
+
+/// Appends a later notify of the same user. Items go along only while none is missing in between.
+fn join(before: &mut terminal::Notify, mut after: terminal::Notify) {
+    let whole = before.key == after.prev_key && !before.items.is_empty() && !after.items.is_empty();
+    before.key = before.key.max(after.key);
+    if whole {
+        before.items.append(&mut after.items);
+        keep_small(before);
+    } else {
+        before.items.clear();
+    }
+}
+
+fn keep_small(notify: &mut terminal::Notify) {
+    let bytes: usize = notify.items.iter().map(Message::encoded_len).sum();
+    if bytes > INLINE_BYTES {
+        notify.items.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{DeviceId, Seq, clock::TestClock},
+        storage::sequence::Given,
+    };
+
+    /// Answers nothing; keeps what it was asked.
+    #[derive(Default)]
+    struct Recorder {
+        calls: Mutex<Vec<(String, access::NotifyRequest)>>,
+        gone: Vec<u64>,
+    }
+
+    impl AccessCalls for Recorder {
+        fn notify(
+            &self,
+            address: &str,
+            request: access::NotifyRequest,
+        ) -> Option<access::NotifyReply> {
+            self.calls
+                .lock()
+                .unwrap()
+                .push((address.to_owned(), request));
+            Some(access::NotifyReply {
+                gone_links: self.gone.clone(),
+            })
+        }
+    }
+
+    type Jobs = Arc<Mutex<Vec<Box<dyn FnOnce() + Send>>>>;
+
+    fn setup(recorder: Recorder) -> (Notifier, Arc<Recorder>, Jobs, Arc<Links>) {
+        let (links, recorder, jobs) =
+            (Arc::<Links>::default(), Arc::new(recorder), Jobs::default());
+        let queue = Arc::clone(&jobs);
+        let notifier = Notifier::new(
+            Arc::clone(&links),
+            Arc::new(TestClock::default()),
+            recorder.clone(),
+            Box::new(move |job| queue.lock().unwrap().push(job)),
+        );
+        (notifier, recorder, jobs, links)
+    }
+
+    fn run(jobs: &Jobs) {
+        let ready = std::mem::take(&mut *jobs.lock().unwrap());
+        ready.into_iter().for_each(|job| job());
+    }
+
+    fn link(number: u64) -> Link {
+        Link {
+            device: DeviceId(number),
+            access: "127.0.0.1:1".into(),
+            number,
+        }
+    }
+
+    fn moved(user: u64, previous: u64, number: u64, payload: usize) -> Moved {
+        let item = terminal::Item {
+            number,
+            payload: vec![7; payload].into(),
+            ..Default::default()
+        };
+        let given = Given {
+            previous: Seq(previous),
+            number: Seq(number),
+        };
+        Moved {
+            user: UserId(user),
+            given,
+            item: item.encode_to_vec().into(),
+        }
+    }
+
+    #[test]
+    fn moves_of_one_user_become_one_notify_in_one_call() {
+        let (notifier, recorder, jobs, links) = setup(Recorder::default());
+        links.register(UserId(1), link(11), 0);
+        links.register(UserId(2), link(22), 0);
+        notifier.moved(vec![
+            moved(1, 3, 4, 10),
+            moved(2, 0, 1, 10),
+            moved(1, 4, 6, 10),
+        ]);
+        notifier.moved(vec![moved(1, 6, 7, 10), moved(3, 0, 1, 10)]);
+        run(&jobs);
+        let calls = recorder.calls.lock().unwrap();
+        assert_eq!(calls.len(), 1);
+        let targets = &calls[0].1.targets;
+        let notify = targets[0].notify.as_ref().unwrap();
+        assert_eq!((targets.len(), targets[0].link), (2, 11));
+        assert_eq!((notify.prev_key, notify.key), (3, 7));
+        assert_eq!(
+            notify
+                .items
+                .iter()
+                .map(|item| item.number)
+                .collect::<Vec<_>>(),
+            [4, 6, 7]
+        );
+    }
+
+    #[test]
+    fn items_that_are_too_large_together_stay_behind() {
+        let (notifier, recorder, jobs, links) = setup(Recorder::default());
+        links.register(UserId(1), link(11), 0);
+        notifier.moved(vec![
+            moved(1, 0, 1, 600),
+            moved(1, 1, 2, 600),
+            moved(1, 2, 3, 1),
+        ]);
+        run(&jobs);
+        let calls = recorder.calls.lock().unwrap();
+        let notify = calls[0].1.targets[0].notify.as_ref().unwrap();
+        assert_eq!((notify.prev_key, notify.key, notify.items.len()), (0, 3, 0));
+    }
+
+    #[test]
+    fn a_link_that_access_does_not_have_is_forgotten() {
+        let (notifier, _, jobs, links) = setup(Recorder {
+            gone: vec![11],
+            ..Recorder::default()
+        });
+        links.register(UserId(1), link(11), 0);
+        links.register(UserId(1), link(12), 0);
+        notifier.moved(vec![moved(1, 0, 1, 1)]);
+        run(&jobs);
+        assert_eq!(links.of(UserId(1), 0), [link(12)]);
+    }
+
+    #[test]
+    fn what_an_outbox_cannot_take_is_dropped_and_counted() {
+        let (notifier, recorder, jobs, links) = setup(Recorder::default());
+        for user in 0..OUTBOX_TARGETS as u64 + 5 {
+            links.register(UserId(user), link(user), 0);
+        }
+        notifier.moved(
+            (0..OUTBOX_TARGETS as u64 + 5)
+                .map(|user| moved(user, 0, 1, 1))
+                .collect(),
+        );
+        assert_eq!(notifier.dropped(), 5);
+        run(&jobs);
+        let calls = recorder.calls.lock().unwrap();
+        assert!(
+            calls
+                .iter()
+                .all(|(_, request)| request.targets.len() <= LINKS_PER_CALL)
+        );
+        assert_eq!(
+            calls
+                .iter()
+                .map(|(_, request)| request.targets.len())
+                .sum::<usize>(),
+            OUTBOX_TARGETS
+        );
+    }
+}
