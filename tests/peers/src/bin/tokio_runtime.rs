@@ -102,7 +102,8 @@ fn spawns(runtime: &Runtime, count: usize) -> anyhow::Result<f64> {
 fn parks(runtime: &Runtime, count: usize) -> anyhow::Result<()> {
     let before = peers::memory_bytes();
     runtime.block_on(runtime.spawn(async move {
-        let gate = Arc::new(Semaphore::new(0));
+        let gate = Arc::new(Semaphore::new(1));
+        let closed = gate.acquire().await?;
         let arrived = Arc::new(AtomicUsize::new(0));
         let started = Instant::now();
         let all: Vec<_> = (0..count)
@@ -111,7 +112,8 @@ fn parks(runtime: &Runtime, count: usize) -> anyhow::Result<()> {
                 tokio::spawn(async move {
                     // Relaxed: a count, read by one that polls.
                     arrived.fetch_add(1, Ordering::Relaxed);
-                    gate.acquire().await.map(|permit| permit.forget())
+                    // The permit goes on to the next when it is dropped.
+                    gate.acquire().await.map(drop)
                 })
             })
             .collect();
@@ -121,7 +123,7 @@ fn parks(runtime: &Runtime, count: usize) -> anyhow::Result<()> {
         let parked = started.elapsed().as_secs_f64();
         let bytes = peers::memory_bytes().saturating_sub(before) / count as u64;
         let started = Instant::now();
-        gate.add_permits(count);
+        drop(closed);
         for task in all {
             task.await??;
         }

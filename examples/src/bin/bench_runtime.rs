@@ -1,0 +1,185 @@
+//! The runtime benchmark: what the scheduler costs, on one worker. `cargo xtask bench runtime` runs it
+//! beside tokio and threads. Its last line is one JSON object.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, ensure};
+use clap::{Parser, Subcommand};
+use rpc_core::sync::Semaphore;
+use rpc_core::{Builder, JoinHandle, Runtime};
+
+/// Measure the scheduler on one worker; one JSON line
+#[derive(Parser)]
+struct Flags {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// `yield_now` through the scheduler and back
+    Yield {
+        /// Yields in all
+        #[arg(long)]
+        count: usize,
+        /// Coroutines that take turns
+        #[arg(long, default_value_t = 1)]
+        tasks: usize,
+    },
+    /// Spawn an empty coroutine and join it
+    Spawn {
+        /// Spawns in all
+        #[arg(long)]
+        count: usize,
+        /// Keep the thread-locals of the coroutine that ran before, as RPC handlers do
+        #[arg(long)]
+        reuse: bool,
+    },
+    /// Coroutines that all wait at once
+    Park {
+        /// Coroutines in all
+        #[arg(long)]
+        count: usize,
+    },
+    /// GETs by unmodified ureq, one from each of `count` coroutines
+    Gets {
+        /// The server
+        #[arg(long, value_name = "HOST:PORT")]
+        addr: String,
+        /// GETs at once
+        #[arg(long, default_value_t = 1000)]
+        count: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    let flags = Flags::parse();
+    let runtime = Runtime::builder().workers(1).build()?;
+    let line = runtime.block_on(move || match flags.what {
+        What::Yield { count, tasks } => Ok(each(count, yields(count, tasks)?)),
+        What::Spawn { count, reuse } => Ok(each(count, spawns(count, reuse)?)),
+        What::Park { count } => parks(count),
+        What::Gets { addr, count } => gets(&addr, count),
+    })?;
+    println!("{line}");
+    Ok(())
+}
+
+fn each(count: usize, seconds: f64) -> String {
+    let each = seconds * 1e9 / count as f64;
+    format!("{{\"count\":{count},\"seconds\":{seconds:.6},\"ns_each\":{each:.2}}}")
+}
+
+/// Seconds for `count` yields, spread over `tasks` coroutines that take turns.
+fn yields(count: usize, tasks: usize) -> Result<f64> {
+    let turns = count / tasks;
+    let started = Instant::now();
+    let coroutine = move || (0..turns).for_each(|_| rpc_core::yield_now());
+    join_all((0..tasks).map(|_| rpc_core::spawn(coroutine)).collect())?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Seconds for `count` times spawn and join.
+fn spawns(count: usize, reuse: bool) -> Result<f64> {
+    let started = Instant::now();
+    for _ in 0..count {
+        Builder::new()
+            .reuse_thread_locals(reuse)
+            .spawn(|| ())
+            .join()
+            .map_err(|error| anyhow!("{error}"))?;
+    }
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Bytes for each of `count` coroutines parked at once, the seconds to park them all, and the seconds
+/// to wake and join them.
+fn parks(count: usize) -> Result<String> {
+    let before = memory_bytes();
+    let gate = Arc::new(Semaphore::new(1));
+    let closed = gate.acquire()?;
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let started = Instant::now();
+    let all = (0..count)
+        .map(|_| {
+            let (gate, arrived) = (gate.clone(), arrived.clone());
+            Builder::new().reuse_thread_locals(true).spawn(move || {
+                // Relaxed: a count, read by one that polls.
+                arrived.fetch_add(1, Ordering::Relaxed);
+                // The permit goes on to the next when it is dropped.
+                gate.acquire().is_ok()
+            })
+        })
+        .collect();
+    while arrived.load(Ordering::Relaxed) < count {
+        rpc_core::yield_now();
+    }
+    let parked = started.elapsed().as_secs_f64();
+    let bytes = memory_bytes().saturating_sub(before) / count as u64;
+    let started = Instant::now();
+    drop(closed);
+    ensure!(
+        join_all(all)?.into_iter().all(|ok| ok),
+        "a coroutine's wait failed"
+    );
+    let woken = started.elapsed().as_secs_f64();
+    Ok(format!(
+        "{{\"count\":{count},\"park_seconds\":{parked:.6},\"wake_seconds\":{woken:.6},\"bytes_each\":{bytes}}}"
+    ))
+}
+
+/// Seconds for one GET from each of `count` coroutines at once, over connections opened before.
+fn gets(addr: &str, count: usize) -> Result<String> {
+    let ready = Arc::new(AtomicUsize::new(0));
+    let gate = Arc::new(Semaphore::new(1));
+    let closed = gate.acquire()?;
+    let all = (0..count)
+        .map(|_| {
+            let (ready, gate, url) = (ready.clone(), gate.clone(), format!("http://{addr}/"));
+            rpc_core::spawn(move || {
+                let agent = ureq::Agent::new_with_defaults();
+                // Opens the connection, which the agent keeps; only the second GET is timed.
+                let opened = get(&agent, &url);
+                ready.fetch_add(1, Ordering::Relaxed);
+                let open = gate.acquire().map(drop);
+                open.is_ok() && opened.and_then(|()| get(&agent, &url)).is_ok()
+            })
+        })
+        .collect();
+    while ready.load(Ordering::Relaxed) < count {
+        rpc_core::time::sleep(std::time::Duration::from_millis(1));
+    }
+    let started = Instant::now();
+    drop(closed);
+    let answered = join_all(all)?.into_iter().filter(|ok| *ok).count();
+    let seconds = started.elapsed().as_secs_f64();
+    let failed = count - answered;
+    ensure!(answered > 0, "no GET to {addr} was answered");
+    Ok(format!(
+        "{{\"count\":{count},\"failed\":{failed},\"seconds\":{seconds:.6}}}"
+    ))
+}
+
+fn get(agent: &ureq::Agent, url: &str) -> Result<(), ureq::Error> {
+    agent.get(url).call()?.body_mut().read_to_string().map(drop)
+}
+
+fn join_all<T>(handles: Vec<JoinHandle<T>>) -> Result<Vec<T>> {
+    let joined = handles.into_iter().map(JoinHandle::join);
+    joined
+        .map(|value| value.map_err(|error| anyhow!("a coroutine ended early: {error}")))
+        .collect()
+}
+
+/// Bytes this process holds: resident pages and page tables (VmRSS + VmPTE).
+fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status
+        .lines()
+        .filter(|l| l.starts_with("VmRSS:") || l.starts_with("VmPTE:"));
+    held.filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum::<u64>()
+        * 1024
+}
