@@ -308,7 +308,7 @@ impl Builder {
         match worker::here() {
             Some(worker) if std::ptr::eq(worker.shared(), handle.0) => {
                 worker.push_fresh(job);
-                handle.0.wake_one();
+                handle.0.wake_another();
             }
             _ => handle.0.inject(job),
         }
@@ -370,7 +370,7 @@ pub(crate) fn spawn_detached(run: Arc<dyn Run>, name: &'static str, handle: Hand
 /// Wakes a sleeping worker to take some of what [`spawn_detached`] has queued here.
 pub(crate) fn nudge() {
     if let Some(worker) = worker::here() {
-        worker.shared().wake_one();
+        worker.shared().wake_another();
     }
 }
 

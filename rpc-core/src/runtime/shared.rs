@@ -63,6 +63,13 @@ impl Shared {
         self.wake_one();
     }
 
+    /// As [`Shared::wake_one`], for callers that a worker of this runtime runs.
+    pub(super) fn wake_another(&self) {
+        if self.workers().len() > 1 {
+            self.wake_one();
+        }
+    }
+
     /// Wakes a sleeping worker to look for closures, unless one is on its way already.
     pub(super) fn wake_one(&self) {
         // W-2: what we left comes before this look at the idle bits.

@@ -191,8 +191,11 @@ impl TaskRef {
     /// - Called by the task's worker, on the worker's own stack, with the task not running.
     #[inline]
     pub(super) unsafe fn resume(self) -> Action {
+        // Consuming a token takes a swap, for a plain store could overwrite one that comes just now.
         // Acquire pairs with the Release in `unpark`: the task sees what its waker wrote.
-        self.0.state.swap(RUNNING, Ordering::Acquire);
+        if self.0.state.load(Ordering::Relaxed) != RUNNING {
+            self.0.state.swap(RUNNING, Ordering::Acquire);
+        }
         // SAFETY: set in `create`; the caller is the only one who runs it.
         let coroutine = unsafe { (*self.0.coroutine.get()).as_mut().unwrap_unchecked() };
         // SAFETY: the caller's promise.
@@ -231,14 +234,10 @@ impl TaskRef {
     /// Suspends the running coroutine until `unpark` or `until`. May return for no reason.
     pub(super) fn park(self, reason: Reason, until: Instant) {
         let task = self.0;
-        let token = task.state.compare_exchange(
-            NOTIFIED,
-            RUNNING,
+        // The look without a lock is enough: a token that comes later is found by `settle`.
+        if task.state.load(Ordering::Relaxed) == NOTIFIED {
             // Acquire pairs with the Release in `unpark`.
-            Ordering::Acquire,
-            Ordering::Relaxed,
-        );
-        if token.is_ok() {
+            task.state.swap(RUNNING, Ordering::Acquire);
             return;
         }
         task.reason.set(reason);

@@ -286,7 +286,7 @@ impl Worker {
         let Some(job) = got else { return false };
         fresh.push(job);
         if fresh.len() > 1 {
-            self.shared.wake_one();
+            self.shared.wake_another();
         }
         true
     }
