@@ -1,12 +1,20 @@
 //! Services written as plain blocking code, run as stackful coroutines.
 
 pub mod base;
+pub mod codegen;
 mod coroutine;
+mod net;
 pub mod rpc;
 mod runtime;
 pub mod sync;
 
 pub use coroutine::identity::IdentityError;
+pub use rpc::client::{CallOptions, Channel, ChannelBuilder};
+pub use rpc::error::Error;
+pub use rpc::message::{IntoRequest, Request, Response};
+pub use rpc::metadata::MetadataMap;
+pub use rpc::server::{BoundServer, Server, ServerBuilder, ServerHandle};
+pub use rpc::status::{Code, Status};
 pub use rpc_macros::{main, test};
 pub use runtime::{
     BuildError, Builder, Deadline, Dir, Handle, JoinError, JoinHandle, Reason, Runtime,

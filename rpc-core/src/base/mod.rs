@@ -7,5 +7,7 @@ pub mod buf;
 pub mod lock;
 pub mod metric;
 pub mod rng;
+pub mod signal;
+pub mod socket;
 pub mod sys;
 pub mod time;

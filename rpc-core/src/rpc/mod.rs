@@ -6,11 +6,16 @@
 //!
 //! Read first: [`protocol`], then [`protocol::call`].
 
+pub mod client;
 pub mod compression;
+mod console;
 pub mod context;
+pub mod descriptor;
+pub mod error;
 pub mod json;
 pub mod message;
 pub mod metadata;
 pub mod protocol;
+pub mod server;
 pub mod status;
 pub mod status_map;

@@ -1,0 +1,176 @@
+//! The load generator of the RPC benchmark: a closed loop of `inflight` callers on each connection.
+//!
+//! Its last line is one JSON object: calls, seconds, rate, failed, latency percentiles in
+//! microseconds, and the CPU seconds this process used per million calls.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use hdrhistogram::Histogram;
+use rpc_core::Channel;
+
+rpc_core::include_proto!("example");
+
+/// Load example.EchoService and measure it
+#[derive(Parser)]
+struct Flags {
+    /// The server
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8100")]
+    addr: String,
+    /// Connections to open
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    connections: u64,
+    /// Calls in flight on each connection
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    inflight: u64,
+    /// How long to measure
+    #[arg(long, default_value_t = 3.0, value_parser = positive_seconds)]
+    seconds: f64,
+    /// How long to run before measuring
+    #[arg(long, default_value_t = 0.5, value_parser = positive_seconds)]
+    warmup: f64,
+    /// Bytes of text in each message
+    #[arg(long, default_value_t = 100)]
+    payload: usize,
+}
+
+/// What the callers look at between two calls.
+#[derive(Default)]
+struct Phase {
+    measuring: AtomicBool,
+    over: AtomicBool,
+}
+
+/// What the callers of one connection saw while `measuring`. Shared by them: a histogram each would
+/// not stay in the processor's cache.
+struct Seen {
+    latencies: Histogram<u64>,
+    failed: u64,
+    first_failure: Option<String>,
+}
+
+#[rpc_core::main]
+fn main() {
+    let flags: Flags = examples::parse_flags();
+    let phase = Arc::new(Phase::default());
+    let (mut callers, mut connections) = (Vec::new(), Vec::new());
+    for _ in 0..flags.connections {
+        let channel = Channel::builder(&flags.addr)
+            .deadline(Duration::from_secs(10))
+            .connect()
+            .unwrap_or_else(|error| examples::fail(error));
+        let seen = Arc::new(Mutex::new(Seen {
+            latencies: examples::latency_histogram(),
+            failed: 0,
+            first_failure: None,
+        }));
+        for _ in 0..flags.inflight {
+            let client = EchoServiceClient::new(channel.clone());
+            let (phase, seen, payload) = (phase.clone(), seen.clone(), flags.payload);
+            callers.push(rpc_core::spawn(move || {
+                run_caller(&client, &phase, &seen, payload)
+            }));
+        }
+        connections.push(seen);
+    }
+    rpc_core::time::sleep(Duration::from_secs_f64(flags.warmup));
+    let cpu_before = cpu_seconds();
+    let started = Instant::now();
+    // Relaxed: the flags guard no other memory; a call more or less at the edges does not matter.
+    phase.measuring.store(true, Ordering::Relaxed);
+    rpc_core::time::sleep(Duration::from_secs_f64(flags.seconds));
+    phase.over.store(true, Ordering::Relaxed);
+    let took = started.elapsed().as_secs_f64();
+    let cpu = cpu_seconds() - cpu_before;
+    for caller in callers {
+        if let Err(error) = caller.join() {
+            examples::fail(format_args!("a caller ended early: {error}"));
+        }
+    }
+    let mut all = examples::latency_histogram();
+    let mut failed = 0;
+    for seen in &connections {
+        let seen = locked(seen);
+        all.add(&seen.latencies)
+            .expect("all histograms have the same bounds");
+        failed += seen.failed;
+        if let Some(first) = &seen.first_failure {
+            eprintln!("{} calls failed, the first with: {first}", seen.failed);
+        }
+    }
+    println!("{}", report(&flags, &all, failed, took, cpu));
+}
+
+fn run_caller(client: &EchoServiceClient, phase: &Phase, seen: &Mutex<Seen>, payload: usize) {
+    let message = "x".repeat(payload);
+    while !phase.over.load(Ordering::Relaxed) {
+        let started = Instant::now();
+        let result = client.echo(EchoRequest {
+            message: message.clone(),
+        });
+        if !phase.measuring.load(Ordering::Relaxed) {
+            continue;
+        }
+        let nanos = started.elapsed().as_nanos() as u64;
+        let mut seen = locked(seen);
+        match result {
+            Ok(_) => seen.latencies.saturating_record(nanos),
+            Err(status) => {
+                seen.failed += 1;
+                seen.first_failure.get_or_insert_with(|| status.to_string());
+            }
+        }
+    }
+}
+
+fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report(
+    flags: &Flags,
+    latencies: &Histogram<u64>,
+    failed: u64,
+    seconds: f64,
+    cpu: f64,
+) -> serde_json::Value {
+    let calls = latencies.len();
+    let micros = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    serde_json::json!({
+        "connections": flags.connections,
+        "inflight": flags.inflight,
+        "payload": flags.payload,
+        "calls": calls,
+        "failed": failed,
+        "seconds": seconds,
+        "rate": (calls as f64 / seconds).round(),
+        "p50_us": micros(0.5),
+        "p99_us": micros(0.99),
+        "p999_us": micros(0.999),
+        "max_us": latencies.max() as f64 / 1e3,
+        "cpu_s_per_million": cpu * 1e6 / (calls.max(1) as f64),
+    })
+}
+
+/// User and system time of this process so far, from `/proc/self/stat` (10 ms steps).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field, the name, may hold spaces; it ends at the last parenthesis.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: f64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum();
+    ticks / 100.0
+}
+
+fn positive_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds < 1e6 => Ok(seconds),
+        _ => Err("expected a number of seconds above 0".into()),
+    }
+}

@@ -1,0 +1,41 @@
+//! Serves brpc's `example.EchoService`, so that a real brpc client can be put at the other end.
+//!
+//! Message and attachment come back as they were; a request with a checksum is answered with one, as
+//! the server of brpc's own example does.
+
+use clap::Parser;
+use rpc_core::{Request, Response, Server, Status};
+
+rpc_core::include_proto!("example");
+
+/// Serve brpc's example.EchoService
+#[derive(Parser)]
+struct Flags {
+    /// Where to listen
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000")]
+    addr: String,
+}
+
+struct Echo;
+
+impl EchoService for Echo {
+    fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        let attachment = request.attachment().clone();
+        let mut response = Response::new(EchoResponse {
+            message: request.into_inner().message,
+        });
+        response.set_attachment(attachment);
+        Ok(response)
+    }
+}
+
+#[rpc_core::main]
+fn main() {
+    let flags: Flags = examples::parse_flags();
+    let server = Server::builder()
+        .add_service(EchoServiceServer::new(Echo))
+        .bind(&flags.addr)
+        .unwrap_or_else(|error| examples::fail(error));
+    println!("serving example.EchoService on {}", server.local_addr());
+    server.serve().unwrap_or_else(|error| examples::fail(error));
+}

@@ -1,0 +1,61 @@
+//! What the example programs share: one-line errors and a latency table.
+//!
+//! Knows: the command line, the terminal.   Does not know: any one example.
+
+use std::fmt::Display;
+use std::process::exit;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use hdrhistogram::Histogram;
+
+/// Parses the command line. `--help` and `--version` print and end the program with status 0;
+/// a wrong flag ends it with status 2 and one line on standard error.
+pub fn parse_flags<T: Parser>() -> T {
+    T::try_parse().unwrap_or_else(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{error}");
+            exit(0);
+        }
+        _ => {
+            let text = error.to_string();
+            // clap lists the missing arguments on the lines that follow its first.
+            let said: Vec<&str> = text
+                .lines()
+                .map(str::trim)
+                .take_while(|line| !line.starts_with("Usage:"))
+                .filter(|line| !line.is_empty())
+                .collect();
+            eprintln!("{} (--help shows the flags)", said.join(" "));
+            exit(2);
+        }
+    })
+}
+
+/// Ends the program with status 1 and one line on standard error.
+pub fn fail(what: impl Display) -> ! {
+    eprintln!("error: {what}");
+    exit(1);
+}
+
+/// A histogram of call latencies in nanoseconds, from 100 ns to one minute, three digits.
+pub fn latency_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(100, 60_000_000_000, 3).expect("the bounds are valid")
+}
+
+/// The latency table that the clients print: percentile and microseconds, one a line.
+pub fn latency_table(latencies: &Histogram<u64>) -> String {
+    let rows = [
+        ("p50", 0.50),
+        ("p90", 0.90),
+        ("p99", 0.99),
+        ("p99.9", 0.999),
+        ("max", 1.0),
+    ];
+    let mut table = String::new();
+    for (name, quantile) in rows {
+        let micros = latencies.value_at_quantile(quantile) as f64 / 1e3;
+        table.push_str(&format!("{name:>6} {micros:>12.1} us\n"));
+    }
+    table
+}

@@ -1,0 +1,420 @@
+//! A channel: addresses, the choice among them, one call from its message to its answer.
+//!
+//! Knows: links, deadlines, encoding.   Does not know: sockets, frames.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use prost::Message;
+
+use super::EHOSTDOWN;
+use super::connection::Connection;
+use super::link::{Link, Phase};
+use super::options::CallOptions;
+use crate::base::lock::SpinLock;
+use crate::base::time::Instant;
+use crate::net::wait::{self, GaveUp, Waiter, wait_for};
+use crate::rpc::compression::Compression;
+use crate::rpc::descriptor::MethodDescriptor;
+use crate::rpc::error::Error;
+use crate::rpc::message::{IntoRequest, Request, Response};
+use crate::rpc::protocol::{Body, IncomingReply, OutgoingCall};
+use crate::rpc::status::Status;
+use crate::rpc::status_map::ERESPONSE;
+use crate::runtime::{Handle, Reason, Runtime};
+
+/// A way to call the servers of a service. Cheap to clone; connects again by itself; usable from
+/// coroutines and from plain OS threads.
+#[derive(Clone)]
+pub struct Channel {
+    shared: Arc<Shared>,
+}
+
+/// What a channel connects to, and within which bounds.
+#[derive(Clone, Debug)]
+pub struct ChannelBuilder {
+    target: String,
+    deadline: Option<Duration>,
+    limits: ChannelLimits,
+}
+
+/// Bounds of a channel.
+#[derive(Clone, Debug)]
+pub(super) struct ChannelLimits {
+    /// For one attempt to connect.
+    pub connect_timeout: Duration,
+    /// Calls under way on one connection.
+    pub max_pending: usize,
+    /// Bytes unwritten on one connection beyond which calls fail at once.
+    pub max_unwritten: usize,
+    /// Bytes of one answer with its attachment.
+    pub max_message: usize,
+}
+
+/// Owned by the handles: the last one ends the links.
+struct Shared {
+    board: Arc<Board>,
+    links: Vec<Arc<Link>>,
+    next: AtomicUsize,
+    deadline: Option<Duration>,
+    limits: ChannelLimits,
+}
+
+/// Where those who wait for a connection are woken.
+#[derive(Default)]
+pub(super) struct Board {
+    waiters: SpinLock<Vec<Waiter>>,
+}
+
+impl Board {
+    /// Something changed: let them look again.
+    pub fn wake_all(&self) {
+        let waiters = std::mem::take(&mut *self.waiters.lock());
+        for waiter in waiters {
+            waiter.wake();
+        }
+    }
+}
+
+impl Channel {
+    /// A channel to `target`: `list://HOST:PORT,HOST:PORT,…` or a plain `HOST:PORT`.
+    pub fn builder(target: &str) -> ChannelBuilder {
+        ChannelBuilder {
+            target: target.to_owned(),
+            deadline: None,
+            limits: ChannelLimits {
+                connect_timeout: Duration::from_secs(1),
+                max_pending: 16_384,
+                max_unwritten: 16 << 20,
+                max_message: 64 << 20,
+            },
+        }
+    }
+
+    /// Makes one call and waits for its answer. Generated clients call this.
+    ///
+    /// The call's time is the smallest of the options' (or else the channel's) deadline and what is left
+    /// to the surrounding call or scope; it is sent along.
+    ///
+    /// # Errors
+    /// The server's failure, or one of ours: `DeadlineExceeded`, `Cancelled`, `Unavailable` (see
+    /// [`Status::never_ran`]), `ResourceExhausted` at a bound of the channel, `Internal` for an answer
+    /// that cannot be read.
+    pub fn unary<In, Out>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: impl IntoRequest<In>,
+        options: CallOptions,
+    ) -> Result<Response<Out>, Status>
+    where
+        In: Message,
+        Out: Message + Default,
+    {
+        let (message, rest) = split(request.into_request());
+        // As on the server: small ones are encoded under the connection's lock, straight into what is
+        // sent; large ones before.
+        let body = if message.encoded_len() < ENCODE_IN_PLACE_MAX {
+            Body::Message(&message)
+        } else {
+            Body::Bytes(message.encode_to_vec().into())
+        };
+        let reply = self.exchange(method, body, rest, options)?;
+        let bad = |text: String| Status::from_errno(ERESPONSE, text);
+        let bytes = reply
+            .body
+            .open(&reply.attachment, self.shared.limits.max_message)
+            .map_err(|status| bad(status.message().to_owned()))?;
+        let message = Out::decode(bytes)
+            .map_err(|error| bad(format!("the answer is no valid {}: {error}", method.output)))?;
+        Ok(Response::from_parts(
+            message,
+            reply.metadata,
+            reply.attachment,
+        ))
+    }
+
+    fn exchange(
+        &self,
+        method: &'static MethodDescriptor,
+        body: Body<'_>,
+        mut beside: Request<()>,
+        options: CallOptions,
+    ) -> Result<IncomingReply, Status> {
+        let now = Instant::now();
+        let own = options
+            .deadline
+            .or(self.shared.deadline)
+            .map_or(Instant::NEVER, |limit| now + limit);
+        let until = own.min(wait::scope_deadline());
+        if until <= now {
+            return Err(never_sent(GaveUp::TimedOut));
+        }
+        let connection = match self.pick_now(options.wait_for_ready) {
+            Pick::Ready(connection) => connection,
+            _ => self.pick(until, options.wait_for_ready)?,
+        };
+        for (key, value) in options.metadata.iter() {
+            beside.metadata_mut().append_bytes(key, value.clone());
+        }
+        let call = OutgoingCall {
+            service: method.service,
+            method: method.name,
+            body,
+            compression: Compression::None,
+            checksum: options.checksum,
+            attachment: beside.attachment().clone(),
+            metadata: beside.metadata(),
+            log_id: options.log_id.or(beside.log_id()),
+            trace: None,
+            timeout: (!until.is_never()).then(|| until - now),
+            token: 0,
+        };
+        connection.call(call, until)
+    }
+
+    /// A connection to one of the addresses, in turn among those that have one.
+    fn pick_now(&self, wait_for_ready: bool) -> Pick {
+        let links = &self.shared.links;
+        // Relaxed: the number only spreads calls.
+        let first = match links.len() {
+            1 => 0,
+            _ => self.shared.next.fetch_add(1, Ordering::Relaxed),
+        };
+        let mut failed = None;
+        let mut undecided = wait_for_ready;
+        for i in 0..links.len() {
+            match links[(first + i) % links.len()].phase() {
+                Phase::Ready(connection) => return Pick::Ready(connection),
+                Phase::Connecting => undecided = true,
+                Phase::Failed(why) => failed = failed.or(Some(why)),
+                Phase::Closed(why) => {
+                    failed = failed.or(Some(why));
+                    undecided &= links.len() > 1;
+                }
+            }
+        }
+        match failed {
+            Some(why) if !undecided => Pick::Failed(why),
+            _ => Pick::Undecided,
+        }
+    }
+
+    #[cold]
+    fn pick(&self, until: Instant, wait_for_ready: bool) -> Result<Arc<Connection>, Status> {
+        let look = || {
+            self.shared.board.waiters.lock().push(Waiter::current());
+            match self.pick_now(wait_for_ready) {
+                Pick::Ready(connection) => Some(Ok(connection)),
+                Pick::Failed(why) => Some(Err(Status::from_errno(
+                    EHOSTDOWN,
+                    format!("{why}; the call was not sent"),
+                ))),
+                Pick::Undecided => None,
+            }
+        };
+        match wait_for(Reason::Other("a connection"), until, look) {
+            Ok(result) => result,
+            Err(gave_up) => Err(never_sent(gave_up)),
+        }
+    }
+}
+
+/// What looking for a connection came to.
+enum Pick {
+    Ready(Arc<Connection>),
+    /// An attempt is under way.
+    Undecided,
+    /// Every address failed; why one of them did.
+    Failed(Arc<str>),
+}
+
+impl ChannelBuilder {
+    /// Time for each call that sets none of its own. Default: none.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Time for one attempt to connect. Default 1 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.connect_timeout = timeout;
+        self
+    }
+
+    /// Calls under way on one connection; one more fails at once (`ResourceExhausted`). Default 16,384.
+    #[must_use]
+    pub fn max_pending(mut self, calls: usize) -> Self {
+        self.limits.max_pending = calls.max(1);
+        self
+    }
+
+    /// Bytes of one answer with its attachment; a larger one ends the connection. Default 64 MiB.
+    #[must_use]
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.limits.max_message = bytes;
+        self
+    }
+
+    /// Connects; returns with the first connection that stands.
+    ///
+    /// # Errors
+    /// The target cannot be read, or none of its addresses could be reached: why one could not.
+    pub fn connect(self) -> Result<Channel, Error> {
+        let until = Instant::after(self.limits.connect_timeout + SETTLE);
+        let channel = self.connect_lazy()?;
+        channel
+            .pick(until.min(wait::scope_deadline()), false)
+            .map_err(|status| {
+                let text = status.message();
+                let text = text.strip_suffix("; the call was not sent").unwrap_or(text);
+                Error::Io(std::io::Error::new(
+                    std::io::ErrorKind::NotConnected,
+                    text.to_owned(),
+                ))
+            })?;
+        Ok(channel)
+    }
+
+    /// Begins to connect and returns at once. Calls wait for the first attempt, then fail until one
+    /// succeeds.
+    ///
+    /// # Errors
+    /// The target cannot be read; the background runtime could not be started.
+    pub fn connect_lazy(self) -> Result<Channel, Error> {
+        let addresses = parse_target(&self.target)?;
+        let handle = match Handle::try_current() {
+            Some(handle) => handle,
+            None => background()?,
+        };
+        let board = Arc::new(Board::default());
+        let links = addresses
+            .into_iter()
+            .map(|addr| Link::start(addr, self.limits.clone(), Arc::clone(&board), handle))
+            .collect();
+        let shared = Shared {
+            board,
+            links,
+            next: AtomicUsize::new(0),
+            deadline: self.deadline,
+            limits: self.limits,
+        };
+        Ok(Channel {
+            shared: Arc::new(shared),
+        })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for link in &self.links {
+            link.end();
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let targets: Vec<&str> = self.shared.links.iter().map(|link| link.target()).collect();
+        f.debug_struct("Channel")
+            .field("targets", &targets)
+            .finish()
+    }
+}
+
+/// Separates the message from what travels beside it.
+fn split<T>(request: Request<T>) -> (T, Request<()>) {
+    let (message, metadata, attachment, log_id) = request.into_parts();
+    (
+        message,
+        Request::from_parts((), metadata, attachment, log_id),
+    )
+}
+
+/// `list://a:1,b:2` or `a:1` as addresses.
+fn parse_target(target: &str) -> Result<Vec<String>, Error> {
+    let list = match target.split_once("://") {
+        None => target,
+        Some(("list", list)) => list,
+        Some((scheme, _)) => {
+            return Err(Error::Config(format!(
+                "cannot connect to {target}: no naming scheme {scheme}://; write list://HOST:PORT,… or \
+                 HOST:PORT"
+            )));
+        }
+    };
+    let addresses: Vec<String> = list.split(',').map(|addr| addr.trim().to_owned()).collect();
+    for addr in &addresses {
+        let port = addr
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse::<u16>()));
+        if !matches!(port, Some((host, Ok(1..))) if !host.is_empty()) {
+            return Err(Error::Config(format!(
+                "cannot connect to {addr:?}: expected HOST:PORT with a port from 1 to 65535"
+            )));
+        }
+    }
+    Ok(addresses)
+}
+
+/// The runtime that drives the channels of programs without one. One worker: it only moves bytes.
+fn background() -> Result<Handle, Error> {
+    static BACKGROUND: std::sync::OnceLock<Result<Runtime, String>> = std::sync::OnceLock::new();
+    let made = BACKGROUND.get_or_init(|| {
+        let built = Runtime::builder().workers(1).build();
+        built.map_err(|error| error.to_string())
+    });
+    match made {
+        Ok(runtime) => Ok(runtime.handle()),
+        Err(text) => Err(Error::Runtime(text.clone())),
+    }
+}
+
+fn never_sent(gave_up: GaveUp) -> Status {
+    match gave_up {
+        GaveUp::TimedOut => {
+            Status::deadline_exceeded("the call's time was over before it was sent")
+        }
+        GaveUp::Cancelled => Status::cancelled("cancelled before the call was sent"),
+    }
+}
+
+/// Encoded bytes up to which a request is encoded under the connection's lock.
+const ENCODE_IN_PLACE_MAX: usize = 4096;
+/// Beyond the connect timeout: time for the failure to be told.
+const SETTLE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_and_a_plain_address_are_read() {
+        assert_eq!(parse_target("list://a:1,b:2").unwrap(), ["a:1", "b:2"]);
+        assert_eq!(parse_target("127.0.0.1:80").unwrap(), ["127.0.0.1:80"]);
+        assert_eq!(parse_target("[::1]:80").unwrap(), ["[::1]:80"]);
+    }
+
+    #[test]
+    fn a_wrong_target_says_what_was_expected() {
+        for wrong in [
+            "",
+            "a",
+            "a:",
+            ":1",
+            "a:0",
+            "a:70000",
+            "list://",
+            "list://a:1,",
+            "a:x",
+        ] {
+            let text = parse_target(wrong).unwrap_err().to_string();
+            assert!(text.contains("HOST:PORT"), "{wrong}: {text}");
+        }
+        let text = parse_target("zk://a:1/x").unwrap_err().to_string();
+        assert!(text.contains("zk://") && text.contains("list://"), "{text}");
+    }
+}

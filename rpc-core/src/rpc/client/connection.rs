@@ -1,0 +1,353 @@
+//! One connection of a channel: calls go out, answers come in.
+//!
+//! Knows: the session as a trait, the socket, who waits for which call.
+//! Does not know: addresses, frames, messages.
+//!
+//! Invariants
+//! - CC-1  All state is behind one spin lock; whoever waits for an answer is woken after it is released.
+//! - CC-2  A slot is taken out by the caller that made it, and by nobody else: a late answer finds no
+//!   call in the session and never reaches a slot.
+//! - CC-3  Once `lost` is set no call is added, and every slot is done.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::EHOSTDOWN;
+use super::link::Link;
+use crate::base::lock::SpinLock;
+use crate::base::time::Instant;
+use crate::net::wait::{GaveUp, Waiter, wait_for_wake};
+use crate::net::{
+    Attachment, Bell, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
+    at_turn_end, flush, watch,
+};
+use crate::rpc::protocol::prpc::PrpcClient;
+use crate::rpc::protocol::{ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall};
+use crate::rpc::status::Status;
+use crate::rpc::status_map::{EFAILEDSOCKET, ELOGOFF, EOVERCROWDED};
+use crate::runtime::Reason;
+
+/// A connection to one server. Alive while its link, the reactor or a caller refers to it.
+pub(super) struct Connection {
+    link: Arc<Link>,
+    socket: Socket,
+    this: Weak<Self>,
+    attachment: SpinLock<Option<Attachment>>,
+    /// In a worker's list for the end of its turn.
+    turn_queued: AtomicBool,
+    /// Rung by the first edges, while the link's coroutine waits for the connection to be made.
+    made: Bell,
+    state: SpinLock<State>,
+    /// Whom to wake after the state is released; its lock is taken before that of the state.
+    waking: SpinLock<Vec<Waiter>>,
+}
+
+struct State {
+    session: Box<dyn ClientSession>,
+    out: Outflow,
+    /// Calls under way; the key is the session's token. At most `Limits::max_in_flight`.
+    slots: Slab<Slot>,
+    /// The socket may hold bytes for which no edge will come.
+    read_pending: bool,
+    /// As in the server's connection: a short read does not mean that there is nothing more to learn.
+    hung_up: bool,
+    /// Why no more calls are taken (CC-3).
+    lost: Option<Arc<str>>,
+}
+
+enum Slot {
+    Waiting(Waiter),
+    Done(Result<IncomingReply, Status>),
+}
+
+impl Queued for State {
+    fn outflow(&mut self) -> (&mut Outflow, &mut VecDeque<Bytes>) {
+        (&mut self.out, self.session.transmit())
+    }
+}
+
+impl Connection {
+    /// Connects to the link's target, within its connect timeout. Called by the link's coroutine.
+    pub fn open(link: &Arc<Link>) -> io::Result<Arc<Self>> {
+        let until = Instant::after(link.limits().connect_timeout);
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for addr in link.target().to_socket_addrs()? {
+            let attempt = Socket::start_connect(addr).and_then(|socket| {
+                let connection = Self::new(Arc::clone(link), socket);
+                connection.finish_connecting(until)?;
+                Ok(connection)
+            });
+            match attempt {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn new(link: Arc<Link>, socket: Socket) -> Arc<Self> {
+        let limits = Limits {
+            max_body: link.limits().max_message,
+            max_decompressed: link.limits().max_message,
+            max_in_flight: link.limits().max_pending,
+            ..Limits::default()
+        };
+        Arc::new_cyclic(|this| Self {
+            link,
+            socket,
+            this: Weak::clone(this),
+            attachment: SpinLock::new(None),
+            turn_queued: AtomicBool::new(false),
+            made: Bell::new(),
+            state: SpinLock::new(State {
+                session: Box::new(PrpcClient::new(limits)),
+                out: Outflow::default(),
+                slots: Slab::new(),
+                read_pending: false,
+                hung_up: false,
+                lost: None,
+            }),
+            waking: SpinLock::new(Vec::new()),
+        })
+    }
+
+    fn finish_connecting(self: &Arc<Self>, until: Instant) -> io::Result<()> {
+        let attachment = watch(self.socket.fd(), Arc::clone(self) as Arc<_>)?;
+        *self.attachment.lock() = Some(attachment);
+        let result = loop {
+            if let Some(result) = self.socket.connect_result() {
+                break result;
+            }
+            match self.made.wait("connect", until) {
+                Ok(()) => {}
+                Err(GaveUp::TimedOut) => {
+                    let limit = self.link.limits().connect_timeout;
+                    let text = format!("no answer within {limit:?}");
+                    break Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+                Err(GaveUp::Cancelled) => break Err(io::Error::other("cancelled")),
+            }
+        };
+        if let Err(error) = &result {
+            self.lose(&error.to_string());
+        }
+        result
+    }
+
+    /// Sends a call and waits for its answer until `until`, the scope's end included by the caller.
+    pub fn call(&self, call: OutgoingCall<'_>, until: Instant) -> Result<IncomingReply, Status> {
+        let (key, id) = {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            if let Some(why) = &state.lost {
+                let text = format!("{why}; the call was not sent");
+                return Err(Status::from_errno(EHOSTDOWN, text));
+            }
+            if state.out.is_blocked() {
+                check_unwritten(state, self.link.limits().max_unwritten)?;
+            }
+            let key = state.slots.insert(Slot::Waiting(Waiter::current()));
+            let call = OutgoingCall {
+                token: key as u64,
+                ..call
+            };
+            match state.session.call(call) {
+                Ok(id) => (key, id),
+                Err(status) => {
+                    state.slots.remove(key);
+                    return Err(status);
+                }
+            }
+        };
+        self.ask_for_turn();
+        let done = || {
+            let mut state = self.state.lock();
+            match state.slots.get(key) {
+                Some(Slot::Done(_)) => Some(state.slots.remove(key)),
+                _ => None,
+            }
+        };
+        match wait_for_wake(Reason::Call, until, done) {
+            Ok(Slot::Done(result)) => result,
+            Ok(Slot::Waiting(_)) => unreachable!("only a slot that is done is taken out"),
+            Err(gave_up) => {
+                let mut state = self.state.lock();
+                state.session.cancel(id);
+                match state.slots.remove(key) {
+                    // It came at the last moment.
+                    Slot::Done(result) => result,
+                    Slot::Waiting(_) => Err(given_up(gave_up)),
+                }
+            }
+        }
+    }
+
+    /// As on the server: one flush for all that a turn's coroutines have queued.
+    fn ask_for_turn(&self) {
+        // AcqRel pairs with the swap in `flush`: a turn that is still to come sees what we queued.
+        if self.turn_queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = self
+            .this
+            .upgrade()
+            .expect("whoever queues bytes holds a reference");
+        if !at_turn_end(this) {
+            self.flush();
+        }
+    }
+
+    fn write_out(&self) {
+        match flush(&self.socket, &self.state) {
+            Flushed::Done | Flushed::Waiting => {}
+            Flushed::Failed(error) => self.lose(&error.to_string()),
+        }
+    }
+
+    /// Reads until the socket is drained or the turn's share is used, and wakes the callers.
+    fn read_turn(&self) {
+        let mut share = READ_PER_TURN;
+        let mut waking = self.waking.lock();
+        let lost = loop {
+            if share == 0 {
+                self.state.lock().read_pending = true;
+                self.ask_for_turn();
+                break None;
+            }
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            if state.lost.is_some() {
+                break None;
+            }
+            match self.socket.receive(state.session.recv_space(), share) {
+                Received::Bytes { count, drained } => {
+                    share -= count;
+                    let parsed = state.session.received(count, Instant::now());
+                    let retire = deliver(state, &mut waking);
+                    let drained = drained && !state.hung_up;
+                    state.read_pending = !drained;
+                    drop(guard);
+                    if retire {
+                        self.link.retire(self);
+                    }
+                    if let Err(bad) = parsed {
+                        break Some(bad.to_string());
+                    }
+                    if drained {
+                        break None;
+                    }
+                }
+                Received::WouldBlock => {
+                    state.read_pending = false;
+                    break None;
+                }
+                Received::Ended => break Some("the server closed the connection".to_owned()),
+                Received::Failed(error) => break Some(error.to_string()),
+            }
+        };
+        // CC-1: the woken take the state's lock.
+        for waiter in waking.drain(..) {
+            waiter.wake();
+        }
+        drop(waking);
+        if let Some(why) = lost {
+            self.lose(&why);
+        }
+    }
+
+    /// The connection takes no more calls; those under way fail.
+    pub fn lose(&self, why: &str) {
+        let mut waking = Vec::new();
+        {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            if state.lost.is_some() {
+                return;
+            }
+            let target = self.link.target();
+            state.lost = Some(format!("the connection to {target} is lost: {why}").into());
+            let text =
+                format!("the connection to {target} was lost ({why}); the call may have run");
+            state
+                .session
+                .abort(&Status::from_errno(EFAILEDSOCKET, text));
+            deliver(state, &mut waking);
+        }
+        self.socket.end_both();
+        drop(self.attachment.lock().take());
+        self.link.retire(self);
+        for waiter in waking {
+            waiter.wake();
+        }
+    }
+}
+
+impl Handler for Connection {
+    fn ready(&self, event: Ready) {
+        // Only the first edges find a listener.
+        self.made.ring();
+        if event.closed {
+            self.state.lock().hung_up = true;
+        }
+        if event.writable && self.state.lock().out.writable() {
+            self.write_out();
+        }
+        if event.readable {
+            self.read_turn();
+        }
+    }
+}
+
+impl Flush for Connection {
+    fn flush(&self) {
+        // AcqRel: see `ask_for_turn`.
+        self.turn_queued.swap(false, Ordering::AcqRel);
+        self.write_out();
+        if self.state.lock().read_pending {
+            self.read_turn();
+        }
+    }
+}
+
+/// Hands the session's events to their slots. True if the server says that it is going away.
+fn deliver(state: &mut State, waking: &mut Vec<Waiter>) -> bool {
+    let mut going_away = false;
+    while let Some(event) = state.session.next_event() {
+        let ClientEvent::Reply { token, result, .. } = event;
+        going_away |= matches!(&result, Err(status) if status.errno() == ELOGOFF);
+        let slot = state.slots.get_mut(token as usize);
+        if let Some(Slot::Waiting(waiter)) =
+            slot.map(|slot| std::mem::replace(slot, Slot::Done(result)))
+        {
+            waking.push(waiter);
+        }
+    }
+    going_away
+}
+
+fn check_unwritten(state: &mut State, max: usize) -> Result<(), Status> {
+    let unwritten: usize = state.session.transmit().iter().map(Bytes::len).sum();
+    if unwritten <= max {
+        return Ok(());
+    }
+    let text = format!("{unwritten} bytes wait to be written to the server; the call was not sent");
+    Err(Status::from_errno(EOVERCROWDED, text))
+}
+
+fn given_up(gave_up: GaveUp) -> Status {
+    match gave_up {
+        GaveUp::TimedOut => {
+            Status::deadline_exceeded("no answer came in time; the call may have run")
+        }
+        GaveUp::Cancelled => Status::cancelled("cancelled; the call may have run"),
+    }
+}
+
+/// Bytes read in one turn; see the server's.
+const READ_PER_TURN: usize = 64 << 10;

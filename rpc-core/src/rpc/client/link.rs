@@ -1,0 +1,170 @@
+//! One address of a channel: a connection that is made, lost, and made again.
+//!
+//! Knows: connecting, backing off.   Does not know: calls.
+//!
+//! ```text
+//!  Connecting ──made──▶ Ready ──lost, or the server says goodbye──▶ Connecting
+//!      └──failed──▶ Failed ──after the backoff──▶ Connecting          any ──end──▶ Closed
+//! ```
+
+use std::sync::Arc;
+
+use super::backoff::Backoff;
+use super::channel::{Board, ChannelLimits};
+use super::connection::Connection;
+use crate::base::lock::SpinLock;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
+use crate::net::Bell;
+use crate::net::wait::GaveUp;
+use crate::runtime::Handle;
+
+/// An address and its connection.
+pub(super) struct Link {
+    target: String,
+    limits: ChannelLimits,
+    board: Arc<Board>,
+    phase: SpinLock<Phase>,
+    /// Rung when the connection is lost or the channel ends; the link's coroutine listens.
+    pub(super) bell: Bell,
+}
+
+/// How a link is.
+#[derive(Clone)]
+pub(super) enum Phase {
+    /// An attempt is under way or about to begin.
+    Connecting,
+    /// Calls go here.
+    Ready(Arc<Connection>),
+    /// The last attempt failed, for this reason; the next comes after a while.
+    Failed(Arc<str>),
+    /// The channel or its runtime ended; no more attempts.
+    Closed(Arc<str>),
+}
+
+impl Link {
+    /// Starts to connect, on a coroutine of `handle`'s runtime.
+    pub fn start(
+        target: String,
+        limits: ChannelLimits,
+        board: Arc<Board>,
+        handle: Handle,
+    ) -> Arc<Self> {
+        let link = Arc::new(Self {
+            target,
+            limits,
+            board,
+            phase: SpinLock::new(Phase::Connecting),
+            bell: Bell::new(),
+        });
+        let own = Arc::clone(&link);
+        // Detached: it ends with the channel or with the runtime.
+        drop(handle.spawn(move || own.look_after()));
+        link
+    }
+
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    pub fn limits(&self) -> &ChannelLimits {
+        &self.limits
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase.lock().clone()
+    }
+
+    /// No more attempts; the connection is closed.
+    pub fn end(&self) {
+        self.close("the channel was dropped");
+        self.bell.ring();
+    }
+
+    /// `connection` takes no more calls: it broke, or its server is going away.
+    pub fn retire(&self, connection: &Connection) {
+        {
+            let mut phase = self.phase.lock();
+            match &*phase {
+                Phase::Ready(current) if std::ptr::eq(Arc::as_ptr(current), connection) => {}
+                _ => return,
+            }
+            // The old phase holds the connection; it goes when the lock is released.
+            let old = std::mem::replace(&mut *phase, Phase::Connecting);
+            drop(phase);
+            drop(old);
+        }
+        self.bell.ring();
+        self.board.wake_all();
+    }
+
+    fn look_after(self: Arc<Self>) {
+        let mut backoff = Backoff::new(Rng::from_entropy());
+        while !self.is_closed() {
+            let pause = match Connection::open(&self) {
+                Ok(connection) => {
+                    let since = Instant::now();
+                    self.enter(Phase::Ready(Arc::clone(&connection)));
+                    if !self.wait_while_ready() {
+                        self.close("the runtime that drove this channel has ended");
+                    }
+                    if self.is_closed() {
+                        connection.lose("the channel was closed");
+                        break;
+                    }
+                    if since.elapsed() < GOOD_AFTER {
+                        // It stood for a moment only: a server at its limit of connections, perhaps.
+                        Some(backoff.next())
+                    } else {
+                        backoff.reset();
+                        None
+                    }
+                }
+                Err(error) => {
+                    let why = format!("cannot connect to {}: {error}", self.target);
+                    self.enter(Phase::Failed(why.into()));
+                    Some(backoff.next())
+                }
+            };
+            if let Some(pause) = pause {
+                let woken = self.bell.wait("reconnect", Instant::after(pause));
+                if woken == Err(GaveUp::Cancelled) {
+                    self.close("the runtime that drove this channel has ended");
+                }
+                self.enter(Phase::Connecting);
+            }
+        }
+    }
+
+    /// False if this coroutine was cancelled.
+    fn wait_while_ready(&self) -> bool {
+        while matches!(*self.phase.lock(), Phase::Ready(_)) {
+            if self.bell.wait("link", Instant::NEVER).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn enter(&self, next: Phase) {
+        {
+            let mut phase = self.phase.lock();
+            if matches!(*phase, Phase::Closed(_)) {
+                return;
+            }
+            *phase = next;
+        }
+        self.board.wake_all();
+    }
+
+    fn close(&self, why: &str) {
+        self.enter(Phase::Closed(format!("{}: {why}", self.target).into()));
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(*self.phase.lock(), Phase::Closed(_))
+    }
+}
+
+/// A connection that stood this long was a good one: the next attempt comes at once.
+const GOOD_AFTER: std::time::Duration = std::time::Duration::from_millis(500);

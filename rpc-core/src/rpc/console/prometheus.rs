@@ -1,0 +1,146 @@
+//! The Prometheus text format, version 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+
+use std::fmt::{Display, Write};
+
+use super::{MethodView, ServerView};
+
+/// Every number of the server.
+pub(super) fn metrics(view: &ServerView) -> String {
+    let mut out = String::new();
+    single(
+        &mut out,
+        "uptime_seconds",
+        "gauge",
+        "time since the start",
+        view.uptime.as_secs_f64(),
+    );
+    single(
+        &mut out,
+        "draining",
+        "gauge",
+        "1 while draining",
+        u8::from(view.draining),
+    );
+    single(
+        &mut out,
+        "connections",
+        "gauge",
+        "open connections",
+        view.connections,
+    );
+    single(
+        &mut out,
+        "calls_in_flight",
+        "gauge",
+        "calls under way",
+        view.in_flight,
+    );
+    for (name, help, value) in &view.counters {
+        single(&mut out, &format!("{name}_total"), "counter", help, value);
+    }
+    head(
+        &mut out,
+        "connections_closed_total",
+        "counter",
+        "connections closed, by reason",
+    );
+    for (reason, count) in &view.closed {
+        sample(
+            &mut out,
+            "connections_closed_total",
+            &[("reason", reason)],
+            count,
+        );
+    }
+    head(
+        &mut out,
+        "bad_input_total",
+        "counter",
+        "connections closed for what the peer sent",
+    );
+    for (reason, count) in &view.bad_input {
+        sample(&mut out, "bad_input_total", &[("reason", reason)], count);
+    }
+    methods(&mut out, &view.methods);
+    out
+}
+
+fn methods(out: &mut String, methods: &[MethodView]) {
+    head(out, "calls_running", "gauge", "calls that run");
+    for method in methods {
+        sample(out, "calls_running", &labels(method), method.running);
+    }
+    head(
+        out,
+        "calls_total",
+        "counter",
+        "calls that ended, by outcome",
+    );
+    for method in methods {
+        let outcomes = [
+            ("answered", method.answered),
+            ("failed", method.failed),
+            ("refused", method.refused),
+            ("panicked", method.panicked),
+            ("lost", method.lost),
+        ];
+        for (outcome, count) in outcomes {
+            let [service, name] = labels(method);
+            sample(
+                out,
+                "calls_total",
+                &[service, name, ("outcome", outcome)],
+                count,
+            );
+        }
+    }
+    let name = "call_seconds";
+    head(out, name, "summary", "time from arrival to answer");
+    for method in methods {
+        let [service, method_name] = labels(method);
+        for quantile in ["0.5", "0.9", "0.99", "0.999"] {
+            let at: f64 = quantile.parse().expect("the quantiles are numbers");
+            let labels = [service, method_name, ("quantile", quantile)];
+            sample(out, name, &labels, method.micros(at) / 1e6);
+        }
+        let sum = method.latency.sum() as f64 / 1e9;
+        sample(out, "call_seconds_sum", &labels(method), sum);
+        sample(
+            out,
+            "call_seconds_count",
+            &labels(method),
+            method.latency.count(),
+        );
+    }
+}
+
+fn labels(method: &MethodView) -> [(&'static str, &'static str); 2] {
+    [("service", method.service), ("method", method.method)]
+}
+
+fn single(out: &mut String, name: &str, kind: &str, help: &str, value: impl Display) {
+    head(out, name, kind, help);
+    sample(out, name, &[], value);
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    writeln!(
+        out,
+        "# HELP {PREFIX}{name} {help}\n# TYPE {PREFIX}{name} {kind}"
+    )
+    .expect("a string takes everything");
+}
+
+/// Label values are names of services, methods and reasons: nothing in them needs escaping.
+fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{v}\"")).collect();
+    let labels = if labels.is_empty() {
+        String::new()
+    } else {
+        format!("{{{}}}", labels.join(","))
+    };
+    writeln!(out, "{PREFIX}{name}{labels} {value}").expect("a string takes everything");
+}
+
+const PREFIX: &str = "rpc_server_";

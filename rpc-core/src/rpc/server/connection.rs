@@ -1,0 +1,348 @@
+//! One connection of a server: its state, its calls, its end.
+//!
+//! Knows: sessions as traits, the socket, running calls.   Does not know: frames, services.
+//!
+//! ```text
+//!  Sniffing ──first bytes tell──▶ Open ──nothing more to say──▶ Lingering ──the peer ends──▶ Closed
+//!     └──────────── lost, at any time: calls cancelled, table left ──────────────────────────▲
+//! ```
+//! Reading is in `reading.rs`; this file is what calls and flushes do.
+//!
+//! Invariants
+//! - C-1  All state is behind one spin lock. Nothing under it waits; sockets are written outside it.
+//! - C-2  `open_calls` counts events given out and not ended; `running` holds those of them that run.
+//! - C-3  Whoever queues bytes afterwards asks for a turn; a turn that is asked for twice comes once.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::core::Core;
+use super::options::LINGER;
+use super::stats::CloseReason;
+use crate::base::lock::SpinLock;
+use crate::base::time::Instant;
+use crate::net::{
+    Attachment, Flush, Flushed, Handler, Outflow, Queued, Ready, Socket, at_turn_end, flush,
+};
+use crate::rpc::protocol::{CallId, Page, Reply, ServerSession};
+use crate::runtime::{self, TaskRef};
+
+/// A connection. Alive while the server's table, the reactor or a running call refers to it.
+pub(super) struct Connection {
+    core: Arc<Core>,
+    pub(super) socket: Socket,
+    peer: SocketAddr,
+    /// Its key in the server's table.
+    key: usize,
+    this: Weak<Self>,
+    /// Its place in the reactor; `None` before it is attached and after it closed.
+    attachment: SpinLock<Option<Attachment>>,
+    /// In a worker's list for the end of its turn (C-3).
+    turn_queued: AtomicBool,
+    pub(super) state: SpinLock<State>,
+}
+
+/// What changes.
+pub(super) struct State {
+    pub stage: Stage,
+    pub out: Outflow,
+    /// Bytes to send that no session holds.
+    pub leftover: VecDeque<Bytes>,
+    /// Coroutines that run calls, to cancel when the connection is lost.
+    running: Slab<TaskRef>,
+    /// Calls and pages given out and not ended (C-2).
+    pub open_calls: usize,
+    /// The socket may hold bytes for which no edge will come.
+    pub read_pending: bool,
+    /// The peer has ended its stream, or the kernel says the connection is broken: a short read does not
+    /// mean that there is nothing more to learn.
+    pub hung_up: bool,
+    /// Nothing more is read; closes when everything is written.
+    pub ending: Option<CloseReason>,
+}
+
+/// How far a connection is.
+pub(super) enum Stage {
+    /// The first bytes have not told the protocol yet.
+    Sniffing(Prefix),
+    /// A session has it.
+    Open(Box<dyn ServerSession>),
+    /// We have said everything; the peer's bytes are dropped until it ends.
+    Lingering {
+        /// When it is closed anyway.
+        until: Instant,
+        /// Bytes dropped so far.
+        dropped: usize,
+        reason: CloseReason,
+    },
+    /// Nothing more happens.
+    Closed,
+}
+
+/// The first bytes of a connection; protocols need at most 24 of them.
+#[derive(Default)]
+pub(super) struct Prefix {
+    pub bytes: [u8; 24],
+    pub len: usize,
+}
+
+impl Queued for State {
+    fn outflow(&mut self) -> (&mut Outflow, &mut VecDeque<Bytes>) {
+        match &mut self.stage {
+            Stage::Open(session) => (&mut self.out, session.transmit()),
+            _ => (&mut self.out, &mut self.leftover),
+        }
+    }
+}
+
+impl State {
+    /// Bytes that wait to be written; 0 while the socket takes them.
+    pub fn unwritten(&mut self) -> usize {
+        if !self.out.is_blocked() {
+            return 0;
+        }
+        self.outflow().1.iter().map(Bytes::len).sum()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(core: Arc<Core>, socket: Socket, peer: SocketAddr, key: usize) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            core,
+            socket,
+            peer,
+            key,
+            this: Weak::clone(this),
+            attachment: SpinLock::new(None),
+            turn_queued: AtomicBool::new(false),
+            state: SpinLock::new(State {
+                stage: Stage::Sniffing(Prefix::default()),
+                out: Outflow::default(),
+                leftover: VecDeque::new(),
+                running: Slab::new(),
+                open_calls: 0,
+                read_pending: false,
+                hung_up: false,
+                ending: None,
+            }),
+        })
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Keeps the place in the reactor until the connection closes.
+    pub(super) fn keep(&self, attachment: Attachment) {
+        *self.attachment.lock() = Some(attachment);
+        // It may have been lost before we got here: then nobody else will take the attachment out.
+        if matches!(self.state.lock().stage, Stage::Closed) {
+            drop(self.attachment.lock().take());
+        }
+    }
+
+    /// A call begins on the running coroutine, whose scope ends at `deadline`: its place, or `None` if
+    /// the connection is lost already.
+    pub(super) fn begin_call(&self, deadline: Instant) -> Option<usize> {
+        let task = runtime::current().expect("calls run on coroutines");
+        task.set_deadline(deadline);
+        let mut state = self.state.lock();
+        if matches!(state.stage, Stage::Closed) {
+            return None;
+        }
+        Some(state.running.insert(task))
+    }
+
+    /// A call ends. False if nobody is there to hear the answer.
+    pub(super) fn end_call(&self, place: usize, id: CallId, reply: Option<Reply<'_>>) -> bool {
+        let mut state = self.state.lock();
+        state.running.try_remove(place);
+        let alive = self.answer(&mut state, id, reply);
+        drop(state);
+        self.core.release();
+        self.ask_for_turn();
+        alive
+    }
+
+    /// A page is ready.
+    pub(super) fn end_page(&self, id: CallId, page: Page) {
+        let mut state = self.state.lock();
+        self.answer(&mut state, id, Some(Reply::Page(page)));
+        drop(state);
+        self.ask_for_turn();
+    }
+
+    /// Answers a call that never ran.
+    pub(super) fn refuse(&self, id: CallId, reply: Reply<'_>) {
+        self.answer(&mut self.state.lock(), id, Some(reply));
+        self.ask_for_turn();
+    }
+
+    fn answer(&self, state: &mut State, id: CallId, reply: Option<Reply<'_>>) -> bool {
+        debug_assert!(state.open_calls > 0, "C-2: a call ends once");
+        state.open_calls -= 1;
+        let (Stage::Open(session), Some(reply)) = (&mut state.stage, reply) else {
+            return false;
+        };
+        session.answer(id, reply);
+        if state.unwritten() > self.core.options.unwritten_close {
+            self.close(state, CloseReason::UnwrittenLimit);
+            return false;
+        }
+        true
+    }
+
+    /// Puts this connection into the worker's list for the end of the turn, once (C-3).
+    pub(super) fn ask_for_turn(&self) {
+        // AcqRel pairs with the swap in `flush`: a turn that is still to come sees what we queued.
+        if self.turn_queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(this) = self.this.upgrade() else {
+            return;
+        };
+        if !at_turn_end(this) {
+            self.flush();
+        }
+    }
+
+    /// Writes what is queued and acts on how that went.
+    pub(super) fn write_out(&self) {
+        match flush(&self.socket, &self.state) {
+            Flushed::Done => self.after_written(),
+            Flushed::Waiting => {}
+            Flushed::Failed(_) => self.lose(CloseReason::PeerReset),
+        }
+    }
+
+    /// Everything queued is with the kernel: perhaps that was the last of it.
+    fn after_written(&self) {
+        let mut state = self.state.lock();
+        let reason = match (&state.stage, state.ending) {
+            (Stage::Open(_) | Stage::Sniffing(_), Some(reason)) => reason,
+            (Stage::Open(session), None) if session.is_finished() => CloseReason::Finished,
+            _ => {
+                drop(state);
+                if self.core.is_draining() {
+                    self.core.bell.ring();
+                }
+                return;
+            }
+        };
+        let (out, queue) = state.outflow();
+        if out.is_writing() || !queue.is_empty() {
+            // More was queued since; its own turn comes back here.
+            return;
+        }
+        cancel_all(&mut state.running);
+        let until = Instant::after(LINGER);
+        let ended = std::mem::replace(
+            &mut state.stage,
+            Stage::Lingering {
+                until,
+                dropped: 0,
+                reason,
+            },
+        );
+        // What came meanwhile is dropped by the next turn; the peer's end is seen there as well.
+        state.read_pending = true;
+        drop(state);
+        drop(ended);
+        self.socket.end_sending();
+        self.ask_for_turn();
+    }
+
+    /// The server is going away: new calls are refused, those under way still get their answers.
+    pub(super) fn drain(&self) {
+        if let Stage::Open(session) = &mut self.state.lock().stage {
+            session.drain();
+        }
+        self.ask_for_turn();
+    }
+
+    /// Nothing is under way any more: answer what has just come, then say goodbye.
+    pub(super) fn finish(&self, reason: CloseReason) {
+        self.read_turn();
+        self.state.lock().ending.get_or_insert(reason);
+        self.ask_for_turn();
+    }
+
+    /// True with no call under way and nothing unwritten.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut state = self.state.lock();
+        let open_calls = state.open_calls;
+        let (out, queue) = state.outflow();
+        open_calls == 0 && !out.is_writing() && queue.is_empty()
+    }
+
+    /// The connection is gone or must go at once: every call of it is cancelled.
+    pub(super) fn lose(&self, reason: CloseReason) {
+        self.close(&mut self.state.lock(), reason);
+    }
+
+    fn close(&self, state: &mut State, reason: CloseReason) {
+        // SV-2: under the lock that each call's end takes.
+        cancel_all(&mut state.running);
+        let ended = std::mem::replace(&mut state.stage, Stage::Closed);
+        let reason = match ended {
+            Stage::Closed => return,
+            // The connection ended for what was decided before, however the peer took it.
+            Stage::Lingering { reason, .. } => reason,
+            Stage::Sniffing(_) | Stage::Open(_) => state.ending.unwrap_or(reason),
+        };
+        state.leftover = VecDeque::new();
+        self.socket.end_both();
+        drop(self.attachment.lock().take());
+        self.core.leave(self.key, reason);
+    }
+}
+
+impl Handler for Connection {
+    fn ready(&self, event: Ready) {
+        if event.closed {
+            self.state.lock().hung_up = true;
+        }
+        let mut read = event.readable;
+        if event.writable && self.state.lock().out.writable() {
+            self.write_out();
+            // Reading may have stopped for all that was unwritten.
+            read |= self.state.lock().read_pending;
+        }
+        if read {
+            self.read_turn();
+        }
+    }
+}
+
+impl Flush for Connection {
+    fn flush(&self) {
+        // AcqRel: see `ask_for_turn`.
+        self.turn_queued.swap(false, Ordering::AcqRel);
+        self.write_out();
+        if self.state.lock().read_pending {
+            self.read_turn();
+        }
+    }
+}
+
+impl Connection {
+    /// A reference of its own, for what is spawned; `None` once nobody else refers to it.
+    pub(super) fn shared(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
+    }
+}
+
+fn cancel_all(running: &mut Slab<TaskRef>) {
+    for task in running.drain() {
+        task.cancel();
+    }
+}

@@ -1,0 +1,248 @@
+//! What all connections of a server share.
+//!
+//! Knows: services, bounds, the table of connections.   Does not know: how one connection works.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use slab::Slab;
+
+use super::connection::Connection;
+use super::options::Options;
+use super::registry::Registry;
+use super::stats::{CloseReason, ServerStats};
+use crate::base::lock::SpinLock;
+use crate::base::metric::Counter;
+use crate::base::time::Instant;
+use crate::net::Bell;
+use crate::rpc::console::{self, MethodView, ServerView};
+use crate::rpc::protocol::{BadReason, Page, PageRequest, ServerConfig, counters};
+use crate::rpc::status::Status;
+use crate::rpc::status_map::ELIMIT;
+use crate::runtime::{Handle, Run, spawn_detached};
+
+/// A server, as its connections and calls see it.
+pub(super) struct Core {
+    /// Shared with the sessions.
+    pub config: Arc<ServerConfig>,
+    /// The same object as `config.routes`.
+    pub registry: Arc<Registry>,
+    pub options: Options,
+    pub stats: ServerStats,
+    /// Calls that were spawned and have not ended; at most `options.max_concurrency`.
+    in_flight: AtomicUsize,
+    /// Open connections; at most `options.max_connections`.
+    connections: SpinLock<Slab<Arc<Connection>>>,
+    /// Rung when the drain may have something to do; the serving coroutine listens.
+    pub bell: Bell,
+    draining: AtomicBool,
+    pub started: Instant,
+    /// The runtime that serves; set before the first connection.
+    home: OnceLock<Handle>,
+}
+
+impl Core {
+    pub fn new(config: Arc<ServerConfig>, registry: Arc<Registry>, options: Options) -> Self {
+        Self {
+            config,
+            registry,
+            options,
+            stats: ServerStats::default(),
+            in_flight: AtomicUsize::new(0),
+            connections: SpinLock::new(Slab::new()),
+            bell: Bell::new(),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            home: OnceLock::new(),
+        }
+    }
+
+    /// Says on which runtime the server runs; the first one stays.
+    pub fn set_home(&self, handle: Handle) {
+        self.home.get_or_init(|| handle);
+    }
+
+    /// Spawns something of a connection.
+    pub fn spawn(&self, run: Arc<dyn Run>, name: &'static str) {
+        let home = self
+            .home
+            .get()
+            .expect("connections come after serving began");
+        spawn_detached(run, name, *home);
+    }
+
+    /// Takes a place for a call, or says why there is none.
+    pub fn admit(&self) -> Result<(), Status> {
+        // Relaxed: the number bounds, it guards no other memory.
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if before < self.options.max_concurrency {
+            return Ok(());
+        }
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.stats.over_concurrency.add(1);
+        Err(Status::from_errno(
+            ELIMIT,
+            format!(
+                "the server has {} calls under way, its limit: try again later or elsewhere",
+                self.options.max_concurrency
+            ),
+        ))
+    }
+
+    /// Gives a call's place back.
+    pub fn release(&self) {
+        // AcqRel: the drain that reads 0 sees what the call did.
+        let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "a place is given back once");
+        if before == 1 && self.is_draining() {
+            self.bell.ring();
+        }
+    }
+
+    /// Calls that were spawned and have not ended.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// True once the drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Begins the drain; the serving coroutine does the rest.
+    pub fn start_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// Enters a connection into the table; its key, or `None` at the bound.
+    pub fn enter(&self, make: impl FnOnce(usize) -> Arc<Connection>) -> Option<Arc<Connection>> {
+        let mut table = self.connections.lock();
+        if table.len() >= self.options.max_connections {
+            return None;
+        }
+        let entry = table.vacant_entry();
+        let connection = make(entry.key());
+        entry.insert(Arc::clone(&connection));
+        Some(connection)
+    }
+
+    /// Takes a closed connection out of the table.
+    pub fn leave(&self, key: usize, reason: CloseReason) {
+        let gone = self.connections.lock().try_remove(key);
+        // The last reference may be this one: dropping it closes the socket, outside the lock.
+        drop(gone);
+        self.stats.closed(reason);
+        if self.is_draining() {
+            self.bell.ring();
+        }
+    }
+
+    /// Open connections.
+    pub fn connection_count(&self) -> usize {
+        self.connections.lock().len()
+    }
+
+    /// Calls `look` for every connection, a batch at a time so that the table is never locked for long.
+    /// Those that come or go meanwhile may be missed.
+    pub fn each_connection(&self, mut look: impl FnMut(&Arc<Connection>)) {
+        let mut from = 0;
+        loop {
+            let (batch, end) = {
+                let table = self.connections.lock();
+                let end = table.capacity();
+                let to = (from + BATCH).min(end);
+                let batch: Vec<_> = (from..to)
+                    .filter_map(|key| table.get(key).cloned())
+                    .collect();
+                (batch, end)
+            };
+            batch.iter().for_each(&mut look);
+            from += BATCH;
+            if from >= end {
+                return;
+            }
+        }
+    }
+
+    /// The console's answer.
+    pub fn page(&self, request: &PageRequest) -> Page {
+        if !self.options.console {
+            return Page::text(404, "not found\n");
+        }
+        console::page(request, || self.view())
+    }
+
+    fn view(&self) -> ServerView {
+        let methods = self.registry.methods().iter().map(|method| MethodView {
+            service: method.descriptor.service,
+            method: method.descriptor.name,
+            running: method.stats.running.load(Ordering::Relaxed),
+            answered: method.stats.answered.get(),
+            failed: method.stats.failed.get(),
+            refused: method.stats.refused.get(),
+            panicked: method.stats.panicked.get(),
+            lost: method.stats.lost.get(),
+            qps: method.stats.qps(),
+            latency: method.stats.latency.snapshot(),
+        });
+        let counter =
+            |name: &'static str, help: &'static str, counter: &Counter| (name, help, counter.get());
+        let stats = &self.stats;
+        let closed = CloseReason::ALL
+            .iter()
+            .map(|r| (r.name(), stats.closed_for(*r)));
+        let bad = BadReason::ALL.iter().map(|r| (r.name(), r.counted()));
+        ServerView {
+            identity: self.config.identity.clone(),
+            uptime: self.started.elapsed(),
+            draining: self.is_draining(),
+            connections: self.connection_count(),
+            in_flight: self.in_flight(),
+            methods: methods.collect(),
+            counters: vec![
+                counter(
+                    "connections_accepted",
+                    "connections accepted",
+                    &stats.accepted,
+                ),
+                counter(
+                    "accept_exhausted",
+                    "times that accepting failed for lack of descriptors or memory",
+                    &stats.exhausted,
+                ),
+                counter(
+                    "accept_failed",
+                    "times that accepting failed",
+                    &stats.accept_failed,
+                ),
+                counter(
+                    "calls_over_concurrency",
+                    "calls refused at the server's concurrency limit",
+                    &stats.over_concurrency,
+                ),
+                counter(
+                    "calls_expired",
+                    "calls whose time was over before they ran",
+                    &stats.expired,
+                ),
+                counter("pages", "console pages served", &stats.pages),
+                counter(
+                    "late_replies",
+                    "answers that came after their call was given up",
+                    &counters::LATE_REPLIES,
+                ),
+                counter(
+                    "copied_bodies",
+                    "bodies of 4 KiB or more that were copied",
+                    &counters::COPIED_BODIES,
+                ),
+            ],
+            closed: closed.collect(),
+            bad_input: bad.collect(),
+        }
+    }
+}
+
+/// Connections looked at under one lock.
+const BATCH: usize = 256;

@@ -1,0 +1,151 @@
+//! Serving: services behind one port.
+//!
+//! Knows: services, connections, limits, the order of starting and draining.
+//! Does not know: frames (sessions do), how coroutines are scheduled.
+//!
+//! A turn of a connection, on its worker's loop: drain the socket into the session, stamp the arrival,
+//! spawn each call as a fresh coroutine. A call runs, encodes its answer under the connection's spin
+//! lock, and puts the connection into the worker's list for the end of the turn, once; there one system
+//! call sends the answers of many calls. An idle connection is state only: no stack, no buffer.
+//!
+//! Invariants
+//! - SV-1  Every call that a session gave out is answered exactly once, or its connection is lost.
+//! - SV-2  A call is cancelled under its connection's lock and taken out under the same lock at its end:
+//!   nobody else's coroutine is ever cancelled.
+//! - SV-3  Everything a peer can pile up has a bound: calls under way (per connection by the session, per
+//!   server here), bytes unwritten, time without progress, connections.
+//!
+//! Read first: [`connection`], then [`call`].
+
+mod accept;
+pub mod call;
+mod connection;
+mod core;
+mod drain;
+mod janitor;
+mod options;
+mod reading;
+mod registry;
+mod serve;
+mod stats;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::options::Options;
+use super::error::Error;
+use super::protocol::Limits;
+
+pub use call::{Finished, ServerCall, Service};
+pub use serve::{BoundServer, ServerHandle};
+
+/// A server of RPC services; see [`Server::builder`].
+#[derive(Debug)]
+pub struct Server(());
+
+/// What a server serves and within which bounds.
+pub struct ServerBuilder {
+    services: Vec<Arc<dyn Service>>,
+    limits: Limits,
+    options: Options,
+}
+
+impl Server {
+    /// A server without services and with default bounds.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            services: Vec::new(),
+            limits: Limits::default(),
+            options: Options::default(),
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Adds a service. Two of one name are an error of [`bind`](Self::bind).
+    #[must_use]
+    pub fn add_service(mut self, service: impl Service) -> Self {
+        self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Calls under way at a time, over all connections; those above are refused (`ResourceExhausted`,
+    /// brpc's ELIMIT). Default 100,000.
+    #[must_use]
+    pub fn max_concurrency(mut self, calls: usize) -> Self {
+        self.options.max_concurrency = calls.max(1);
+        self
+    }
+
+    /// Calls under way at a time on one connection. Default 16,384.
+    #[must_use]
+    pub fn max_concurrency_per_connection(mut self, calls: usize) -> Self {
+        self.limits.max_in_flight = calls.max(1);
+        self
+    }
+
+    /// Bytes of one request with its attachment, on the wire and decompressed. A larger one closes its
+    /// connection. Default 64 MiB.
+    #[must_use]
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.limits.max_body = bytes;
+        self.limits.max_decompressed = bytes;
+        self
+    }
+
+    /// Open connections; those above are closed at once and counted. Default 100,000.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.options.max_connections = connections.max(1);
+        self
+    }
+
+    /// What a peer that does not read its answers may pile up: beyond `pause` bytes unwritten its
+    /// connection is no longer read, beyond `close` bytes, or after `stall` without a byte leaving, it
+    /// is closed. Default 4 MiB, 64 MiB, 30 s.
+    #[must_use]
+    pub fn unwritten(mut self, pause: usize, close: usize, stall: Duration) -> Self {
+        self.options.unwritten_pause = pause;
+        self.options.unwritten_close = close.max(pause);
+        self.options.stall_limit = stall;
+        self
+    }
+
+    /// How long a drain waits for the calls under way. Default 10 s.
+    #[must_use]
+    pub fn drain_limit(mut self, limit: Duration) -> Self {
+        self.options.drain_limit = limit;
+        self
+    }
+
+    /// Whether SIGTERM and SIGINT start the drain (a second one ends the process at once). Default yes.
+    #[must_use]
+    pub fn handle_signals(mut self, handle: bool) -> Self {
+        self.options.handle_signals = handle;
+        self
+    }
+
+    /// Whether `/`, `/status`, `/health` and `/metrics` are answered on the port. Default yes.
+    #[must_use]
+    pub fn console(mut self, console: bool) -> Self {
+        self.options.console = console;
+        self
+    }
+
+    /// Binds `HOST:PORT` (port 0 takes a free one) and listens. Nothing is accepted before
+    /// [`BoundServer::serve`], but the kernel holds connections from now on.
+    ///
+    /// # Errors
+    /// The address is in use or not ours; two services have one name; a descriptor set does not parse.
+    pub fn bind(self, addr: &str) -> Result<BoundServer, Error> {
+        BoundServer::bind(self, addr)
+    }
+
+    /// Binds `HOST:PORT` and serves until SIGTERM, SIGINT or the end of the runtime.
+    ///
+    /// # Errors
+    /// Those of [`bind`](Self::bind) and of [`BoundServer::serve`].
+    pub fn serve(self, addr: &str) -> Result<(), Error> {
+        self.bind(addr)?.serve()
+    }
+}

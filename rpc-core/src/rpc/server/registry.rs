@@ -1,0 +1,115 @@
+//! The services of a server by name.
+//!
+//! Knows: descriptors, handlers.   Does not know: connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::call::Service;
+use super::stats::MethodStats;
+use crate::rpc::descriptor::MethodDescriptor;
+use crate::rpc::error::Error;
+use crate::rpc::json::Transcoder;
+use crate::rpc::protocol::call::no_such_method;
+use crate::rpc::protocol::{Route, Routes};
+use crate::rpc::status::Status;
+
+/// One method of one service, ready to be called.
+pub(super) struct Method {
+    /// The handler.
+    pub service: Arc<dyn Service>,
+    /// Its index in the service's descriptor.
+    pub index: usize,
+    /// Its names.
+    pub descriptor: &'static MethodDescriptor,
+    /// JSON in and out.
+    pub json: Transcoder,
+    /// Its numbers.
+    pub stats: MethodStats,
+}
+
+/// Every method of a server. A [`Route`] is an index into it.
+pub(super) struct Registry {
+    methods: Vec<Method>,
+    /// Services by full name.
+    services: HashMap<&'static str, Entry>,
+    /// Services by the last part of their name, which old brpc peers send; `None` = several have it.
+    short_names: HashMap<&'static str, Option<Entry>>,
+}
+
+/// Where a service's methods stand in [`Registry::methods`].
+#[derive(Clone, Copy)]
+struct Entry {
+    first: usize,
+    count: usize,
+}
+
+impl Registry {
+    /// # Errors
+    /// Two services have one name, or a descriptor set does not hold its service.
+    pub fn new(services: Vec<Arc<dyn Service>>) -> Result<Self, Error> {
+        let mut methods = Vec::new();
+        let mut by_name = HashMap::new();
+        for service in services {
+            let descriptor = service.descriptor();
+            let entry = Entry {
+                first: methods.len(),
+                count: descriptor.methods.len(),
+            };
+            if by_name.insert(descriptor.name, entry).is_some() {
+                return Err(Error::Config(format!(
+                    "the service {} was added twice: remove one of them",
+                    descriptor.name
+                )));
+            }
+            let unusable = |why| Error::Config(format!("service {}: {why}", descriptor.name));
+            let pool = Transcoder::pool(descriptor.file_descriptor_set).map_err(unusable)?;
+            for (index, method) in descriptor.methods.iter().enumerate() {
+                methods.push(Method {
+                    service: Arc::clone(&service),
+                    index,
+                    descriptor: method,
+                    json: Transcoder::new(&pool, method.input, method.output).map_err(unusable)?,
+                    stats: MethodStats::default(),
+                });
+            }
+        }
+        let mut short_names = HashMap::new();
+        for (name, entry) in &by_name {
+            if let Some((_, short)) = str::rsplit_once(name, '.') {
+                short_names
+                    .entry(short)
+                    .and_modify(|several| *several = None)
+                    .or_insert(Some(*entry));
+            }
+        }
+        Ok(Self {
+            methods,
+            services: by_name,
+            short_names,
+        })
+    }
+
+    /// The method that `route` names.
+    pub fn method(&self, route: Route) -> &Method {
+        &self.methods[route.0 as usize]
+    }
+
+    /// All of them, in the order of their services.
+    pub fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+}
+
+impl Routes for Registry {
+    fn find(&self, service: &str, method: &str) -> Result<Route, Status> {
+        let short = || self.short_names.get(service).copied().flatten();
+        let entry = self.services.get(service).copied().or_else(short);
+        let found = entry.and_then(|entry| {
+            let own = &self.methods[entry.first..entry.first + entry.count];
+            let index = own.iter().position(|m| m.descriptor.name == method)?;
+            Some(Route((entry.first + index) as u32))
+        });
+        found.ok_or_else(|| no_such_method(service, method))
+    }
+}
