@@ -117,8 +117,4 @@ impl Queue {
         let at = self.nodes.iter().position(|n| Arc::ptr_eq(n, node));
         at.and_then(|at| self.nodes.remove(at)).is_some()
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
 }

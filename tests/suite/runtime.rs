@@ -1,0 +1,259 @@
+//! The runtime from the outside: identity, stacks, stealing, refusals.
+//!
+//! What must end the process runs in a child: this binary again, told by [`ROLE`] what to do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rpc_core::{BuildError, Builder, Runtime, spawn, sync, yield_now};
+
+/// Names the child's part; unset in the tests themselves.
+const ROLE: &str = "SUITE_RUNTIME_ROLE";
+
+fn runtime(workers: usize) -> Runtime {
+    Runtime::builder()
+        .workers(workers)
+        .build()
+        .expect("this machine can run coroutines")
+}
+
+/// Runs the test `name` of this binary alone, in the given role.
+fn child(name: &str, role: &str, environment: &[(&str, &str)]) -> Output {
+    Command::new(std::env::current_exe().expect("a test knows its binary"))
+        .args([&format!("runtime::{name}"), "--exact", "--nocapture"])
+        .env(ROLE, role)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("this binary can be started again")
+}
+
+fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+#[test]
+fn an_overflow_names_the_coroutine_and_ends_the_process() {
+    #[expect(unconditional_recursion, reason = "it is to overflow")]
+    fn dive(depth: usize) -> usize {
+        std::hint::black_box([depth; 64]);
+        dive(depth + 1) + 1
+    }
+    if role().is_some() {
+        runtime(1)
+            .block_on(|| {
+                let deep = Builder::new().name("diver").stack_size(64 << 10);
+                deep.spawn(|| dive(0)).join()
+            })
+            .expect("the process has ended before");
+    }
+    let output = child(
+        "an_overflow_names_the_coroutine_and_ends_the_process",
+        "dive",
+        &[],
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        said.contains("coroutine 'diver' has overflowed its stack of 64 KiB; spawned at"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_refusal_to_build_says_why() {
+    if role().is_some() {
+        match Runtime::builder().build() {
+            Err(error) => println!("refused: {error}"),
+            Ok(_) => println!("built"),
+        }
+        return;
+    }
+    // The loader ignores what it cannot find; the check goes by the name.
+    let preload = [("LD_PRELOAD", "vgpreload_memcheck.so")];
+    let output = child("a_refusal_to_build_says_why", "valgrind", &preload);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.contains("refused: coroutines cannot have their own thread identity: valgrind"),
+        "{said}"
+    );
+    let none = Runtime::builder().workers(0).build();
+    assert!(matches!(none, Err(BuildError::Workers(0))));
+    let text = none.map(drop).unwrap_err().to_string();
+    assert_eq!(text, "0 workers asked for; a runtime has 1 to 64");
+}
+
+#[test]
+fn a_spinning_coroutine_does_not_hold_what_it_spawned() {
+    let rt = runtime(2);
+    rt.block_on(|| {
+        let flag = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&flag);
+        drop(spawn(move || set.store(true, Ordering::Release)));
+        // Never parks: only another worker can run what was spawned.
+        while !flag.load(Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+    });
+}
+
+#[test]
+fn a_hundred_thousand_parked_coroutines_fit_and_all_wake() {
+    let rt = runtime(1);
+    let (woken, mappings) = rt.block_on(|| {
+        let (sender, receiver) = sync::channel::<()>(1);
+        let parked = Arc::new(AtomicUsize::new(0));
+        let handles: Vec<_> = (0..100_000)
+            .map(|_| {
+                let (receiver, parked) = (receiver.clone(), Arc::clone(&parked));
+                let small = Builder::new()
+                    .stack_size(32 << 10)
+                    .reuse_thread_locals(true);
+                small.spawn(move || {
+                    parked.fetch_add(1, Ordering::Relaxed);
+                    receiver.recv().is_err()
+                })
+            })
+            .collect();
+        while parked.load(Ordering::Relaxed) < 100_000 {
+            yield_now();
+        }
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        drop(sender);
+        let woken = handles
+            .into_iter()
+            .filter(|_| true)
+            .map(|h| h.join().unwrap());
+        (woken.filter(|woken| *woken).count(), maps.lines().count())
+    });
+    assert_eq!(woken, 100_000);
+    assert!(mappings <= 400, "{mappings} mappings");
+}
+
+#[test]
+fn a_borrow_of_a_thread_local_lives_across_a_yield() {
+    thread_local!(static LOCAL: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) });
+    let rt = runtime(1);
+    let handles: Vec<_> = (0..20)
+        .map(|id| {
+            rt.spawn(move || {
+                LOCAL.with_borrow_mut(|mine| {
+                    for step in 0..5 {
+                        yield_now();
+                        mine.push(id * 10 + step);
+                    }
+                    mine.clone()
+                })
+            })
+        })
+        .collect();
+    for (id, handle) in handles.into_iter().enumerate() {
+        let expected: Vec<usize> = (0..5).map(|step| id * 10 + step).collect();
+        assert_eq!(handle.join().unwrap(), expected);
+    }
+}
+
+#[test]
+fn errno_survives_a_yield() {
+    let rt = runtime(1);
+    let handles: Vec<_> = (0..20)
+        .map(|i| {
+            rt.spawn(move || {
+                let (path, code) = if i % 2 == 0 {
+                    ("/proc/self/no such file", libc::ENOENT)
+                } else {
+                    ("/proc/version/below a file", libc::ENOTDIR)
+                };
+                assert!(std::fs::metadata(path).is_err());
+                yield_now();
+                std::io::Error::last_os_error().raw_os_error() == Some(code)
+            })
+        })
+        .collect();
+    assert!(handles.into_iter().all(|h| h.join().unwrap()));
+}
+
+#[test]
+fn a_coroutine_may_yield_while_it_unwinds_and_another_may_panic_meanwhile() {
+    struct YieldsWhenDropped;
+    impl Drop for YieldsWhenDropped {
+        fn drop(&mut self) {
+            (0..3).for_each(|_| yield_now());
+            assert!(std::thread::panicking());
+        }
+    }
+    let rt = runtime(1);
+    let handles: Vec<_> = (0..10)
+        .map(|i| {
+            rt.spawn(move || {
+                let _guard = YieldsWhenDropped;
+                panic!("planned, number {i}");
+            })
+        })
+        .collect();
+    assert!(handles.into_iter().all(|h| h.join().is_err()));
+    assert!(!rt.block_on(std::thread::panicking));
+}
+
+#[test]
+fn every_coroutine_is_a_thread_with_an_id_of_its_own() {
+    let rt = runtime(1);
+    let handles: Vec<_> = (0..50)
+        .map(|_| {
+            rt.spawn(|| {
+                let before = std::thread::current().id();
+                yield_now();
+                (before, std::thread::current().id())
+            })
+        })
+        .collect();
+    let mut seen = HashMap::new();
+    for handle in handles {
+        let (before, after) = handle.join().unwrap();
+        assert_eq!(before, after);
+        *seen.entry(before).or_insert(0) += 1;
+    }
+    assert_eq!(seen.len(), 50);
+}
+
+#[test]
+fn what_malloc_gave_on_one_coroutine_is_freed_on_another() {
+    thread_local!(static KEPT: Cell<usize> = const { Cell::new(0) });
+    let rt = runtime(3);
+    let (sender, receiver) = sync::channel::<Vec<u8>>(8);
+    let freeing: Vec<_> = (0..4)
+        .map(|_| {
+            let receiver = receiver.clone();
+            rt.spawn(move || {
+                receiver
+                    .iter()
+                    .map(|block| block.iter().map(|b| usize::from(*b)).sum::<usize>())
+                    .sum::<usize>()
+            })
+        })
+        .collect();
+    drop(receiver);
+    let making: Vec<_> = (0..8_u8)
+        .map(|i| {
+            let sender = sender.clone();
+            rt.spawn(move || {
+                for size in 1..400_usize {
+                    KEPT.set(KEPT.get() + size);
+                    assert!(sender.send(vec![i; size * 7 % 3000]).is_ok());
+                }
+                KEPT.get()
+            })
+        })
+        .collect();
+    drop(sender);
+    assert!(
+        making
+            .into_iter()
+            .all(|h| h.join().unwrap() == 399 * 400 / 2)
+    );
+    let per_unit: usize = (1..400).map(|size| size * 7 % 3000).sum();
+    let total: usize = freeing.into_iter().map(|h| h.join().unwrap()).sum();
+    assert_eq!(total, per_unit * (0..8).sum::<usize>());
+}
