@@ -1,23 +1,16 @@
-//! Options, and the way from a schema to files.
+//! Options, as a build script gives them.
 //!
-//! Knows: every other module, the build script's environment.   Does not know: what generated text looks like.
-//!
-//! Read first: [`Builder::generate`].
+//! Knows: tonic-build's names for them, the build script's environment.   Does not know: what they do.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use prost_types::FileDescriptorSet;
 
-use crate::comments;
 use crate::emit::Parts;
-use crate::error::{Error, Problem};
-use crate::module::{self, Module};
-use crate::output::{Generated, Output};
-use crate::plan::Service;
+use crate::error::Error;
+use crate::generate::generate;
+use crate::output::Output;
 use crate::schema::Schema;
 
 /// Options of a generation; made by [`configure`](crate::configure).
@@ -27,21 +20,21 @@ use crate::schema::Schema;
 #[derive(Debug)]
 #[must_use = "options do nothing before compile_protos or compile_fds is called"]
 pub struct Builder {
-    parts: Parts,
+    pub(crate) parts: Parts,
     out_dir: Option<PathBuf>,
     include_file: Option<PathBuf>,
     emit_rerun_if_changed: bool,
-    compile_well_known_types: bool,
-    extern_paths: Vec<(String, String)>,
-    attributes: Vec<(On, String, String)>,
-    bytes: Vec<String>,
-    btree_map: Vec<String>,
-    boxed: Vec<String>,
+    pub(crate) compile_well_known_types: bool,
+    pub(crate) extern_paths: Vec<(String, String)>,
+    pub(crate) attributes: Vec<(On, String, String)>,
+    pub(crate) bytes: Vec<String>,
+    pub(crate) btree_map: Vec<String>,
+    pub(crate) boxed: Vec<String>,
 }
 
 /// What an attribute goes on.
 #[derive(Clone, Copy, Debug)]
-enum On {
+pub(crate) enum On {
     Type,
     Message,
     Enum,
@@ -192,141 +185,11 @@ impl Builder {
 
     fn compile(self, schema: &Schema) -> Result<(), Error> {
         let output = Output::new(self.out_dir.clone(), self.include_file.clone())?;
-        let generated = self.generate(schema)?;
-        output.write(&generated)?;
+        output.write(&generate(&self, schema)?)?;
         if self.emit_rerun_if_changed {
-            for path in schema.files.iter().filter_map(|file| file.path.as_ref()) {
-                println!("cargo:rerun-if-changed={}", path.display());
-            }
+            print!("{}", rerun_lines(schema));
         }
         Ok(())
-    }
-
-    /// Everything there is to write.
-    fn generate(&self, schema: &Schema) -> Result<Vec<Generated>, Error> {
-        let (messages, services) = self.lower(schema)?;
-        let services = plan(&services, schema)?;
-        let mut packages: BTreeMap<&str, prost_build::Module> = BTreeMap::new();
-        for file in &schema.files {
-            let package = file.descriptor.package();
-            packages.insert(
-                package,
-                prost_build::Module::from_protobuf_package_name(package),
-            );
-        }
-
-        let mut generated = Vec::new();
-        let mut problems = Vec::new();
-        for (package, path) in packages {
-            let messages = messages.get(&path).map_or("", String::as_str);
-            let services = services.get(package).map_or(&[][..], Vec::as_slice);
-            if messages.is_empty() && services.is_empty() {
-                // A package of which everything is external.
-                continue;
-            }
-            let file_name = path.to_file_name_or("_");
-            let set_name = format!("{}.fds.bin", file_name.trim_end_matches(".rs"));
-            let files = schema
-                .files
-                .iter()
-                .map(|file| &file.descriptor)
-                .filter(|file| file.package() == package);
-            let sources = files.map(|file| file.name()).collect();
-            let module = Module {
-                package,
-                messages,
-                services,
-                descriptor_set: &set_name,
-                sources,
-            };
-            let syntax = module.build(self.parts)?;
-            problems.extend(
-                module::clashes(&syntax)
-                    .iter()
-                    .map(|name| clash(schema, package, name)),
-            );
-            generated.push(Generated {
-                modules: path.parts().map(str::to_owned).collect(),
-                text: module.print(&syntax),
-                file_name,
-                descriptor_set: schema.descriptor_set(package),
-                set_name,
-            });
-        }
-        Error::check(problems)?;
-        Ok(generated)
-    }
-
-    /// Lets prost-build write the messages and describe the services.
-    fn lower(&self, schema: &Schema) -> Result<(Messages, Vec<prost_build::Service>), Error> {
-        let collected = Rc::new(RefCell::new(Vec::new()));
-        let mut config = self.prost_config()?;
-        config.service_generator(Box::new(Collector(Rc::clone(&collected))));
-        let requests = schema.files.iter().map(|file| {
-            let mut descriptor = file.descriptor.clone();
-            comments::prepare(&mut descriptor);
-            (
-                prost_build::Module::from_protobuf_package_name(descriptor.package()),
-                descriptor,
-            )
-        });
-        let requests = requests.collect();
-
-        // prost-build asserts what it expects of descriptors; those of another compiler may surprise it.
-        let messages = Error::guard("prost-build cannot handle these descriptors", || {
-            config
-                .generate(requests)
-                .map_err(|error| Error::general(error.to_string(), None))
-        })?;
-        drop(config);
-        let services = Rc::into_inner(collected)
-            .expect("the only other share went with the config")
-            .into_inner();
-        Ok((messages, services))
-    }
-
-    fn prost_config(&self) -> Result<prost_build::Config, Error> {
-        let mut config = prost_build::Config::new();
-        config
-            .prost_path("::rpc_core::codegen::prost")
-            .prost_types_path("::rpc_core::codegen::prost_types");
-        for (proto, rust) in &self.extern_paths {
-            if syn::parse_str::<syn::Type>(rust).is_err() {
-                let message =
-                    format!("extern_path(\"{proto}\", \"{rust}\"): '{rust}' is not a Rust path");
-                return Err(Error::general(
-                    message,
-                    Some("write it as ::my_crate::module"),
-                ));
-            }
-            config.extern_path(proto, rust);
-        }
-        for (on, path, attribute) in &self.attributes {
-            match on {
-                On::Type => config.type_attribute(path, attribute),
-                On::Message => config.message_attribute(path, attribute),
-                On::Enum => config.enum_attribute(path, attribute),
-                On::Field => config.field_attribute(path, attribute),
-            };
-            if let Err(error) =
-                syn::parse::Parser::parse_str(syn::Attribute::parse_outer, attribute)
-            {
-                let message =
-                    format!("the attribute for \"{path}\" is not valid Rust: {attribute}: {error}");
-                return Err(Error::general(
-                    message,
-                    Some("write it with its brackets, as #[derive(…)]"),
-                ));
-            }
-        }
-        config.bytes(&self.bytes).btree_map(&self.btree_map);
-        for path in &self.boxed {
-            config.boxed(path);
-        }
-        if self.compile_well_known_types {
-            config.compile_well_known_types();
-        }
-        Ok(config)
     }
 
     fn attribute(mut self, on: On, path: &str, attribute: &str) -> Self {
@@ -336,38 +199,26 @@ impl Builder {
     }
 }
 
-/// Text of messages and enums by module.
-type Messages = std::collections::HashMap<prost_build::Module, String>;
-
-/// Keeps the services that prost-build describes: they are written after the messages, once they are
-/// known to be sound.
-struct Collector(Rc<RefCell<Vec<prost_build::Service>>>);
-
-impl prost_build::ServiceGenerator for Collector {
-    fn generate(&mut self, service: prost_build::Service, _: &mut String) {
-        self.0.borrow_mut().push(service);
-    }
+/// Tells cargo to run the build script again when one of the files that were read has changed.
+fn rerun_lines(schema: &Schema) -> String {
+    let paths = schema.files.iter().filter_map(|file| file.path.as_ref());
+    paths
+        .map(|path| format!("cargo:rerun-if-changed={}\n", path.display()))
+        .collect()
 }
 
-/// Plans of all services by package, or the problems of all.
-fn plan(
-    services: &[prost_build::Service],
-    schema: &Schema,
-) -> Result<BTreeMap<String, Vec<Service>>, Error> {
-    let mut plans: BTreeMap<String, Vec<Service>> = BTreeMap::new();
-    let mut problems = Vec::new();
-    for service in services {
-        match Service::new(service, schema) {
-            Ok(plan) => plans.entry(service.package.clone()).or_default().push(plan),
-            Err(error) => problems.extend_from_slice(error.problems()),
-        }
-    }
-    Error::check(problems)?;
-    Ok(plans)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn clash(schema: &Schema, package: &str, name: &str) -> Problem {
-    let message = format!("two items of package '{package}' become '{name}' in Rust");
-    let hint = "rename one; a service S also takes SServer and SClient";
-    schema.type_problem(package, name, message, hint)
+    #[test]
+    fn cargo_hears_of_every_file_that_was_read() {
+        let golden = Path::new("tests/golden/packages");
+        let schema = Schema::parse(&[Path::new("shop/order.proto")], &[golden]).unwrap();
+        assert_eq!(
+            rerun_lines(&schema),
+            "cargo:rerun-if-changed=tests/golden/packages/shop/billing.proto\n\
+             cargo:rerun-if-changed=tests/golden/packages/shop/order.proto\n"
+        );
+    }
 }

@@ -44,23 +44,22 @@ pub(crate) fn prepare(file: &mut FileDescriptorProto) {
 
 /// Marks every code block of a comment as text, unless it says which language it is in.
 fn inert(comment: &str) -> String {
-    // Comments usually start with one space; Markdown counts the four of a code block from there.
-    let filled = comment.lines().filter(|line| !line.trim().is_empty());
-    let base = filled.map(indent).min().unwrap_or(0).min(1);
-    let margin = &" "[..base];
     let mut lines: Vec<String> = Vec::new();
     let mut state = State::Text;
     for line in comment.lines() {
         let blank = line.trim().is_empty();
-        let indented = !blank && indent(line) >= base + 4;
+        let indented = !blank && indent(line) >= CODE_INDENT;
         if state == State::Indented && !blank && !indented {
-            close(&mut lines, margin);
+            close(&mut lines);
             state = State::Text;
         }
-        let fence = fence(line);
-        state = match (state, fence) {
+        state = match (state, fence(line)) {
             (State::Text, Some(language)) => {
-                lines.push(format!("{}{}", line.trim_end(), inert_language(language)));
+                let opening = line.trim_end();
+                lines.push(match runs(language) {
+                    true => format!("{}text", opening.trim_end_matches(language)),
+                    false => opening.to_owned(),
+                });
                 State::Fenced
             }
             (State::Fenced, Some(_)) => {
@@ -68,9 +67,9 @@ fn inert(comment: &str) -> String {
                 State::Text
             }
             (State::Text, None)
-                if indented && lines.last().is_none_or(|last| last.trim().is_empty()) =>
+                if indented && lines.last().is_none_or(|last| ends_paragraph(last)) =>
             {
-                lines.extend([format!("{margin}```text"), line.to_owned()]);
+                lines.extend(["```text".to_owned(), line.to_owned()]);
                 State::Indented
             }
             (state, _) => {
@@ -80,13 +79,17 @@ fn inert(comment: &str) -> String {
         };
     }
     if state != State::Text {
-        close(&mut lines, margin);
+        close(&mut lines);
     }
     lines
         .iter()
         .flat_map(|line| [line.as_str(), "\n"])
         .collect()
 }
+
+/// Spaces that make a code block: Markdown's four after the one that opens every line, less the one that
+/// prost-build adds to lines with more than one.
+const CODE_INDENT: usize = 4;
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
@@ -107,22 +110,24 @@ fn fence(line: &str) -> Option<&str> {
     (!rest.trim_start_matches('`').contains('`')).then_some(rest.trim_matches(['`', '~', ' ']))
 }
 
-/// What keeps rustdoc from running a block of this language.
-fn inert_language(language: &str) -> &'static str {
-    match language {
-        "" => "text",
-        rust if rust.to_ascii_lowercase().starts_with("rust") => ",ignore",
-        _ => "",
-    }
+/// Whether rustdoc would run a block of this language.
+fn runs(language: &str) -> bool {
+    language.is_empty() || language.to_ascii_lowercase().starts_with("rust")
+}
+
+/// Whether an indented line after this one begins a block; otherwise it goes on with a sentence.
+fn ends_paragraph(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty() || line.starts_with('#') || fence(line).is_some()
 }
 
 /// Ends a block after its last line that is not blank.
-fn close(lines: &mut Vec<String>, margin: &str) {
+fn close(lines: &mut Vec<String>) {
     let end = lines
         .iter()
         .rposition(|line| !line.trim().is_empty())
         .map_or(0, |last| last + 1);
-    lines.insert(end, format!("{margin}```"));
+    lines.insert(end, "```".to_owned());
 }
 
 /// Columns of white space before the first letter; a tab counts four.
@@ -189,20 +194,21 @@ mod tests {
 
     #[test]
     fn an_indented_block_becomes_text() {
-        let comment = " Example:\n\n     { \"a\": 1 }\n\n     { \"a\": 2 }\n\n Done.\n";
+        let comment = " Example:\n\n    { \"a\": 1 }\n\n    { \"a\": 2 }\n\n Done.\n";
         let expected =
-            " Example:\n\n ```text\n     { \"a\": 1 }\n\n     { \"a\": 2 }\n ```\n\n Done.\n";
+            " Example:\n\n```text\n    { \"a\": 1 }\n\n    { \"a\": 2 }\n```\n\n Done.\n";
         assert_eq!(inert(comment), expected);
+        assert_eq!(
+            inert(" # Head\n\tcode\n"),
+            " # Head\n```text\n\tcode\n```\n"
+        );
     }
 
     #[test]
     fn an_unmarked_fence_becomes_text_and_is_closed() {
         assert_eq!(inert("```\nlet x;\n```\n"), "```text\nlet x;\n```\n");
         assert_eq!(inert("```json\n{}\n```\n"), "```json\n{}\n```\n");
-        assert_eq!(
-            inert("```rust\npanic!()\n"),
-            "```rust,ignore\npanic!()\n```\n"
-        );
+        assert_eq!(inert("```rust\npanic!()\n"), "```text\npanic!()\n```\n");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 /// Why nothing was generated: one problem or more, each with its place where there is one.
 ///
@@ -22,7 +23,7 @@ pub struct Error {
 pub struct Problem {
     /// The file as a reader can open it, or its import name when it came without a path.
     pub path: Option<String>,
-    /// Line and column in that file, both counted from 1, the column in characters.
+    /// Line and column in that file, both counted from 1, the column in bytes.
     pub position: Option<(usize, usize)>,
     /// What is wrong.
     pub message: String,
@@ -63,6 +64,18 @@ impl Error {
             Ok(())
         } else {
             Err(Self { problems })
+        }
+    }
+}
+
+impl Problem {
+    /// A problem of a file as a whole.
+    pub(crate) fn of_file(path: &Path, message: impl Into<String>, hint: Option<String>) -> Self {
+        Self {
+            path: Some(path.display().to_string()),
+            position: None,
+            message: message.into(),
+            hint,
         }
     }
 }

@@ -82,18 +82,21 @@
 //!
 //! # How it works
 //!
-//! `schema` (protox) parses and links → prost-build writes messages and describes services → `plan` says what a
-//! service is and refuses what cannot be generated → `emit` turns a plan into tokens → `module` puts a file
-//! together → `output` writes it.
+//! `schema` (protox) parses and links → `check` refuses what cannot be generated → `generate` lets prost-build
+//! write messages and describe services → `plan` says what a service is → `emit` turns a plan into tokens →
+//! `module` puts a file together → `output` writes it.
 
 mod builder;
+mod check;
 mod comments;
 mod emit;
 mod error;
+mod generate;
 mod module;
 mod output;
 mod plan;
 mod schema;
+mod sources;
 mod suggest;
 
 use std::path::Path;

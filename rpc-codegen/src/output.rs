@@ -122,14 +122,7 @@ fn close(text: &mut String, from: usize, to: usize) {
 }
 
 fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
-    let message = format!("cannot {what}: {error}");
-    Problem {
-        path: Some(path.display().to_string()),
-        position: None,
-        message,
-        hint: None,
-    }
-    .into()
+    Problem::of_file(path, format!("cannot {what}: {error}"), None).into()
 }
 
 #[cfg(test)]

@@ -2,17 +2,14 @@
 //!
 //! Knows: names, comments, Rust types of messages.   Does not know: descriptors, tokens, files.
 //!
-//! Invariants
+//! Invariants (`check` has seen to them)
 //! - Method names of a plan are unique, also against what the client adds of its own.
 //! - No method streams.
-
-use std::collections::HashMap;
 
 use prost_build::Comments;
 use syn::Ident;
 
-use crate::error::{Error, Problem};
-use crate::schema::Schema;
+use crate::error::Error;
 
 /// A service to generate code for.
 pub(crate) struct Service {
@@ -51,13 +48,12 @@ pub(crate) struct Message {
 pub(crate) struct Docs(pub(crate) Vec<String>);
 
 impl Service {
-    /// Takes a service as prost-build describes it, or says what cannot be generated.
-    pub(crate) fn new(service: &prost_build::Service, schema: &Schema) -> Result<Self, Error> {
+    /// Takes a service as prost-build describes it.
+    pub(crate) fn new(service: &prost_build::Service) -> Result<Self, Error> {
         let full_name = match service.package.as_str() {
             "" => service.proto_name.clone(),
             package => format!("{package}.{}", service.proto_name),
         };
-        Error::check(problems(service, &full_name, schema))?;
         Ok(Self {
             name: ident(&service.name)?,
             full_name,
@@ -117,49 +113,15 @@ impl Docs {
     }
 }
 
-fn problems(service: &prost_build::Service, full_name: &str, schema: &Schema) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut taken = HashMap::from([("new".to_owned(), "the client's constructor".to_owned())]);
-    for method in &service.methods {
-        let name = method.proto_name.as_str();
-        let mut problem = |attribute, message, hint| {
-            problems.push(schema.service_problem(full_name, Some(name), attribute, message, hint));
-        };
-        if method.client_streaming || method.server_streaming {
-            let attribute = if method.client_streaming {
-                CLIENT_STREAMING
-            } else {
-                SERVER_STREAMING
-            };
-            let hint = "remove 'stream', or put the method into a service of its own that is not compiled here";
-            problem(
-                attribute,
-                format!("method '{name}': streaming methods are not supported yet"),
-                hint,
-            );
-        }
-        for rust_name in [method.name.clone(), with(&method.name)] {
-            if let Some(owner) = taken.insert(rust_name.clone(), format!("method '{name}'")) {
-                let message = format!(
-                    "method '{name}' becomes '{rust_name}' in Rust, which is taken by {owner}"
-                );
-                problem(NAME, message, "rename one of the two");
-            }
-        }
-    }
-    problems
-}
-
 fn with(method: &str) -> String {
-    format!("{}_with", method.trim_start_matches("r#"))
+    // prost-build has marked keywords: `r#type`, `self_`.
+    format!(
+        "{}_with",
+        method.trim_start_matches("r#").trim_end_matches('_')
+    )
 }
 
 fn ident(name: &str) -> Result<Ident, Error> {
     syn::parse_str(name)
         .map_err(|_| Error::general(format!("'{name}' is not a name in Rust"), Some("rename it")))
 }
-
-/// Field numbers of `MethodDescriptorProto`.
-const NAME: i32 = 1;
-const CLIENT_STREAMING: i32 = 5;
-const SERVER_STREAMING: i32 = 6;

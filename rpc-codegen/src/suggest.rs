@@ -10,14 +10,6 @@ pub(crate) fn nearest<'a>(wanted: &str, known: &'a [String]) -> Option<&'a str> 
     (edits <= 2 && edits < wanted.chars().count()).then_some(name)
 }
 
-/// A name without what changes of case and underscores can change.
-pub(crate) fn letters(name: &str) -> String {
-    name.chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|letter| letter.to_ascii_lowercase())
-        .collect()
-}
-
 /// Levenshtein's edit distance, one row of the table at a time.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();

@@ -31,6 +31,7 @@ include_golden! {
     well_known: "well_known/expected/_.rs";
     options: "options/expected/options.rs";
     comments: "comments/expected/comments.rs";
+    odd: "odd/expected/odd.rs";
 }
 
 use greeter::{Greeter, GreeterClient, GreeterServer, HelloReply, HelloRequest, Mood};

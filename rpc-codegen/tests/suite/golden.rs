@@ -30,6 +30,11 @@ fn well_known_types_come_from_prost_types() {
 }
 
 #[test]
+fn oddities_of_proto2_and_keywords_are_written_as_rust() {
+    check("odd", &["odd.proto"], configure());
+}
+
+#[test]
 fn comments_become_docs_that_do_not_run() {
     check("comments", &["comments.proto"], configure());
 }

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on may panic, also in its helpers"
 )]
 
+/// The command's output and exit status.
+mod command;
 /// Every wrong schema gets its place and a way out.
 mod errors;
 /// What is generated, word for word.

@@ -165,3 +165,35 @@ fn well_known_types_are_generated_where_asked() {
         "{text}"
     );
 }
+
+#[test]
+fn a_streaming_schema_gives_its_messages_where_services_are_left_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let text =
+        "syntax = \"proto3\";\nmessage M {}\nservice S { rpc Watch(M) returns (stream M); }\n";
+    fs::write(directory.path().join("a.proto"), text).unwrap();
+    let builder = configure().build_client(false).build_server(false);
+    builder
+        .out_dir(directory.path())
+        .compile_protos(&["a.proto"], &[directory.path()])
+        .unwrap();
+    let text = fs::read_to_string(directory.path().join("_.rs")).unwrap();
+    assert!(
+        text.contains("pub struct M") && !text.contains("DESCRIPTOR:"),
+        "{text}"
+    );
+}
+
+#[test]
+fn services_of_an_external_package_are_external() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "syntax = \"proto3\";\npackage theirs;\nmessage M {}\nservice S { rpc Watch(M) returns (stream M); }\n";
+    fs::write(directory.path().join("a.proto"), text).unwrap();
+    let builder = configure()
+        .extern_path(".theirs", "::theirs")
+        .out_dir(directory.path());
+    builder
+        .compile_protos(&["a.proto"], &[directory.path()])
+        .unwrap();
+    assert!(!directory.path().join("theirs.rs").exists());
+}

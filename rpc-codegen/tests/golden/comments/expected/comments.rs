@@ -12,7 +12,7 @@
 #[prost(prost_path = "::rpc_core::codegen::prost")]
 #[allow(dead_code, deprecated, missing_debug_implementations, missing_docs, unreachable_pub, unused_qualifications, rustdoc::all, clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, reason = "generated")]
 pub struct Note {
-    /// ```rust,ignore
+    /// ```text
     /// panic!()
     /// ```
     ///
