@@ -29,6 +29,7 @@ pub mod log;
 mod model_tests;
 pub mod notify;
 pub mod ops;
+pub mod primary;
 pub mod sequence;
 pub mod shard;
 pub mod store;

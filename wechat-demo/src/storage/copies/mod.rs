@@ -30,17 +30,19 @@ use super::{
 use crate::{model::ShardId, proto::storage as pb};
 
 pub mod backup;
+#[cfg(test)]
+mod tests;
 
 /// Bytes of entries in one Append or ReadLog, about.
 pub const CHUNK_BYTES: usize = 4 << 20;
 
 /// The other copy, as the primary reaches it.
 pub trait Peer: Send + Sync + 'static {
-    /// `Copy.Marks`.
+    /// `Replica.Marks`.
     fn marks(&self, request: pb::MarksRequest) -> Result<pb::MarksReply, PeerError>;
-    /// `Copy.ReadLog`.
+    /// `Replica.ReadLog`.
     fn read_log(&self, request: pb::ReadLogRequest) -> Result<pb::ReadLogReply, PeerError>;
-    /// `Copy.Append`.
+    /// `Replica.Append`.
     fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError>;
 }
 

@@ -1,0 +1,259 @@
+//! What a store's primary answers, before it becomes RPC.
+//!
+//! Knows: which requests change something (they go through the committer) and which only read.
+//! Does not know: how calls travel, who may ask what.
+
+use std::{sync::Arc, time::Duration};
+
+use rpc_core::sync::{WaitError, oneshot::oneshot};
+
+use super::{
+    committer::Submit,
+    engine::Engine,
+    links::{Link, Links},
+    ops::{Answer, Op, Refusal, RefusalKind, Stop},
+    store::Store,
+    timeline,
+};
+use crate::{
+    model::{DeviceId, Placement, Seq, SyncKey, UserId, clock::Clock, limits::LINKS_PER_CALL},
+    proto::{logic as lp, storage as pb, terminal},
+};
+
+/// A serving primary: the tables to read, the committer to write through, the links.
+pub struct Primary {
+    engine: Arc<dyn Engine>,
+    submit: Submit,
+    links: Arc<Links>,
+    clock: Arc<dyn Clock>,
+    place: Placement,
+    epoch: u64,
+}
+
+/// A request waits this long for its commit unless its own deadline is nearer; while the backup is away
+/// that is how a caller learns of it.
+const COMMIT_WAIT: Duration = Duration::from_secs(10);
+
+impl Primary {
+    /// Serves what `store` has; its committer takes what comes through `submit`.
+    pub fn new(store: &Store, submit: Submit, links: Arc<Links>, clock: Arc<dyn Clock>) -> Self {
+        let identity = store.identity();
+        let (place, epoch) = (identity.place, identity.epoch);
+        Self {
+            engine: store.engine(),
+            submit,
+            links,
+            clock,
+            place,
+            epoch,
+        }
+    }
+
+    /// What this is.
+    pub fn describe(&self) -> pb::DescribeReply {
+        pb::DescribeReply {
+            role: pb::Role::Primary.into(),
+            shards: self.place.shards() as u32,
+            epoch: self.epoch,
+            serving: true,
+        }
+    }
+
+    /// Does something and waits until both copies have it.
+    pub fn execute(&self, op: Op) -> Result<Answer, Refusal> {
+        let (sender, receiver) = oneshot();
+        // The caller may have gone by the time it is committed; nobody else wants the answer then.
+        self.submit
+            .submit(op, Box::new(move |answer| drop(sender.send(answer))))?;
+        match receiver.recv_timeout(COMMIT_WAIT) {
+            Ok(answer) => answer,
+            Err(WaitError::Closed) => Err(Refusal::new(
+                RefusalKind::Unavailable,
+                "the store has ended; try again soon",
+            )),
+            Err(_) => {
+                let text = "both copies did not have it in time; it may still be done: ask again with the same ids";
+                Err(Refusal::new(RefusalKind::DeadlineExceeded, text))
+            }
+        }
+    }
+
+    /// `Storage.ClaimName`.
+    pub fn claim_name(&self, request: pb::ClaimNameRequest) -> Result<pb::ClaimNameReply, Refusal> {
+        if request.name.is_empty() || request.name.len() > crate::model::limits::NAME_BYTES {
+            return Err(Refusal::new(
+                RefusalKind::InvalidArgument,
+                "the name is empty or too long",
+            ));
+        }
+        match self.execute(Op::ClaimName(request))? {
+            Answer::Claimed(reply) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// `Storage.CreateAccount`.
+    pub fn create_account(
+        &self,
+        request: pb::CreateAccountRequest,
+    ) -> Result<pb::CreateAccountReply, Refusal> {
+        let number = number(self.execute(Op::CreateAccount(request))?)?.0;
+        Ok(pb::CreateAccountReply { number })
+    }
+
+    /// `Storage.AddDevice`.
+    pub fn add_device(&self, request: pb::AddDeviceRequest) -> Result<pb::AddDeviceReply, Refusal> {
+        self.execute(Op::AddDevice(request))?;
+        Ok(pb::AddDeviceReply {})
+    }
+
+    /// `Storage.RemoveDevice`.
+    pub fn remove_device(
+        &self,
+        request: pb::RemoveDeviceRequest,
+    ) -> Result<pb::RemoveDeviceReply, Refusal> {
+        self.execute(Op::RemoveDevice(request))?;
+        Ok(pb::RemoveDeviceReply {})
+    }
+
+    /// `Storage.Send`.
+    pub fn send(&self, request: pb::SendMessages) -> Result<terminal::SendReply, Refusal> {
+        match self.execute(Op::Send(request))? {
+            Answer::Sent(reply) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// `Storage.AskContact`.
+    pub fn ask_contact(&self, request: pb::AskContactRequest) -> Result<pb::ContactReply, Refusal> {
+        let number = number(self.execute(Op::AskContact(request))?)?.0;
+        Ok(pb::ContactReply { number })
+    }
+
+    /// `Storage.AcceptContact`.
+    pub fn accept_contact(
+        &self,
+        request: pb::AcceptContactRequest,
+    ) -> Result<pb::ContactReply, Refusal> {
+        let number = number(self.execute(Op::AcceptContact(request))?)?.0;
+        Ok(pb::ContactReply { number })
+    }
+
+    /// `Storage.FindName`.
+    pub fn find_name(&self, request: &pb::FindNameRequest) -> Result<pb::FindNameReply, Refusal> {
+        let user = read(timeline::find_name(&*self.engine, &request.name))?;
+        Ok(pb::FindNameReply { user_id: user.0 })
+    }
+
+    /// `Storage.GetAccount`.
+    pub fn get_account(
+        &self,
+        request: &pb::GetAccountRequest,
+    ) -> Result<pb::GetAccountReply, Refusal> {
+        let account = read(timeline::account(&*self.engine, UserId(request.user_id)))?;
+        Ok(pb::GetAccountReply {
+            account: Some(account),
+        })
+    }
+
+    /// `Storage.CheckToken`.
+    pub fn check_token(
+        &self,
+        request: &pb::CheckTokenRequest,
+    ) -> Result<pb::CheckTokenReply, Refusal> {
+        let (user, device) = (UserId(request.user_id), DeviceId(request.device_id));
+        let now_ms = self.clock.unix_ms();
+        read(timeline::check_token(
+            &*self.engine,
+            user,
+            device,
+            &request.token_hash,
+            now_ms,
+        ))?;
+        Ok(pb::CheckTokenReply {})
+    }
+
+    /// `Storage.Sync`.
+    pub fn sync(&self, request: &pb::SyncPageRequest) -> Result<pb::SyncPage, Refusal> {
+        let (user, key) = (UserId(request.user_id), SyncKey(request.key));
+        read(timeline::sync(
+            &*self.engine,
+            user,
+            key,
+            request.limit as usize,
+        ))
+    }
+
+    /// `Storage.RegisterLinks`. A link is noted before its user's newest key is read: what is committed in
+    /// between is in the key or comes as a notify, or both.
+    pub fn register_links(
+        &self,
+        request: lp::RegisterLinksRequest,
+    ) -> Result<lp::RegisterLinksReply, Refusal> {
+        few(request.links.len())?;
+        let now_ms = self.clock.unix_ms();
+        let mut newest = Vec::with_capacity(request.links.len());
+        for link in request.links {
+            let user = UserId(link.user_id);
+            let live = Link {
+                device: DeviceId(link.device_id),
+                access: link.access.into(),
+                number: link.link,
+            };
+            self.links.register(user, live, now_ms);
+            let key = read(timeline::newest(&*self.engine, user).map_err(Stop::Fatal))?;
+            newest.push(lp::NewestKey {
+                user_id: user.0,
+                key: key.0,
+                reached: true,
+            });
+        }
+        Ok(lp::RegisterLinksReply { newest })
+    }
+
+    /// `Storage.DropLinks`.
+    pub fn drop_links(
+        &self,
+        request: &lp::DropLinksRequest,
+    ) -> Result<lp::DropLinksReply, Refusal> {
+        few(request.links.len())?;
+        for link in &request.links {
+            self.links
+                .drop_link(UserId(link.user_id), DeviceId(link.device_id), link.link);
+        }
+        Ok(lp::DropLinksReply {})
+    }
+}
+
+/// A read's outcome for its caller. A damaged block is one caller's trouble, not the end of the store.
+fn read<T>(outcome: Result<T, Stop>) -> Result<T, Refusal> {
+    outcome.map_err(|stop| match stop {
+        Stop::Refused(refusal) => refusal,
+        Stop::Fatal(error) => {
+            tracing::error!(%error, "a read failed");
+            Refusal::new(RefusalKind::Internal, error.to_string())
+        }
+    })
+}
+
+fn number(answer: Answer) -> Result<Seq, Refusal> {
+    match answer {
+        Answer::Number(number) => Ok(number),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(answer: &Answer) -> Refusal {
+    Refusal::new(
+        RefusalKind::Internal,
+        format!("the committer answered with {answer:?}"),
+    )
+}
+
+fn few(links: usize) -> Result<(), Refusal> {
+    if links <= LINKS_PER_CALL {
+        return Ok(());
+    }
+    let text = format!("a call has at most {LINKS_PER_CALL} links, this one {links}");
+    Err(Refusal::new(RefusalKind::InvalidArgument, text))
+}
