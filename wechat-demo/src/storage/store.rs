@@ -73,11 +73,14 @@ pub struct Job {
 /// Takes an op's outcome. Runs on the committer: it may hand on, never wait.
 pub type Reply = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
 
+/// An op's outcome and who is told it.
+pub type Told = (Reply, Result<Answer, Refusal>);
+
 /// What a round has committed.
 #[derive(Default)]
 pub struct Round {
     /// Outcomes to tell.
-    pub answers: Vec<(Reply, Result<Answer, Refusal>)>,
+    pub answers: Vec<Told>,
     /// Items that have become visible, in the order of each user's numbers.
     pub moved: Vec<Moved>,
 }
@@ -302,7 +305,7 @@ impl Store {
         home: Home,
         drafts: &mut Drafts<'e>,
         jobs: &mut VecDeque<Job>,
-    ) -> Result<Vec<(Reply, Result<Answer, Refusal>)>, Fatal> {
+    ) -> Result<Vec<Told>, Fatal> {
         let mut answers = Vec::with_capacity(jobs.len());
         // The first job is always taken: tasks that fill batch after batch must not keep jobs out.
         while answers.is_empty() || drafts.bytes() < CHUNK_BYTES {
