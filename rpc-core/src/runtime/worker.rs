@@ -136,6 +136,7 @@ impl Worker {
             self.run_some();
             self.flush();
             self.take_inbox();
+            self.take_injected();
             self.fire_timers();
             if self.shared.ends() && self.wind_up() {
                 break;
@@ -144,6 +145,9 @@ impl Worker {
                 self.poll(&mut events, Some(Duration::ZERO));
             } else {
                 self.sleep(&mut events);
+                // Whoever woke us to look for closures counts on our looking, even if other work
+                // has come meanwhile.
+                self.find_work();
             }
         }
         depot::put_all(self.local.free.take());
@@ -249,6 +253,16 @@ impl Worker {
         let mut inbox = self.inbox.lock();
         if !inbox.is_empty() {
             self.local.ready.borrow_mut().extend(inbox.drain(..));
+        }
+    }
+
+    /// A share of what came from outside, also while there is work of our own.
+    fn take_injected(&self) {
+        if !self.shared.injector.is_empty() {
+            let fresh = &self.local.fresh;
+            if let Some(job) = take(|| self.shared.injector.steal_batch_and_pop(fresh)) {
+                fresh.push(job);
+            }
         }
     }
 
