@@ -7,6 +7,7 @@
 pub mod access;
 pub mod cluster;
 pub mod logic;
+pub mod longlink;
 pub mod model;
 pub mod proto;
 pub mod storage;
