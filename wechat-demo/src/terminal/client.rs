@@ -1,0 +1,520 @@
+//! The terminal's coroutines around its pure parts; see the folder's front page for the picture.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use rpc_core::base::rng::{Rng, fill_secret};
+use rpc_core::base::time::Instant;
+
+use super::connection::Connection;
+use super::error::{TerminalError, code};
+use super::heartbeat;
+use super::ladder::Ladder;
+use super::link::{Link, Push, Reader};
+use super::outbox::{Full, Outbox};
+use super::store::{LocalStore, StoreError};
+use super::sync::{Step, Sync};
+use super::task::spawn;
+use crate::proto::terminal as pb;
+
+/// Pushes that wait for the applier; beyond, only the newest key is remembered.
+const EVENTS: usize = 512;
+/// Shortest and longest pause before a send is tried again on a link that is up.
+const RESEND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What a terminal needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// HOST:PORT of an access process's long link.
+    pub address: String,
+    /// From the login.
+    pub token: Bytes,
+    /// Silence after which a heartbeat is sent.
+    pub heartbeat: Duration,
+}
+
+impl Config {
+    /// The usual settings.
+    #[must_use]
+    pub fn new(address: &str, token: Bytes) -> Self {
+        Self {
+            address: address.to_owned(),
+            token,
+            heartbeat: heartbeat::FLOOR,
+        }
+    }
+}
+
+/// Is told what happens, on the terminal's own coroutines: what takes long here makes the terminal late.
+pub trait Observer: Send + std::marker::Sync + 'static {
+    /// The store holds these items now. Called in number order, each item once.
+    fn applied(&self, _items: &[pb::Item]) {}
+    /// The backend answered for a message: it is durable there.
+    fn acked(&self, _sent: &pb::Sent) {}
+    /// The backend refused a message for good.
+    fn refused(&self, _client_id: &[u8], _why: &TerminalError) {}
+    /// A link is up and speaks for the user.
+    fn linked(&self) {}
+    /// The link is down; the terminal tries again unless `last`.
+    fn unlinked(&self, _why: &TerminalError, _last: bool) {}
+}
+
+/// One account on one device. Clones are handles to the same terminal.
+#[derive(Clone)]
+pub struct Terminal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    store: Arc<dyn LocalStore>,
+    observer: Arc<dyn Observer>,
+    events: SyncSender<Event>,
+    /// Highest key of the notifies that found `events` full; 0 = none.
+    behind: AtomicU64,
+    outbox: Mutex<Outbox>,
+    shared: Mutex<Shared>,
+    /// `shared` has changed.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The link that is up.
+    link: Option<Arc<Link>>,
+    stopping: bool,
+    /// Coroutines that have not ended: keeper and applier.
+    running: usize,
+    /// Why the terminal ended by itself.
+    failed: Option<TerminalError>,
+}
+
+enum Event {
+    /// A link is up; the newest key at its AUTH.
+    Linked(u64),
+    Push(Push),
+    /// Ask whatever is known, then tell the key.
+    Refresh(SyncSender<u64>),
+    Stop,
+}
+
+impl Terminal {
+    /// Starts keeping a link and applying what it brings. Must be called where coroutines can be started.
+    pub fn start(config: Config, store: Arc<dyn LocalStore>, observer: Arc<dyn Observer>) -> Self {
+        let (events, received) = sync_channel(EVENTS);
+        let shared = Shared {
+            running: 2,
+            ..Shared::default()
+        };
+        let inner = Arc::new(Inner {
+            config,
+            store,
+            observer,
+            events,
+            behind: AtomicU64::new(0),
+            outbox: Mutex::default(),
+            shared: Mutex::new(shared),
+            changed: Condvar::new(),
+        });
+        let (keeper, applier) = (inner.clone(), inner.clone());
+        spawn("terminal-keeper", move || {
+            keeper.keep();
+            keeper.ended();
+        });
+        spawn("terminal-applier", move || {
+            let result = applier.apply_all(&received);
+            if let Err(error) = result {
+                applier.fail(error.into());
+            }
+            applier.ended();
+        });
+        Self { inner }
+    }
+
+    /// Queues a message; it goes out in the order of the calls, one request per conversation at a time,
+    /// and again under the same client id until the backend answers. The observer is told the outcome.
+    ///
+    /// # Errors
+    /// [`Full`] when too many wait already.
+    pub fn send(&self, receiver: u64, client_id: Bytes, text: String) -> Result<(), Full> {
+        let first = self.inner.outbox().push(receiver, client_id, text)?;
+        if first {
+            let inner = self.inner.clone();
+            spawn("terminal-sender", move || inner.send_all(receiver));
+        }
+        Ok(())
+    }
+
+    /// Messages that the backend has not answered for.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.inner.outbox().waiting()
+    }
+
+    /// Asks the backend for something else than sending or syncing, again over new links and pauses
+    /// while the trouble is transient, for `patience` at most. Use it for what may be done twice.
+    ///
+    /// # Errors
+    /// A refusal, or the last trouble.
+    pub fn call<Reply: Message + Default>(
+        &self,
+        command: pb::Command,
+        request: &impl Message,
+        patience: Duration,
+    ) -> Result<Reply, TerminalError> {
+        let until = Instant::now() + patience;
+        let mut pause = RESEND.0;
+        loop {
+            let result = self
+                .inner
+                .wait_for_link(until, patience)
+                .and_then(|link| link.request(command, request));
+            match result {
+                Err(error) if error.is_transient() && Instant::now() + pause < until => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(RESEND.1);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Syncs until the backend has nothing newer, and returns the key then.
+    ///
+    /// # Errors
+    /// [`TerminalError::Timeout`] when that is not reached within `patience`.
+    pub fn refresh(&self, patience: Duration) -> Result<u64, TerminalError> {
+        let (done, level) = sync_channel(1);
+        self.inner
+            .events
+            .send(Event::Refresh(done))
+            .map_err(|_| self.inner.why_ended())?;
+        level.recv_timeout(patience).map_err(|error| match error {
+            RecvTimeoutError::Timeout => TerminalError::Timeout(patience),
+            RecvTimeoutError::Disconnected => self.inner.why_ended(),
+        })
+    }
+
+    /// The local copy of the timeline.
+    #[must_use]
+    pub fn store(&self) -> &dyn LocalStore {
+        &*self.inner.store
+    }
+
+    /// Why the terminal ended by itself; `None` while it runs.
+    #[must_use]
+    pub fn failed(&self) -> Option<TerminalError> {
+        self.inner.shared().failed.clone()
+    }
+
+    /// Ends the terminal and waits until it let go of link and store. Unsent messages are given up.
+    pub fn stop(&self) {
+        self.inner.stop();
+        let shared = self.inner.shared();
+        let ended = self
+            .inner
+            .changed
+            .wait_while(shared, |shared| shared.running > 0);
+        drop(ended.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Inner {
+    // ---- The keeper: connect, AUTH, read, again. ----
+
+    fn keep(self: &Arc<Self>) {
+        let mut ladder = Ladder::default();
+        let mut rng = Rng::from_entropy();
+        while !self.shared().stopping {
+            let error = match self.connect() {
+                Ok((link, reader, newest)) => {
+                    ladder.succeeded();
+                    self.read_link(link, reader, newest)
+                }
+                Err(error) => error,
+            };
+            let last = error.is_refusal(code::UNAUTHENTICATED);
+            if !self.shared().stopping {
+                self.observer.unlinked(&error, last);
+            }
+            if last {
+                return self.fail(error);
+            }
+            let salt = (rng.next_u64() >> 32) as u32;
+            self.pause(ladder.next_wait(salt));
+        }
+    }
+
+    fn connect(&self) -> Result<(Arc<Link>, Reader, u64), TerminalError> {
+        let mut connection = Connection::open(&self.config.address)?;
+        let request = pb::AuthRequest {
+            token: self.config.token.clone(),
+            active: true,
+        };
+        let reply: pb::AuthReply = connection.call(pb::Command::Auth, &request)?;
+        let (link, reader) = Link::new(connection, self.config.heartbeat);
+        Ok((Arc::new(link), reader, reply.newest))
+    }
+
+    /// Reads until the link is over; why it is.
+    fn read_link(&self, link: Arc<Link>, mut reader: Reader, newest: u64) -> TerminalError {
+        {
+            let mut shared = self.shared();
+            if shared.stopping {
+                return TerminalError::Stopped;
+            }
+            shared.link = Some(link.clone());
+        }
+        self.changed.notify_all();
+        self.observer.linked();
+        let _ = self.events.send(Event::Linked(newest));
+        let why = loop {
+            match reader.next_push(&link) {
+                Ok(push) => self.hand_on(push),
+                Err(error) => break error,
+            }
+        };
+        self.shared().link = None;
+        why
+    }
+
+    /// The reader never waits for the applier: replies to others may be behind this push.
+    fn hand_on(&self, push: Push) {
+        if let Err(TrySendError::Full(Event::Push(push))) = self.events.try_send(Event::Push(push))
+        {
+            let key = match push {
+                Push::Notify(notify) => notify.key,
+                Push::Beat(beat) => beat.newest.unwrap_or(0),
+            };
+            self.behind.fetch_max(key, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits, but not through a stop.
+    fn pause(&self, length: Duration) {
+        let shared = self.shared();
+        let waited = self
+            .changed
+            .wait_timeout_while(shared, length, |shared| !shared.stopping);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    // ---- The applier: the only one who moves the key. ----
+
+    fn apply_all(&self, events: &Receiver<Event>) -> Result<(), StoreError> {
+        let mut sync = Sync::new(self.store.key());
+        let mut refreshing: VecDeque<SyncSender<u64>> = VecDeque::new();
+        while !self.shared().stopping {
+            while let Ok(event) = events.try_recv() {
+                if !take_event(&mut sync, &mut refreshing, event) {
+                    return Ok(());
+                }
+            }
+            sync.heard(self.behind.swap(0, Ordering::AcqRel));
+            match sync.step(Instant::now()) {
+                Step::Apply {
+                    before,
+                    items,
+                    after,
+                } => {
+                    self.store.apply(before, &items, after)?;
+                    sync.applied();
+                    self.observer.applied(&items);
+                }
+                Step::Ask { key } => self.ask(&mut sync, key),
+                Step::Wait(until) => {
+                    if sync.is_level() {
+                        for done in refreshing.drain(..) {
+                            // Whoever asked may have lost patience.
+                            let _ = done.try_send(sync.key());
+                        }
+                    }
+                    let event = match until {
+                        None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                        Some(until) => events.recv_timeout(until.saturating_since(Instant::now())),
+                    };
+                    match event {
+                        Ok(event) => {
+                            if !take_event(&mut sync, &mut refreshing, event) {
+                                return Ok(());
+                            }
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&self, sync: &mut Sync, key: u64) {
+        let link = self.shared().link.clone();
+        let request = pb::SyncRequest { key, limit: 0 };
+        let reply = link.ok_or(TerminalError::Stopped).and_then(|link| {
+            let reply: pb::SyncReply = link.request(pb::Command::Sync, &request)?;
+            Ok((link, reply))
+        });
+        match reply {
+            Ok((link, reply)) => {
+                if let Err(nonsense) = sync.answered(reply, Instant::now()) {
+                    link.end(&nonsense.to_string());
+                }
+            }
+            Err(_) => sync.ask_failed(Instant::now()),
+        }
+    }
+
+    // ---- The senders: one per conversation that has something to say. ----
+
+    fn send_all(&self, receiver: u64) {
+        while let Some(request) = { self.outbox().batch(receiver) } {
+            let Some(result) = self.send_until_answered(&request) else {
+                return;
+            };
+            // The outbox first: an observer that sends on from here then finds the conversation free.
+            let more = self.outbox().done(receiver);
+            match result {
+                Ok(reply) => reply.sent.iter().for_each(|sent| self.observer.acked(sent)),
+                Err(error) => {
+                    for message in &request.messages {
+                        self.observer.refused(&message.client_id, &error);
+                    }
+                }
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// The backend's answer; `None` when the terminal stops first.
+    fn send_until_answered(
+        &self,
+        request: &pb::SendRequest,
+    ) -> Option<Result<pb::SendReply, TerminalError>> {
+        let mut pause = RESEND.0;
+        loop {
+            let link = self.wait_for_link(Instant::NEVER, Duration::MAX).ok()?;
+            let result = link
+                .request(pb::Command::Send, request)
+                .and_then(|reply| check_sent(request, reply));
+            match result {
+                Err(error) if error.is_transient() => {
+                    self.pause(pause);
+                    pause = (pause * 2).min(RESEND.1);
+                }
+                result => return Some(result),
+            }
+        }
+    }
+
+    /// The link that is up, or the next one.
+    fn wait_for_link(
+        &self,
+        until: Instant,
+        patience: Duration,
+    ) -> Result<Arc<Link>, TerminalError> {
+        let mut shared = self.shared();
+        loop {
+            if shared.stopping {
+                return Err(shared.failed.clone().unwrap_or(TerminalError::Stopped));
+            }
+            if let Some(link) = &shared.link {
+                return Ok(link.clone());
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Err(TerminalError::Timeout(patience));
+            }
+            // An hour at a time: a condvar does not take "for ever".
+            let wait = until.saturating_since(now).min(Duration::from_secs(3_600));
+            let woken = self.changed.wait_timeout(shared, wait);
+            shared = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    // ---- Ending. ----
+
+    fn stop(&self) {
+        let link = {
+            let mut shared = self.shared();
+            shared.stopping = true;
+            shared.link.take()
+        };
+        self.changed.notify_all();
+        if let Some(link) = link {
+            link.end("the terminal was stopped");
+        }
+        // It only wakes an applier that waits: one that is busy looks at `stopping` before its next step.
+        let _ = self.events.try_send(Event::Stop);
+    }
+
+    fn fail(&self, error: TerminalError) {
+        self.shared().failed.get_or_insert(error);
+        self.stop();
+    }
+
+    fn ended(&self) {
+        self.shared().running -= 1;
+        self.changed.notify_all();
+    }
+
+    fn why_ended(&self) -> TerminalError {
+        self.shared()
+            .failed
+            .clone()
+            .unwrap_or(TerminalError::Stopped)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sixteen random bytes to name a message by.
+#[must_use]
+pub fn new_client_id() -> Bytes {
+    let mut id = [0; 16];
+    fill_secret(&mut id);
+    Bytes::copy_from_slice(&id)
+}
+
+/// `false`: the terminal stops.
+fn take_event(sync: &mut Sync, refreshing: &mut VecDeque<SyncSender<u64>>, event: Event) -> bool {
+    match event {
+        Event::Linked(newest) => sync.linked(newest),
+        Event::Push(Push::Notify(notify)) => sync.notified(notify, Instant::now()),
+        Event::Push(Push::Beat(beat)) => sync.heard(beat.newest.unwrap_or(0)),
+        Event::Refresh(done) => {
+            sync.refresh();
+            refreshing.push_back(done);
+        }
+        Event::Stop => return false,
+    }
+    true
+}
+
+/// A reply that leaves a message out, or answers for another, answers for none.
+fn check_sent(
+    request: &pb::SendRequest,
+    reply: pb::SendReply,
+) -> Result<pb::SendReply, TerminalError> {
+    let asked = request.messages.iter().map(|message| &message.client_id);
+    if asked.eq(reply.sent.iter().map(|sent| &sent.client_id)) {
+        Ok(reply)
+    } else {
+        Err(TerminalError::Nonsense(
+            "a send was answered for other messages than were sent".to_owned(),
+        ))
+    }
+}

@@ -1,0 +1,140 @@
+//! What a terminal keeps of its user's timeline: conversations, states, and the key they are complete up to.
+//!
+//! Knows:       where an item belongs, that items and key move in one commit.
+//! Does not know: links, syncing, who reads.
+//!
+//! Two back ends behind [`LocalStore`]: [`memory`] forgets with the process; [`durable`] answers when the
+//! items and the key are on the disk, by one fsync shared with every other terminal of the process.
+//!
+//! Invariants
+//! - D-1  The key in the store and the items up to it are from the same commit: after any crash the key
+//!   says exactly what the store holds.
+//! - D-2  A state (account, contact, refusal) only moves to a newer version.
+//! - D-3  A message is filed under its number too: if a server handed one out twice the store shows it
+//!   twice. Hiding it is not the store's business; seeing it is the checker's.
+
+pub mod durable;
+pub mod memory;
+
+use prost::Message;
+
+use crate::model::Pos;
+use crate::proto::terminal as pb;
+
+/// The local copy of one user's timeline.
+pub trait LocalStore: Send + Sync + 'static {
+    /// Everything up to it is in the store; 0 = nothing.
+    fn key(&self) -> u64;
+
+    /// Stores items and key in one commit, durable (as far as this store is) on return.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of it is stored, or, after a failed disk, the store takes no more.
+    fn apply(&self, before: u64, items: &[pb::Item], after: u64) -> Result<(), StoreError>;
+
+    /// The last `limit` messages with another user, in the order of their positions.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn messages(&self, other: u64, limit: usize) -> Result<Vec<Stored>, StoreError>;
+
+    /// Everybody with whom there are messages, in no particular order.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn conversations(&self) -> Result<Vec<u64>, StoreError>;
+
+    /// The newest version of a state item.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn state(&self, kind: pb::Kind, id: u64) -> Result<Option<pb::Item>, StoreError>;
+}
+
+/// A message as the store shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Number of its item in the own timeline.
+    pub number: u64,
+    /// Its place in the conversation.
+    pub pos: Pos,
+    /// Sender, receiver, text.
+    pub message: pb::Message,
+}
+
+/// Why something could not be stored or read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The caller's key is not the store's: two writers, or a driver that skipped a step.
+    #[error("the store is at key {stored}, not {claimed}; restart the terminal")]
+    OutOfStep {
+        /// What the store holds.
+        stored: u64,
+        /// What the caller believed.
+        claimed: u64,
+    },
+    /// An item whose payload does not decode, or that lacks its position.
+    #[error("item {number} of kind {kind} is malformed: {what}")]
+    Malformed {
+        /// Its number in the timeline.
+        number: u64,
+        /// Its kind, as it came.
+        kind: i32,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another process has the directory.
+    #[error("{0} is in use by another process; end it, or choose another directory")]
+    Locked(String),
+    /// The disk or the engine failed.
+    #[error("the local store failed: {0}")]
+    Engine(String),
+}
+
+/// Where an item belongs.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// In the conversation with `other`.
+    Message {
+        other: u64,
+        pos: Pos,
+        message: pb::Message,
+    },
+    /// The state of (kind, id).
+    State,
+    /// A kind of a later version: the key moves past it.
+    Unknown,
+}
+
+/// Decides where an item of `owner`'s timeline belongs.
+fn place(owner: u64, item: &pb::Item) -> Result<Place, StoreError> {
+    let malformed = |what: String| StoreError::Malformed {
+        number: item.number,
+        kind: item.kind,
+        what,
+    };
+    match pb::Kind::try_from(item.kind) {
+        Ok(pb::Kind::Message) => {
+            let message =
+                pb::Message::decode(item.payload.clone()).map_err(|e| malformed(e.to_string()))?;
+            let pos = item
+                .pos
+                .ok_or_else(|| malformed("a message without a position".to_owned()))?;
+            let other = if message.sender == owner {
+                message.receiver
+            } else {
+                message.sender
+            };
+            Ok(Place::Message {
+                other,
+                pos: pos.into(),
+                message,
+            })
+        }
+        Ok(pb::Kind::Account | pb::Kind::Contact | pb::Kind::Refused) => Ok(Place::State),
+        Ok(pb::Kind::Unspecified) | Err(_) => Ok(Place::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests;

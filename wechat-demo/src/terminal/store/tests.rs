@@ -1,0 +1,222 @@
+//! Promises that both back ends keep.
+
+use super::durable::Depot;
+use super::memory::Memory;
+use super::*;
+
+const ME: u64 = 1;
+const BOB: u64 = 2;
+
+fn message(number: u64, count: u64, sender: u64, text: &str) -> pb::Item {
+    let receiver = if sender == ME { BOB } else { ME };
+    let message = pb::Message {
+        message_id: number,
+        sender,
+        receiver,
+        text: text.to_owned(),
+        ..Default::default()
+    };
+    pb::Item {
+        number,
+        kind: pb::Kind::Message as i32,
+        id: number,
+        version: 1,
+        pos: Some(pb::Pos { count, sender }),
+        payload: message.encode_to_vec().into(),
+        deleted: false,
+    }
+}
+
+fn contact(number: u64, version: u64) -> pb::Item {
+    pb::Item {
+        number,
+        kind: pb::Kind::Contact as i32,
+        id: BOB,
+        version,
+        ..Default::default()
+    }
+}
+
+fn texts(store: &dyn LocalStore, limit: usize) -> Vec<String> {
+    store
+        .messages(BOB, limit)
+        .unwrap()
+        .into_iter()
+        .map(|m| m.message.text)
+        .collect()
+}
+
+fn both(promise: impl Fn(&dyn LocalStore)) {
+    promise(&Memory::new(ME));
+    let dir = tempfile::tempdir().unwrap();
+    promise(&Depot::open(dir.path()).unwrap().account(ME).unwrap());
+}
+
+#[test]
+fn a_conversation_is_shown_by_position_not_by_number() {
+    both(|store| {
+        store
+            .apply(
+                0,
+                &[message(10, 2, BOB, "second"), message(11, 1, ME, "first")],
+                11,
+            )
+            .unwrap();
+        store
+            .apply(
+                11,
+                &[message(12, 2, ME, "second, the smaller sender before")],
+                12,
+            )
+            .unwrap();
+        store.apply(12, &[message(15, 9, BOB, "last")], 15).unwrap();
+        assert_eq!(
+            texts(store, 99),
+            [
+                "first",
+                "second, the smaller sender before",
+                "second",
+                "last"
+            ]
+        );
+        assert_eq!(texts(store, 2), ["second", "last"]);
+        assert_eq!(store.messages(BOB, 1).unwrap()[0].number, 15);
+        assert_eq!(store.conversations().unwrap(), [BOB]);
+        assert_eq!(store.key(), 15);
+    });
+}
+
+#[test]
+fn a_store_refuses_items_that_do_not_follow_its_key() {
+    both(|store| {
+        store.apply(0, &[message(1, 1, ME, "a")], 1).unwrap();
+        let error = store.apply(0, &[message(2, 2, ME, "b")], 2).unwrap_err();
+        assert!(matches!(
+            error,
+            StoreError::OutOfStep {
+                stored: 1,
+                claimed: 0
+            }
+        ));
+        assert_eq!((texts(store, 9), store.key()), (vec!["a".to_owned()], 1));
+    });
+}
+
+#[test]
+fn a_state_never_goes_back_to_an_older_version() {
+    both(|store| {
+        store.apply(0, &[contact(1, 2)], 1).unwrap();
+        store.apply(1, &[contact(2, 1)], 2).unwrap();
+        assert_eq!(
+            store
+                .state(pb::Kind::Contact, BOB)
+                .unwrap()
+                .unwrap()
+                .version,
+            2
+        );
+        store.apply(2, &[contact(3, 3), contact(4, 4)], 4).unwrap();
+        assert_eq!(
+            store
+                .state(pb::Kind::Contact, BOB)
+                .unwrap()
+                .unwrap()
+                .version,
+            4
+        );
+        assert_eq!(store.state(pb::Kind::Account, BOB).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_message_handed_out_twice_is_seen_twice() {
+    both(|store| {
+        store.apply(0, &[message(1, 1, BOB, "x")], 1).unwrap();
+        let mut again = message(1, 1, BOB, "x");
+        again.number = 2;
+        store.apply(1, &[again], 2).unwrap();
+        assert_eq!(texts(store, 9), ["x", "x"]);
+    });
+}
+
+#[test]
+fn an_item_of_a_later_version_is_passed_over_and_a_broken_one_is_not() {
+    both(|store| {
+        let unknown = pb::Item {
+            number: 1,
+            kind: 99,
+            ..Default::default()
+        };
+        store.apply(0, &[unknown], 1).unwrap();
+        let broken = pb::Item {
+            pos: None,
+            ..message(2, 1, BOB, "x")
+        };
+        assert!(matches!(
+            store.apply(1, &[broken], 2),
+            Err(StoreError::Malformed { number: 2, .. })
+        ));
+        assert_eq!(store.key(), 1);
+    });
+}
+
+#[test]
+fn what_was_applied_is_there_after_the_process_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let depot = Depot::open(dir.path()).unwrap();
+        depot
+            .account(ME)
+            .unwrap()
+            .apply(0, &[message(1, 1, BOB, "x")], 1)
+            .unwrap();
+        depot.account(BOB).unwrap().apply(0, &[], 7).unwrap();
+    }
+    let depot = reopened(dir.path());
+    let mine = depot.account(ME).unwrap();
+    assert_eq!((mine.key(), texts(&mine, 9)), (1, vec!["x".to_owned()]));
+    assert_eq!(depot.account(BOB).unwrap().key(), 7);
+}
+
+#[test]
+fn a_new_login_starts_empty_and_touches_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let depot = Depot::open(dir.path()).unwrap();
+    depot
+        .account(ME)
+        .unwrap()
+        .apply(0, &[message(1, 1, BOB, "x"), contact(2, 1)], 2)
+        .unwrap();
+    depot.account(BOB).unwrap().apply(0, &[], 7).unwrap();
+    let login = pb::LoginReply {
+        user_id: ME,
+        device_id: 5,
+        token: vec![1, 2].into(),
+    };
+    depot.new_login("me", &login).unwrap();
+    assert_eq!(depot.login("me").unwrap(), Some(login));
+    let mine = depot.account(ME).unwrap();
+    assert_eq!((mine.key(), texts(&mine, 9).len()), (0, 0));
+    assert_eq!(mine.state(pb::Kind::Contact, BOB).unwrap(), None);
+    assert_eq!(depot.account(BOB).unwrap().key(), 7);
+}
+
+#[test]
+fn a_directory_in_use_is_named_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = Depot::open(dir.path()).unwrap();
+    assert!(matches!(
+        Depot::open(dir.path()),
+        Err(StoreError::Locked(_))
+    ));
+}
+
+/// The committer lets go of the files a moment after the last handle was dropped.
+fn reopened(dir: &std::path::Path) -> Depot {
+    loop {
+        match Depot::open(dir) {
+            Err(StoreError::Locked(_)) => std::thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    }
+}
