@@ -1,1 +1,34 @@
-//! The access layer: long links, sessions, notifies.
+//! The access layer: long links from terminals, notifies from storage's primaries.
+//!
+//! Knows:       links and whom they speak for, frames, which call of logic a command is.
+//! Does not know: the business, timelines, passwords; it keeps nothing that outlives it.
+//!
+//! ```text
+//! terminal ══ long link ══▶ serve: reader ──▶ commands ──▶ Backend (logic over RPC)
+//!                 ▲             writer ◀── Outbound ◀── replies, beats
+//!                 └─────────────────────────┘  ▲
+//! storage's primary ── RPC Notify ──▶ notify ──┘      registrar: RegisterLinks in batches, and a sweep
+//! ```
+//! A link's state is pure ([`session`]); the coroutines around it are plain blocking code.
+//!
+//! Invariants
+//! - A-1  A link is registered with its user's primary before its AuthReply goes out, so nothing that
+//!   happens after the terminal's first sync goes unnoticed (with S-2 in [`session`]).
+//! - A-2  A beat's newest key was read from the primary after the beat came in, or is absent. Nothing
+//!   here is ever shown as the newest key because it was seen before.
+//! - A-3  Whatever one terminal sends, or does not read, ends at its own link.
+//!
+//! Read first: [`session`], then `serve.rs`.
+
+mod backend;
+mod commands;
+mod meter;
+mod registrar;
+mod serve;
+pub mod session;
+mod table;
+mod task;
+
+pub use backend::{Answer, Backend, Refusal};
+pub use meter::Meter;
+pub use serve::{Access, Settings};

@@ -1,0 +1,201 @@
+//! Registrations of links with their users' primaries: in batches, and again in rotation.
+//!
+//! Knows:       how to gather what comes within a few milliseconds into one call.
+//! Does not know: sockets, frames.
+//!
+//! A heartbeat renews its link's registration and brings back the newest key in one call; beats that
+//! come together share it. Registrations live in a primary's memory, so a primary that restarts has lost
+//! them: the sweep renews all links in rotation, and all at once after a call has failed, and notifies
+//! terminals that turn out to be behind.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::backend::Backend;
+use super::meter::Meter;
+use super::table::{Link, Table};
+use crate::model::limits::LINKS_PER_CALL;
+use crate::proto::logic;
+use crate::proto::terminal as pb;
+
+/// How long the first of a batch waits for company.
+const GATHER: Duration = Duration::from_millis(5);
+/// How long a beat waits for its batch's answer; above the deadline of the call.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Gathers registrations and removals.
+pub(super) struct Registrar {
+    backend: Arc<dyn Backend>,
+    /// HOST:PORT of this process's RPC port, where notifies are to go.
+    address: String,
+    waiting: Mutex<Vec<Waiting>>,
+    leaving: Mutex<Vec<logic::Link>>,
+}
+
+struct Waiting {
+    link: logic::Link,
+    /// Gets the newest key, or `None` when the primary could not be asked.
+    answer: SyncSender<Option<u64>>,
+}
+
+impl Registrar {
+    pub(super) fn new(backend: Arc<dyn Backend>, address: String) -> Self {
+        Self {
+            backend,
+            address,
+            waiting: Mutex::default(),
+            leaving: Mutex::default(),
+        }
+    }
+
+    /// Registers or renews a link; the newest key of its user, read from the primary now. Waits for the
+    /// batch it becomes part of. `None` when the primary cannot be reached.
+    pub(super) fn newest(&self, link: &Link) -> Option<u64> {
+        let link = self.describe(link)?;
+        let (answer, answered) = sync_channel(1);
+        let mut waiting = lock(&self.waiting);
+        waiting.push(Waiting { link, answer });
+        let (first, full) = (waiting.len() == 1, waiting.len() >= LINKS_PER_CALL);
+        if full {
+            let batch = std::mem::take(&mut *waiting);
+            drop(waiting);
+            self.ask(batch);
+        } else {
+            drop(waiting);
+            if first {
+                std::thread::sleep(GATHER);
+                let batch = std::mem::take(&mut *lock(&self.waiting));
+                self.ask(batch);
+            }
+        }
+        answered.recv_timeout(PATIENCE).ok().flatten()
+    }
+
+    /// Tells the primary that a link is gone, in company where there is some.
+    pub(super) fn forget(&self, link: &Link) {
+        let Some(link) = self.describe(link) else {
+            return;
+        };
+        let mut leaving = lock(&self.leaving);
+        leaving.push(link);
+        let (first, full) = (leaving.len() == 1, leaving.len() >= LINKS_PER_CALL);
+        if !full {
+            drop(leaving);
+            if !first {
+                return;
+            }
+            std::thread::sleep(GATHER);
+            leaving = lock(&self.leaving);
+        }
+        let batch = std::mem::take(&mut *leaving);
+        drop(leaving);
+        if !batch.is_empty() {
+            // Best effort: a registration that is not dropped expires, and a notify to it is answered
+            // with "gone".
+            let _ = self.backend.drop_links(batch);
+        }
+    }
+
+    /// Asks for one batch, at most [`LINKS_PER_CALL`] links.
+    fn ask(&self, batch: Vec<Waiting>) {
+        if batch.is_empty() {
+            return;
+        }
+        let links: Vec<_> = batch.iter().map(|waiting| waiting.link.clone()).collect();
+        let newest = self.backend.register_links(links).unwrap_or_default();
+        for (index, waiting) in batch.iter().enumerate() {
+            let key = newest
+                .get(index)
+                .filter(|newest| newest.reached)
+                .map(|newest| newest.key);
+            // Whoever asked may have lost patience.
+            let _ = waiting.answer.try_send(key);
+        }
+    }
+
+    fn describe(&self, link: &Link) -> Option<logic::Link> {
+        let logic::Caller { user_id, device_id } = link.caller()?;
+        Some(logic::Link {
+            user_id,
+            device_id,
+            link: link.number,
+            access: self.address.clone(),
+        })
+    }
+}
+
+/// The rotation over all links. One step a second.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// Number of the link that was renewed last.
+    cursor: u64,
+    /// Links still to be renewed without pause because a call failed; 0 = nothing failed lately.
+    owed: usize,
+    /// The last step failed.
+    failing: bool,
+}
+
+impl Sweep {
+    /// Renews the next links: one call, or after a failure as many as there are links.
+    pub(super) fn step(&mut self, table: &Table, registrar: &Registrar, meter: &Meter) {
+        loop {
+            let mut links = table.after(self.cursor, LINKS_PER_CALL);
+            if links.is_empty() {
+                self.cursor = 0;
+                links = table.after(0, LINKS_PER_CALL);
+            }
+            let Some(last) = links.last() else {
+                self.owed = 0;
+                return;
+            };
+            let cursor = last.number;
+            if !renew(&links, registrar, meter) {
+                self.failing = true;
+                return;
+            }
+            if std::mem::take(&mut self.failing) {
+                self.owed = table.len();
+            }
+            self.cursor = cursor;
+            self.owed = self.owed.saturating_sub(links.len());
+            if self.owed == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// One call for these links; `false` when one of the primaries could not be asked.
+fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
+    let described: Vec<_> = links
+        .iter()
+        .filter_map(|link| registrar.describe(link))
+        .collect();
+    assert_eq!(
+        described.len(),
+        links.len(),
+        "the table holds authenticated links only"
+    );
+    let Ok(newest) = registrar.backend.register_links(described) else {
+        return false;
+    };
+    let mut reached = newest.len() == links.len();
+    for (link, newest) in links.iter().zip(newest) {
+        reached &= newest.reached;
+        let told = link.tell(0);
+        if newest.reached && newest.key > told {
+            Meter::add(&meter.healed);
+            link.notify(pb::Notify {
+                prev_key: told,
+                key: newest.key,
+                items: Vec::new(),
+            });
+        }
+    }
+    reached
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
