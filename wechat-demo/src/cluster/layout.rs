@@ -1,0 +1,296 @@
+//! Which processes a cluster has, and how each is told about the others.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// A process of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The copy that takes writes.
+    StoragePrimary,
+    /// The copy that every write waits for.
+    StorageBackup,
+    /// The business.
+    Logic,
+    /// Long links.
+    Access,
+}
+
+impl Role {
+    /// In the order in which they are started: each finds those it calls already there.
+    pub const ALL: [Self; 4] = [
+        Self::StorageBackup,
+        Self::StoragePrimary,
+        Self::Logic,
+        Self::Access,
+    ];
+
+    /// The name in flags, logs and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StoragePrimary => "storage-primary",
+            Self::StorageBackup => "storage-backup",
+            Self::Logic => "logic",
+            Self::Access => "access",
+        }
+    }
+
+    /// The role of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Where everybody listens, on loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Long links of terminals.
+    pub link: u16,
+    /// RPC and pages of access.
+    pub access: u16,
+    /// RPC and pages of logic.
+    pub logic: u16,
+    /// RPC and pages of the primary.
+    pub primary: u16,
+    /// RPC and pages of the backup.
+    pub backup: u16,
+}
+
+/// Ports that a cluster cannot have.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// Somebody listens there.
+    #[error("port {0} is in use; end what listens there, or pass --port N (0 = any free ports)")]
+    InUse(u16),
+    /// Too high for five in a row.
+    #[error("port {0} leaves no room for {PORTS} in a row; pass one below {limit}", limit = u16::MAX - PORTS)]
+    TooHigh(u16),
+    /// The system has none to give.
+    #[error("no free port on 127.0.0.1: {0}")]
+    None(std::io::Error),
+}
+
+/// Ports of a cluster.
+const PORTS: u16 = 5;
+
+impl Ports {
+    /// `first` and the four after it; 0 = whichever are free.
+    ///
+    /// # Errors
+    /// [`PortError`]; all are tried, so that a cluster does not come up in part.
+    pub fn choose(first: u16) -> Result<Self, PortError> {
+        if first > u16::MAX - PORTS {
+            return Err(PortError::TooHigh(first));
+        }
+        let mut held = Vec::new();
+        let mut ports = [0; PORTS as usize];
+        for (offset, port) in (0..PORTS).zip(&mut ports) {
+            let wanted = if first == 0 { 0 } else { first + offset };
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).map_err(|error| {
+                if wanted == 0 {
+                    PortError::None(error)
+                } else {
+                    PortError::InUse(wanted)
+                }
+            })?;
+            *port = listener.local_addr().map_err(PortError::None)?.port();
+            // Held until all are known, so that no two are the same.
+            held.push(listener);
+        }
+        let [link, access, logic, primary, backup] = ports;
+        Ok(Self {
+            link,
+            access,
+            logic,
+            primary,
+            backup,
+        })
+    }
+}
+
+/// A cluster's processes: their flags and their places.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Everything the cluster writes is below it.
+    pub dir: PathBuf,
+    /// Where everybody listens.
+    pub ports: Ports,
+    /// Flags of this run for single roles, after the usual ones.
+    pub extra: Vec<(Role, String)>,
+}
+
+impl Layout {
+    /// A cluster below `dir`.
+    #[must_use]
+    pub fn new(dir: &Path, ports: Ports) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            ports,
+            extra: Vec::new(),
+        }
+    }
+
+    /// HOST:PORT that terminals connect to.
+    #[must_use]
+    pub fn link_address(&self) -> String {
+        address(self.ports.link)
+    }
+
+    /// Where a role answers RPC, `/health`, `/status` and `/metrics`.
+    #[must_use]
+    pub fn rpc(&self, role: Role) -> SocketAddr {
+        let port = match role {
+            Role::StoragePrimary => self.ports.primary,
+            Role::StorageBackup => self.ports.backup,
+            Role::Logic => self.ports.logic,
+            Role::Access => self.ports.access,
+        };
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// Where a role's words go.
+    #[must_use]
+    pub fn log(&self, role: Role) -> PathBuf {
+        self.dir.join("logs").join(format!("{role}.log"))
+    }
+
+    /// The command line of a role, after the binary.
+    #[must_use]
+    pub fn arguments(&self, role: Role) -> Vec<String> {
+        let own = address(self.rpc(role).port());
+        let path = |name: &str| self.dir.join(name).display().to_string();
+        let flags: Vec<String> = match role {
+            Role::StoragePrimary => [
+                "storage",
+                "--role",
+                "primary",
+                "--listen",
+                &own,
+                "--peer",
+                &address(self.ports.backup),
+                "--dir",
+                &path("storage-primary"),
+            ]
+            .map(str::to_owned)
+            .into(),
+            Role::StorageBackup => [
+                "storage",
+                "--role",
+                "backup",
+                "--listen",
+                &own,
+                "--peer",
+                &address(self.ports.primary),
+                "--dir",
+                &path("storage-backup"),
+            ]
+            .map(str::to_owned)
+            .into(),
+            Role::Logic => [
+                "logic",
+                "--listen",
+                &own,
+                "--storage",
+                &address(self.ports.primary),
+            ]
+            .map(str::to_owned)
+            .into(),
+            Role::Access => {
+                let link = self.link_address();
+                let logic = address(self.ports.logic);
+                [
+                    "access", "--listen", &link, "--rpc", &own, "--logic", &logic,
+                ]
+                .map(str::to_owned)
+                .into()
+            }
+        };
+        let extra = self
+            .extra
+            .iter()
+            .filter(|(of, _)| *of == role)
+            .map(|(_, flag)| flag.clone());
+        flags
+            .into_iter()
+            .chain(["--exit-with-parent".to_owned()])
+            .chain(extra)
+            .collect()
+    }
+}
+
+fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_used_port_is_named_before_anything_starts() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
+        let error = Ports::choose(port).unwrap_err().to_string();
+        assert!(
+            error.contains(&port.to_string()) && error.contains("--port"),
+            "{error}"
+        );
+        assert!(matches!(
+            Ports::choose(u16::MAX),
+            Err(PortError::TooHigh(_))
+        ));
+    }
+
+    #[test]
+    fn free_ports_are_all_different() {
+        let Ports {
+            link,
+            access,
+            logic,
+            primary,
+            backup,
+        } = Ports::choose(0).unwrap();
+        let all = std::collections::HashSet::from([link, access, logic, primary, backup]);
+        assert_eq!(all.len(), PORTS as usize);
+        assert!(!all.contains(&0));
+    }
+
+    #[test]
+    fn everybody_is_told_where_the_others_are() {
+        let ports = Ports {
+            link: 1,
+            access: 2,
+            logic: 3,
+            primary: 4,
+            backup: 5,
+        };
+        let mut layout = Layout::new(Path::new("d"), ports);
+        layout.extra.push((Role::Logic, "--fast".to_owned()));
+        let logic = layout.arguments(Role::Logic).join(" ");
+        assert!(
+            logic.contains("--listen 127.0.0.1:3 --storage 127.0.0.1:4"),
+            "{logic}"
+        );
+        assert!(logic.ends_with("--exit-with-parent --fast"), "{logic}");
+        let access = layout.arguments(Role::Access).join(" ");
+        assert!(
+            access.contains("--listen 127.0.0.1:1 --rpc 127.0.0.1:2 --logic 127.0.0.1:3"),
+            "{access}"
+        );
+        assert!(!access.contains("--fast"));
+        assert!(
+            Role::ALL
+                .into_iter()
+                .all(|role| Role::from_name(role.name()) == Some(role))
+        );
+    }
+}
