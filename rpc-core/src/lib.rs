@@ -3,6 +3,8 @@
 pub mod base;
 pub mod codegen;
 mod coroutine;
+#[cfg(feature = "hooks")]
+mod hook;
 mod net;
 pub mod rpc;
 mod runtime;

@@ -1,7 +1,9 @@
 //! The whole-system tests: one binary, a module per subject.
 //!
+//! * `hooks` calls the replaced C library functions from programs that know nothing of coroutines.
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
 
 mod architecture;
+mod hooks;
 mod runtime;

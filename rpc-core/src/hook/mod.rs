@@ -1,0 +1,90 @@
+//! The C library's waiting calls, replaced for the whole program.
+//!
+//! Knows:         libc's names, descriptors, futex words, the coroutine that calls.
+//! Does not know: scheduling, protocols, who the caller is.
+//!
+//! `#[unsafe(no_mangle)] extern "C" fn read(…)` in this crate is what std and C libraries call. A hook
+//! that waits reads "current" first: on an OS thread, and on a worker's own stack, it is the plain
+//! system call, made by the instruction itself. In a coroutine it tries without blocking, and on EAGAIN
+//! parks the coroutine until the reactor saw an edge. Hooks that create, share, change, end or wake
+//! keep their books on every thread.
+//!
+//! # Rules
+//! - **R-1** A generation guards against numbers that are used again (`table`, `description`).
+//! - **R-2** One edge-triggered registration per open file, made when somebody first waits.
+//! - **R-3** A waiter that leaves wakes the next of its direction.
+//! - **R-4** A short read on TCP means empty: the next read waits for an edge without asking first,
+//!   unless the peer hung up. A short write means full.
+//! - **R-5** Try first: one extra system call at most for a call that waits, none for one that need not.
+//! - **P9** No hook panics, unwinds or allocates from the heap (getaddrinfo, "wait for any child" and
+//!   `poll` of many descriptors excepted, which run only in coroutines).
+//! - Nobody sees a flag change: sockets are tried with MSG_DONTWAIT, pipes and event descriptors with
+//!   RWF_NOWAIT, the rest with `poll(0)` and the plain call. Two exceptions set O_NONBLOCK in the kernel
+//!   and hide it: listeners made here, and `connect` for its duration.
+//!
+//! # Deadlines and cancellation
+//! They reach calls whose contract has an error: read, write, send, receive, accept, connect, poll,
+//! select, waitpid of one child, getaddrinfo. Past the scope's deadline ETIMEDOUT, when cancelled
+//! ECANCELED, where the call would have to wait; the socket's own timeout keeps its EAGAIN. A cut read
+//! or write shuts a stream socket down first: the conversation is out of step. Exempt, because std and C
+//! cannot bear an error there: futex, sleeps, epoll_wait, close, "wait for any child".
+//!
+//! # Intended differences from an OS thread
+//! | call in a coroutine | thread | coroutine |
+//! |---|---|---|
+//! | `close` or `dup2` of a descriptor others wait on | they go on waiting | they get EBADF |
+//! | any parked call, when a signal arrives | may fail with EINTR | goes on waiting |
+//! | any waiting call past the scope's deadline | has no scope | ETIMEDOUT, streams shut down |
+//! | a pthread cancellation request | may end the thread in the call | no cancellation point |
+//! | `sendfile`, `splice` with a socket or pipe | copy in the kernel | EINVAL: callers fall back to read and write |
+//! | `vfork` | shares memory with the parent | is `fork` |
+//! | `F_SETLKW`, `flock`, `pthread_join`, non-private and PI futexes | block the thread | block the worker |
+//! | inherited listener shared with another process | never blocks others | may block the worker if that process takes the connection first |
+//! | MSG_FASTOPEN, descriptors above 1,048,575 | block the thread | block the worker |
+//!
+//! Read first: `exchange`, then `description`, then `futex`.
+
+mod classify;
+mod connection;
+mod create;
+mod cut;
+mod description;
+mod descriptors;
+mod exchange;
+mod futex;
+mod input;
+mod output;
+mod pool;
+mod process;
+mod raw;
+mod readiness;
+mod resolve;
+mod setup;
+mod sleep;
+mod table;
+mod vector;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Whether the books are kept.
+static STATE: AtomicU8 = AtomicU8::new(ON);
+
+/// True where descriptors are tracked and futex waiters may be coroutines; false in a forked child.
+#[inline]
+fn is_on() -> bool {
+    STATE.load(Ordering::Relaxed) == ON
+}
+
+/// True in a child after `fork`.
+fn in_child() -> bool {
+    STATE.load(Ordering::Relaxed) == CHILD
+}
+
+/// From here on this process is a child that has no runtime.
+fn enter_child() {
+    STATE.store(CHILD, Ordering::Relaxed);
+}
+
+const ON: u8 = 0;
+/// Set for good by the fork handler.
+const CHILD: u8 = 1;

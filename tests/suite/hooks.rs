@@ -1,0 +1,68 @@
+//! The replaced C library calls, seen from programs that know nothing of coroutines.
+//!
+//! Every test runs on one worker: a call that blocked the worker instead of its coroutine would hang,
+//! and a hang ends the run with the test's name.
+//!
+//! Knows: std, libc, other people's crates.   Does not know: the runtime's inside.
+
+#![expect(
+    unsafe_code,
+    reason = "calls C functions by name, as C libraries would"
+)]
+
+mod descriptors;
+mod differential;
+mod limits;
+mod processes;
+mod readiness;
+mod sockets;
+mod threads;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rpc_core::Runtime;
+
+/// Runs `f` as a coroutine of a runtime with one worker. Ends the program if that takes a minute.
+fn on_one_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let name = std::thread::current()
+        .name()
+        .unwrap_or("unnamed")
+        .to_owned();
+    let (done, watch) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if watch.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{name}: hung for a minute, something waits that nobody wakes");
+            std::process::abort();
+        }
+    });
+    let runtime = Runtime::builder()
+        .workers(1)
+        .build()
+        .expect("this machine can run coroutines");
+    let value = runtime.block_on(f);
+    drop(runtime);
+    drop(done);
+    value
+}
+
+/// Lets every other coroutine of the worker run until it waits.
+fn let_others_run() {
+    // A fresh coroutine starts within two turns; the rest is for those it wakes.
+    (0..20).for_each(|_| rpc_core::yield_now());
+}
+
+/// A connected pair of TCP sockets.
+fn tcp_pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    (near, far)
+}
+
+/// Bytes that differ from place to place, so that lost, doubled or swapped parts show.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i.wrapping_mul(31) >> 3) as u8 ^ (i >> 11) as u8)
+        .collect()
+}
