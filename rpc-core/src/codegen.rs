@@ -2,6 +2,7 @@
 
 pub use bytes;
 pub use prost;
+pub use prost_types;
 
 pub use crate::rpc::client::{CallOptions, Channel};
 pub use crate::rpc::descriptor::{MethodDescriptor, ServiceDescriptor};

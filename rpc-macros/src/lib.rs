@@ -35,8 +35,8 @@ pub fn main(options: TokenStream, function: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// Takes the place of `#[test]`, and the options of [`macro@main`]; `#[ignore]` and `#[should_panic]`
-/// work as usual.
+/// Takes the place of `#[test]`; `#[ignore]` and `#[should_panic]` work as usual. Without `workers` there is one,
+/// so that what two coroutines do to each other on a thread they share is what the test sees.
 #[proc_macro_attribute]
 pub fn test(options: TokenStream, function: TokenStream) -> TokenStream {
     entry::expand(Entry::Test, options.into(), function.into()).into()
