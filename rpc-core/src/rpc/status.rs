@@ -184,6 +184,11 @@ impl Status {
         }
     }
 
+    /// True if the failure was made with brpc's number `errno`, rather than with a code that maps to it.
+    pub fn is_errno(&self, errno: i32) -> bool {
+        self.0.errno == errno
+    }
+
     /// Details for programs, in a form both ends agreed on; empty when there are none.
     pub fn details(&self) -> &Bytes {
         &self.0.details

@@ -108,14 +108,12 @@ pub fn http_of_code(code: Code) -> u16 {
         .map_or(200, |row| row.2)
 }
 
-/// The HTTP status of a failure. A name that leads nowhere is 404, as in brpc and on the web; a body
-/// above a limit is 413.
+/// The HTTP status of a failure. A name that leads nowhere is 404, as in brpc and on the web.
 pub fn http_of_status(status: &Status) -> u16 {
-    match status.errno() {
-        ENOSERVICE | ENOMETHOD => 404,
-        ELOGOFF => 503,
-        _ => http_of_code(status.code()),
+    if status.is_errno(ENOSERVICE) || status.is_errno(ENOMETHOD) {
+        return 404;
     }
+    http_of_code(status.code())
 }
 
 /// The code for an HTTP status that came without one, after gRPC's table.
@@ -218,5 +216,6 @@ mod tests {
         assert_eq!(http_of_status(&Status::from_errno(ENOSERVICE, "")), 404);
         assert_eq!(http_of_status(&Status::from_errno(ENOMETHOD, "")), 404);
         assert_eq!(http_of_status(&Status::from_errno(38, "")), 501);
+        assert_eq!(http_of_status(&Status::unimplemented("")), 501);
     }
 }

@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn bytes_of_no_protocol_are_refused_at_once() {
-        for first in [&b"\x16\x03\x01"[..], b"*1\r\n", b"\0", b"PRPX", b"pRPC"] {
+        for first in [&b"\x16\x03\x01"[..], b"*1\r\n", b"\0", b"PRP\x01", b"pRPC"] {
             let mut session = server_session(&harness::config());
             fill(session.recv_space(), first);
             let bad = session.received(first.len(), Instant::ZERO).unwrap_err();
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_prefix_shorter_than_the_magic_still_matches() {
-        for first in [&b"P"[..], b"PR", b"PRP", b"PRI"] {
+        for first in [&b"P"[..], b"PR", b"PRP", b"PRI", b"PO", b"PATCH"] {
             let mut session = server_session(&harness::config());
             fill(session.recv_space(), first);
             assert_eq!(session.received(first.len(), Instant::ZERO), Ok(()));

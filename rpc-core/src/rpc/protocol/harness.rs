@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::call::{fill, no_such_method};
+use super::http1::Http1;
 use super::prpc::{Prpc, PrpcClient};
 use super::{
     Bad, BadReason, Body, ClientEvent, ClientSession, IncomingCall, Limits, Reply, Route, Routes,
@@ -37,7 +38,7 @@ pub fn config_with(limits: Limits) -> Arc<ServerConfig> {
         limits,
         identity: "127.0.0.1:9801".into(),
         routes: Arc::new(EchoRoutes),
-        protocols: vec![Arc::new(Prpc)],
+        protocols: vec![Arc::new(Prpc), Arc::new(Http1)],
     })
 }
 

@@ -24,11 +24,13 @@
 
 #![forbid(unsafe_code)]
 
+mod base64;
 pub mod call;
 pub mod counters;
 mod detect;
 #[cfg(test)]
 mod harness;
+pub mod http1;
 pub mod prpc;
 
 use std::collections::VecDeque;
@@ -194,7 +196,9 @@ pub trait ServerSession: Send {
     /// The connection cannot go on; see [`Bad`].
     fn received(&mut self, n: usize, now: Instant) -> Result<(), Bad>;
 
-    /// The next thing for the driver to do; `None` until more bytes come.
+    /// The next thing for the driver to do; `None` until more bytes come, or an answer makes room for
+    /// requests that were read already: the driver asks again after an answer to a session that did not
+    /// [want input](ServerSession::wants_input).
     fn next_event(&mut self) -> Option<ServerEvent>;
 
     /// Ends a call: its answer is encoded behind those before it. Small bodies share one growing buffer,

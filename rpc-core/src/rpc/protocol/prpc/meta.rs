@@ -6,11 +6,10 @@
 //! oracle in tests. brpc writes empty and zero fields out; so do we, in the same order, so that our
 //! messages equal its own byte for byte.
 
-use std::borrow::Cow;
-
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use crate::rpc::metadata::MetadataMap;
+use crate::rpc::protocol::base64;
 use crate::rpc::protocol::call::{Checksum, Trace};
 
 /// A meta as read. Strings are bytes of the frame.
@@ -435,55 +434,6 @@ fn int_len(value: u64) -> usize {
 #[inline]
 fn sized(len: usize) -> usize {
     int_len(len as u64) + len
-}
-
-/// `user_fields` are strings: values under `…-bin` travel as base64 without padding, as in gRPC.
-mod base64 {
-    use super::Cow;
-    use crate::rpc::metadata::MetadataMap;
-
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-    pub fn encode_if_binary<'a>(key: &str, value: &'a [u8]) -> Cow<'a, [u8]> {
-        if !MetadataMap::is_binary_key(key) {
-            return Cow::Borrowed(value);
-        }
-        let mut out = Vec::with_capacity(value.len().div_ceil(3) * 4);
-        for group in value.chunks(3) {
-            let mut word = 0;
-            for index in 0..3 {
-                word = word << 8 | u32::from(group.get(index).copied().unwrap_or(0));
-            }
-            for index in 0..=group.len() {
-                out.push(ALPHABET[(word >> (18 - 6 * index)) as usize & 63]);
-            }
-        }
-        Cow::Owned(out)
-    }
-
-    /// `None` if the key is no `…-bin` key or the value no base64.
-    pub fn decode_if_binary(key: &str, value: &[u8]) -> Option<Vec<u8>> {
-        if !MetadataMap::is_binary_key(key) {
-            return None;
-        }
-        let digits = value.strip_suffix(b"==").or(value.strip_suffix(b"="));
-        let digits = digits.unwrap_or(value);
-        let mut out = Vec::with_capacity(digits.len() * 3 / 4);
-        for group in digits.chunks(4) {
-            let mut word = 0;
-            for digit in group {
-                let value = ALPHABET.iter().position(|letter| letter == digit)?;
-                word = word << 6 | value as u32;
-            }
-            match group.len() {
-                4 => out.extend_from_slice(&word.to_be_bytes()[1..]),
-                3 => out.extend_from_slice(&(word >> 2).to_be_bytes()[2..]),
-                2 => out.push((word >> 4) as u8),
-                _ => return None,
-            }
-        }
-        Some(out)
-    }
 }
 
 #[cfg(test)]

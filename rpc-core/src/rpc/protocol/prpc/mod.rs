@@ -24,8 +24,8 @@
 mod client;
 mod frame;
 #[cfg(test)]
-mod golden {
-    mod tests;
+pub(super) mod golden {
+    pub(in crate::rpc::protocol) mod tests;
 }
 mod meta;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::rpc::protocol::{
 use crate::rpc::status::Code;
 
 /// A recording, or `None`, said loudly, where the recordings are absent.
-fn golden(name: &str) -> Option<Vec<u8>> {
+pub fn golden(name: &str) -> Option<Vec<u8>> {
     let dir = std::env::var_os("RPC_GOLDEN_DIR").map_or_else(
         || {
             PathBuf::from(concat!(

@@ -22,22 +22,6 @@ fn a_varint_has_the_length_it_is_given() {
 }
 
 #[test]
-fn bytes_under_bin_keys_travel_as_base64() {
-    for length in 0..20 {
-        let value: Vec<u8> = (0..length).map(|i: u8| i.wrapping_mul(37) ^ 0xa5).collect();
-        let text = base64::encode_if_binary("k-bin", &value);
-        assert!(text.is_ascii() && !text.contains(&b'='));
-        let mut padded = text.to_vec();
-        padded.resize(text.len().div_ceil(4) * 4, b'=');
-        for wire in [&text[..], &padded] {
-            assert_eq!(base64::decode_if_binary("k-bin", wire), Some(value.clone()));
-        }
-    }
-    assert_eq!(base64::decode_if_binary("k-bin", b"!"), None);
-    assert_eq!(base64::encode_if_binary("k", b"plain")[..], b"plain"[..]);
-}
-
-#[test]
 fn every_prefix_of_a_meta_is_read_or_refused() {
     let map = [("a", "b")].into_iter().collect();
     let whole = sample(&map);
