@@ -48,7 +48,8 @@ pub fn recorded(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// The path of a binary of this workspace, built if need be: `wechat-demo`, or one of `examples`.
+/// The path of a binary of this workspace, built if need be: `wechat-demo`, `xtask`, or one of
+/// `examples`.
 ///
 /// # Panics
 /// When cargo cannot build it; cargo's own message is above.
@@ -77,10 +78,9 @@ fn build(name: &str) -> PathBuf {
         Some("debug") | None => "dev",
         Some(other) => other,
     };
-    let package = if name == "wechat-demo" {
-        name
-    } else {
-        "examples"
+    let package = match name {
+        "wechat-demo" | "xtask" => name,
+        _ => "examples",
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target_dir = profile_dir

@@ -79,6 +79,22 @@ impl Server {
         cpu_seconds(self.0.id())
     }
 
+    /// System calls it makes within `time`, where `perf` can count them.
+    pub(crate) fn system_calls(&self, time: Duration) -> Option<f64> {
+        let mut perf = Command::new("perf");
+        perf.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p"]);
+        perf.args([
+            &self.0.id().to_string(),
+            "--",
+            "sleep",
+            &time.as_secs_f64().to_string(),
+        ]);
+        let output = perf.stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        text.lines()
+            .find_map(|line| line.split_once(',')?.0.parse().ok())
+    }
+
     /// Resident bytes at their highest.
     pub(crate) fn peak_bytes(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()));

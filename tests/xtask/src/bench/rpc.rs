@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use super::Section;
 use super::plot::{self, Series};
-use super::program::{self, CLIENT_CORE, SERVER_CORE, Server};
+use super::program::{self, CLIENT_CORE, Running, SERVER_CORE, Server};
 use super::report::{self, Table};
 use super::samples::Samples;
 
@@ -50,7 +51,7 @@ impl Side {
 /// Connections, and calls in flight on each.
 type Load = (usize, usize);
 
-const LOADS: [Load; 4] = [(1, 1), (1, 64), (1, 200), (64, 1)];
+const LOADS: [Load; 5] = [(1, 1), (1, 64), (1, 200), (64, 1), (512, 1)];
 
 /// Every figure of one side under one load.
 #[derive(Default)]
@@ -61,6 +62,8 @@ struct Figures {
     client_cpu: Samples,
     server_cpu: Samples,
     server_mib: Samples,
+    /// The server's, from a run of its own in the first round: counting slows the counted.
+    syscalls: Samples,
 }
 
 const LATENCIES: [&str; 4] = ["p50_us", "p99_us", "p999_us", "max_us"];
@@ -78,12 +81,13 @@ pub(crate) fn run(rounds: u32, seconds: f64) -> Result<Section> {
                     load_name(load)
                 );
                 let figures = all.entry((load, side)).or_default();
-                if let Err(error) = measure(side, load, seconds, figures) {
-                    failures.push(format!(
-                        "round {round}, {}, {}: {error:#}",
-                        side.name(),
-                        load_name(load)
-                    ));
+                let done = measure(side, load, seconds, figures).and_then(|()| match round {
+                    1 => count_system_calls(side, load, figures),
+                    _ => Ok(()),
+                });
+                if let Err(error) = done {
+                    let run = format!("round {round}, {}, {}", side.name(), load_name(load));
+                    failures.push(format!("{run}: {error:#}"));
                 }
             }
         }
@@ -96,12 +100,8 @@ fn load_name((connections, inflight): Load) -> String {
     format!("{connections} connection{s} × {inflight} in flight")
 }
 
-fn measure(
-    side: Side,
-    (connections, inflight): Load,
-    seconds: f64,
-    into: &mut Figures,
-) -> Result<()> {
+/// A server on its core and a client on the other, the client running for `seconds`.
+fn start(side: Side, load: Load, seconds: f64) -> Result<(Server, Running)> {
     let [(server, server_args), (client, client_args)] = side.programs();
     let addr = program::free_addr()?;
     let addr_arg = addr.to_string();
@@ -111,26 +111,47 @@ fn measure(
     client.args(client_args).args(["--addr", &addr_arg]);
     let payload = if side == Side::Loop { FRAME } else { PAYLOAD };
     for (flag, value) in [
-        ("--connections", connections.to_string()),
-        ("--inflight", inflight.to_string()),
+        ("--connections", load.0.to_string()),
+        ("--inflight", load.1.to_string()),
         ("--payload", payload.to_string()),
         ("--seconds", seconds.to_string()),
         ("--warmup", WARMUP.to_string()),
     ] {
         client.args([flag, &value]);
     }
-    let client = program::start(&mut client)?;
-    // The server's CPU is sampled inside the measured time, so that neither end counts.
-    std::thread::sleep(Duration::from_secs_f64(WARMUP + 0.1 * seconds));
-    let (began, cpu) = (Instant::now(), server.cpu_seconds());
-    std::thread::sleep(Duration::from_secs_f64(0.8 * seconds));
-    let share = (server.cpu_seconds() - cpu) / began.elapsed().as_secs_f64();
+    Ok((server, program::start(&mut client)?))
+}
+
+/// Calls a second, of a client whose calls all succeeded; and its result line.
+fn rate_of(client: Running) -> Result<(f64, Value)> {
     let result = client.result()?;
     let failed = program::field(&result, "failed")?;
     if failed > 0.0 {
         bail!("{failed} calls failed");
     }
     let rate = program::field(&result, "calls")? / program::field(&result, "seconds")?;
+    Ok((rate, result))
+}
+
+fn count_system_calls(side: Side, load: Load, into: &mut Figures) -> Result<()> {
+    let (server, client) = start(side, load, 2.0)?;
+    std::thread::sleep(Duration::from_secs_f64(WARMUP + 0.3));
+    let counted = server.system_calls(Duration::from_secs(1));
+    let (rate, _) = rate_of(client)?;
+    if let Some(count) = counted {
+        into.syscalls.push(count / rate);
+    }
+    Ok(())
+}
+
+fn measure(side: Side, load: Load, seconds: f64, into: &mut Figures) -> Result<()> {
+    let (server, client) = start(side, load, seconds)?;
+    // The server's CPU is sampled inside the measured time, so that neither end counts.
+    std::thread::sleep(Duration::from_secs_f64(WARMUP + 0.1 * seconds));
+    let (began, cpu) = (Instant::now(), server.cpu_seconds());
+    std::thread::sleep(Duration::from_secs_f64(0.8 * seconds));
+    let share = (server.cpu_seconds() - cpu) / began.elapsed().as_secs_f64();
+    let (rate, result) = rate_of(client)?;
     into.rate.push(rate);
     for (samples, name) in into.latency.iter_mut().zip(LATENCIES) {
         samples.push(program::field(&result, name)?);
@@ -157,6 +178,7 @@ fn section(all: &All, failures: &[String]) -> Section {
         "client CPU s/M",
         "server CPU s/M",
         "server MiB",
+        "server syscalls/call",
     ]);
     for load in LOADS {
         for side in SIDES {
@@ -165,21 +187,29 @@ fn section(all: &All, failures: &[String]) -> Section {
             row.push(own.rate.ratio(&all[&(load, Side::Tonic)].rate));
             row.push(own.rate.ratio(&all[&(load, Side::Loop)].rate));
             row.extend(own.latency.iter().map(Samples::middle));
-            row.extend([&own.client_cpu, &own.server_cpu, &own.server_mib].map(Samples::middle));
+            row.extend(
+                [
+                    &own.client_cpu,
+                    &own.server_cpu,
+                    &own.server_mib,
+                    &own.syscalls,
+                ]
+                .map(Samples::middle),
+            );
             table.row(row);
         }
     }
     let text = format!(
         "## RPC\n\nUnary echo of {PAYLOAD} bytes of text; the bare loop moves frames of {FRAME} bytes. Closed loop: each caller sends \
          its next call when the last was answered, so the rate offered is the rate achieved. \
-         Latency, CPU seconds per million calls and the server's peak resident memory are medians over the rounds.\n\n\
-         {}\n![calls per second](plots/rpc-throughput.svg)\n\n![latency](plots/rpc-latency.svg)\n\n{}",
+         Latency, CPU seconds per million calls and the server's peak resident memory are medians over the rounds; system calls are counted by perf in a run of their own.\n\n\
+         {}\n![calls per second](plots/rpc-throughput.svg)\n\n![latency](plots/rpc-latency.svg)\n\n![server memory](plots/rpc-memory.svg)\n\n{}",
         table.text(),
         report::failures(failures),
     );
     Section {
         text,
-        plots: vec![throughput_plot(all), latency_plot(all)],
+        plots: vec![throughput_plot(all), latency_plot(all), memory_plot(all)],
     }
 }
 
@@ -188,12 +218,9 @@ fn throughput_plot(all: &All) -> (String, String) {
         name: side.name(),
         values: LOADS.map(|load| all[&(load, side)].rate.median()).to_vec(),
     });
-    let svg = plot::lines(
-        "Calls per second",
-        "calls/s (log scale)",
-        &LOADS.map(load_name),
-        &series,
-    );
+    let x = LOADS.map(|(connections, inflight)| format!("{connections} × {inflight}"));
+    let title = "Calls per second by connections × calls in flight on each";
+    let svg = plot::lines(title, "log scale", &x, &series);
     ("rpc-throughput.svg".to_owned(), svg)
 }
 
@@ -213,4 +240,25 @@ fn latency_plot(all: &All) -> (String, String) {
         "rpc-latency.svg".to_owned(),
         plot::lines(&title, "µs (log scale)", &x, &series),
     )
+}
+
+fn memory_plot(all: &All) -> (String, String) {
+    let loads: Vec<Load> = LOADS
+        .into_iter()
+        .filter(|(_, inflight)| *inflight == 1)
+        .collect();
+    let series = SIDES.map(|side| Series {
+        name: side.name(),
+        values: loads
+            .iter()
+            .map(|&load| all[&(load, side)].server_mib.median())
+            .collect(),
+    });
+    let x: Vec<String> = loads
+        .iter()
+        .map(|(connections, _)| connections.to_string())
+        .collect();
+    let title = "Server memory against connections, one call in flight on each";
+    let svg = plot::lines(title, "peak MiB (log scale)", &x, &series);
+    ("rpc-memory.svg".to_owned(), svg)
 }
