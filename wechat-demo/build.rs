@@ -1,4 +1,4 @@
-//! Turns `proto/*.proto` into Rust: messages, service traits, clients.
+//! Turns `proto/*.proto` into Rust: messages, service traits, servers, clients.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = [
@@ -7,10 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/access.proto",
         "proto/storage.proto",
     ];
-    println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(protos, ["proto"])?;
-    prost_build::Config::new()
-        .bytes(["."])
-        .compile_fds(descriptors)?;
+    rpc_codegen::configure()
+        .bytes(".")
+        .compile_protos(&protos, &["proto"])?;
     Ok(())
 }

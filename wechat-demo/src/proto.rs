@@ -2,26 +2,25 @@
 //!
 //! Module names follow the packages (`wechat.terminal` is [`terminal`]); the comments of the `.proto`
 //! files are the documentation.
-#![expect(missing_docs, reason = "generated; the .proto files document it")]
 
 /// What a terminal and the access layer say over the long link.
 pub mod terminal {
-    include!(concat!(env!("OUT_DIR"), "/wechat.terminal.rs"));
+    rpc_core::include_proto!("wechat.terminal");
 }
 
 /// The logic layer, called by access.
 pub mod logic {
-    include!(concat!(env!("OUT_DIR"), "/wechat.logic.rs"));
+    rpc_core::include_proto!("wechat.logic");
 }
 
 /// The access layer, called by storage primaries.
 pub mod access {
-    include!(concat!(env!("OUT_DIR"), "/wechat.access.rs"));
+    rpc_core::include_proto!("wechat.access");
 }
 
 /// The storage layer, called by logic, and between its two copies.
 pub mod storage {
-    include!(concat!(env!("OUT_DIR"), "/wechat.storage.rs"));
+    rpc_core::include_proto!("wechat.storage");
 }
 
 impl From<crate::model::Pos> for terminal::Pos {

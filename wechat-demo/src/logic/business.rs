@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use rpc_core::rpc::status::{Code, Status};
+use rpc_core::{Code, Status};
 
 use super::{check, password::Passwords, stores::Stores, token::Token};
 use crate::{

@@ -1,6 +1,6 @@
 //! What may come in: sizes and forms, each refusal naming what and how much.
 
-use rpc_core::rpc::status::Status;
+use rpc_core::Status;
 
 use crate::{
     model::limits::{

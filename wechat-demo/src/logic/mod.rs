@@ -9,6 +9,9 @@
 pub mod business;
 mod check;
 mod password;
+mod remote;
+pub mod role;
+mod service;
 pub mod stores;
 mod token;
 

@@ -1,9 +1,9 @@
 //! Passwords at rest: argon2id, on the blocking pool, a few at a time.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
-use rpc_core::{rpc::status::Status, spawn_blocking};
+use rpc_core::{Status, spawn_blocking, sync::Semaphore};
 
 /// What one hash costs whoever guesses, and us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,13 +28,8 @@ impl Default for Cost {
 #[derive(Clone)]
 pub struct Passwords {
     hasher: Argon2<'static>,
-    gate: Arc<Gate>,
-}
-
-/// Lets a few hashes run at once: each takes memory, and more than there are processors gain nothing.
-struct Gate {
-    free: Mutex<usize>,
-    freed: Condvar,
+    /// Each hash takes memory, and more at once than there are processors gain nothing.
+    gate: Arc<Semaphore>,
 }
 
 impl Passwords {
@@ -46,13 +41,10 @@ impl Passwords {
         let params = Params::new(cost.memory_kib, cost.passes, 1, None)
             .map_err(|error| format!("argon2 with {cost:?}: {error}"))?;
         let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let free = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             hasher,
-            gate: Arc::new(Gate {
-                free: Mutex::new(free),
-                freed: Condvar::new(),
-            }),
+            gate: Arc::new(Semaphore::new(at_once)),
         })
     }
 
@@ -85,32 +77,16 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> Result<T, argon2::password_hash::Error> + Send + 'static,
     ) -> Result<T, Status> {
-        self.gate.enter();
+        let permit = self.gate.acquire().map_err(|_| {
+            Status::deadline_exceeded("too many passwords are being hashed; try again soon")
+        })?;
         let joined = spawn_blocking(work).join();
-        self.gate.leave();
+        drop(permit);
         match joined {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(Status::internal(format!("password hash: {error}"))),
             Err(_) => Err(Status::internal("hashing a password panicked")),
         }
-    }
-}
-
-impl Gate {
-    fn enter(&self) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        while *free == 0 {
-            free = self
-                .freed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        *free -= 1;
-    }
-
-    fn leave(&self) {
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.freed.notify_one();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the business asks of storage: `wechat.storage.Storage`, whoever answers it.
 
-use rpc_core::rpc::status::Status;
+use rpc_core::Status;
 
 use crate::proto::{logic as lp, storage as pb, terminal};
 

@@ -1,0 +1,69 @@
+//! The logic process: flags, start, serving, end.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use rpc_core::{Runtime, Server};
+
+use super::{
+    business::Business,
+    password::{Cost, Passwords},
+    remote::RemoteStores,
+    service::LogicService,
+};
+use crate::{model::clock::SystemClock, proto::logic::LogicServer};
+
+/// Flags of `wechat-demo logic`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// HOST:PORT to answer RPC, /status, /health and /metrics on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: String,
+    /// HOST:PORT of the storage processes, primary and backup in any order
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+    pub storage: Vec<String>,
+    /// Memory of one password hash; less than the default is for tests and replays only
+    #[arg(long, value_name = "KIB", default_value_t = Cost::default().memory_kib)]
+    pub argon2_memory_kib: u32,
+    /// Threads that run coroutines [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+/// Runs the process until SIGTERM or SIGINT. Call it from a plain thread: it brings its own runtime.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let mut runtime = Runtime::builder();
+    if let Some(workers) = options.workers {
+        runtime = runtime.workers(workers);
+    }
+    let runtime = runtime.build().context("the runtime cannot start")?;
+    runtime.block_on(move || serve(&options))
+}
+
+fn serve(options: &Options) -> anyhow::Result<()> {
+    let usual = Cost::default();
+    // A small hash is only small if it also takes few passes.
+    let cheap = options.argon2_memory_kib < usual.memory_kib;
+    let passes = if cheap { 1 } else { usual.passes };
+    let cost = Cost {
+        memory_kib: options.argon2_memory_kib,
+        passes,
+    };
+    if cheap {
+        tracing::warn!(
+            ?cost,
+            "passwords are hashed cheaply: for tests and replays only"
+        );
+    }
+    let passwords =
+        Passwords::new(cost).map_err(|error| anyhow!("--argon2-memory-kib: {error}"))?;
+    let stores = Arc::new(RemoteStores::new(&options.storage)?);
+    let business = Business::new(stores, passwords, Arc::new(SystemClock));
+    let server = Server::builder()
+        .add_service(LogicServer::new(LogicService { business }))
+        .bind(&options.listen)
+        .with_context(|| format!("--listen {}", options.listen))?;
+    tracing::info!(listen = %server.local_addr(), storage = ?options.storage, "logic is up");
+    server.serve().context("serving ended")
+}

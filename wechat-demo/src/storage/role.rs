@@ -1,0 +1,241 @@
+//! The storage process: flags, start, serving, end.
+//!
+//! The port answers as soon as the process runs, with "try again soon" until the primary has met its
+//! backup; so whoever waits for the process need not know how long that takes.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use rpc_core::{Runtime, Server};
+
+use super::{
+    committer::{self, Submit},
+    copies::{Copies, Fatal, backup::Backup},
+    engine::{Engine, embedded::Embedded},
+    links::Links,
+    notify::Notifier,
+    primary::Primary,
+    service::{BackupThread, ReplicaService, StorageService},
+    store::{Identity, Store},
+    wire::{RemoteAccess, RemotePeer},
+};
+use crate::{
+    model::{Placement, clock::SystemClock},
+    proto::storage::{ReplicaServer, StorageServer},
+};
+
+/// Flags of `wechat-demo storage`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// HOST:PORT to answer RPC, /status, /health and /metrics on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: String,
+    /// Directory of the store; made if it is missing
+    #[arg(long = "data-dir", visible_alias = "dir", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Which of the store's two copies this is
+    #[arg(long, value_enum)]
+    pub role: RoleFlag,
+    /// HOST:PORT of the other copy
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer: String,
+    /// Shards of a new store, a power of two up to 256; fixed from then on [default: 8]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u32>,
+    /// Threads that run coroutines [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+/// The two roles of a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum RoleFlag {
+    /// Answers everybody.
+    Primary,
+    /// Keeps the second copy.
+    Backup,
+}
+
+/// How long the primary waits before it tries to reach its backup again.
+const PEER_PAUSE: Duration = Duration::from_millis(50);
+/// Exit status when the disk or the other copy leaves no way to go on.
+const EXIT_FATAL: i32 = 74;
+
+/// Runs the process until SIGTERM or SIGINT. Call it from a plain thread: it brings its own runtime.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let mut runtime = Runtime::builder();
+    if let Some(workers) = options.workers {
+        runtime = runtime.workers(workers);
+    }
+    let runtime = runtime.build().context("the runtime cannot start")?;
+    runtime.block_on(move || match options.role {
+        RoleFlag::Primary => run_primary(&options),
+        RoleFlag::Backup => run_backup(&options),
+    })
+}
+
+fn run_backup(options: &Options) -> anyhow::Result<()> {
+    let engine = open(&options.data_dir)?;
+    let backup = Backup::open(engine).with_context(|| at(&options.data_dir))?;
+    let backup = BackupThread::start(backup, |error| end(&error))
+        .context("the backup's thread cannot start")?;
+    let server = Server::builder()
+        .add_service(StorageServer::new(StorageService::backup(backup.clone())))
+        .add_service(ReplicaServer::new(ReplicaService { backup }))
+        .bind(&options.listen)
+        .with_context(|| listening(&options.listen))?;
+    tracing::info!(listen = %server.local_addr(), "backup is up");
+    server.serve().context("serving ended")
+}
+
+fn run_primary(options: &Options) -> anyhow::Result<()> {
+    let engine = open(&options.data_dir)?;
+    let identity = identity(&*engine, options.shards).with_context(|| at(&options.data_dir))?;
+    let serving = Arc::new(OnceLock::new());
+    let server = Server::builder()
+        .add_service(StorageServer::new(StorageService::primary(Arc::clone(
+            &serving,
+        ))))
+        .bind(&options.listen)
+        .with_context(|| listening(&options.listen))?;
+    let submit = Submit::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let peer =
+        RemotePeer::new(&options.peer).with_context(|| format!("--peer {}", options.peer))?;
+    let store = StoreThread {
+        engine,
+        identity,
+        peer: Arc::new(peer),
+        submit: submit.clone(),
+        stop: Arc::clone(&stop),
+        serving,
+        notifier_home: rpc_core::Handle::try_current().context("no runtime")?,
+    };
+    let committer = store
+        .start()
+        .context("the committer's thread cannot start")?;
+    tracing::info!(listen = %server.local_addr(), peer = options.peer, "primary is up");
+    let served = server.serve().context("serving ended");
+    // Everybody was answered or has given up; what still waits for the backup is not waited for.
+    submit.close();
+    stop.store(true, Ordering::Relaxed);
+    if rpc_core::spawn_blocking(move || committer.join())
+        .join()
+        .is_err()
+    {
+        bail!("the committer panicked");
+    }
+    served
+}
+
+/// What the committer's thread is made of.
+struct StoreThread {
+    engine: Arc<Embedded>,
+    identity: Identity,
+    peer: Arc<RemotePeer>,
+    submit: Submit,
+    stop: Arc<AtomicBool>,
+    serving: Arc<OnceLock<Primary>>,
+    notifier_home: rpc_core::Handle,
+}
+
+impl StoreThread {
+    fn start(self) -> std::io::Result<JoinHandle<()>> {
+        let run = move || match self.run() {
+            Ok(()) | Err(Fatal::Stopped) => {}
+            Err(fatal) => end(&fatal),
+        };
+        std::thread::Builder::new()
+            .name("committer".to_owned())
+            .spawn(run)
+    }
+
+    fn run(self) -> Result<(), Fatal> {
+        let clock = Arc::new(SystemClock);
+        let stop = self.stop;
+        let pause = Box::new(move || {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Fatal::Stopped);
+            }
+            std::thread::sleep(PEER_PAUSE);
+            Ok(())
+        });
+        let copies = Copies::new(self.peer, self.identity.id.clone(), pause);
+        let store = Store::start(self.engine, clock.clone(), self.identity, copies)?;
+        tracing::info!(
+            epoch = store.identity().epoch,
+            "both copies are level; serving"
+        );
+        let links = Arc::new(Links::default());
+        let primary = Primary::new(
+            &store,
+            self.submit.clone(),
+            Arc::clone(&links),
+            clock.clone(),
+        );
+        let notifier = Notifier::new(
+            links,
+            clock,
+            Arc::new(RemoteAccess::default()),
+            Box::new(move |job| drop(self.notifier_home.spawn(job))),
+        );
+        if self.serving.set(primary).is_err() {
+            unreachable!("one thread sets it, once");
+        }
+        committer::run(store, &self.submit, |moved| notifier.moved(moved))
+    }
+}
+
+fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
+    std::fs::create_dir_all(dir).with_context(|| {
+        format!(
+            "--data-dir {} cannot be made; give a directory that can",
+            dir.display()
+        )
+    })?;
+    Ok(Arc::new(Embedded::open(dir).with_context(|| at(dir))?))
+}
+
+/// What the store is; makes a new one where there is none.
+fn identity(engine: &dyn Engine, shards: Option<u32>) -> anyhow::Result<Identity> {
+    if let Some(identity) = Identity::load(engine)? {
+        let there = identity.place.shards();
+        match shards {
+            Some(asked) if asked as usize != there => {
+                bail!("the store has {there} shards for ever; leave --shards {asked} out")
+            }
+            _ => return Ok(identity),
+        }
+    }
+    let place = Placement::new(shards.unwrap_or(Placement::DEFAULT_SHARDS)).context("--shards")?;
+    let mut id = [0; 16];
+    rpc_core::base::rng::fill_secret(&mut id);
+    let identity = Identity::of_copy(Bytes::copy_from_slice(&id), place);
+    identity.store(engine)?;
+    Ok(identity)
+}
+
+/// Ends the process: it cannot keep what it promised, and a sync is not tried twice (S-3).
+fn end(error: &dyn std::error::Error) {
+    tracing::error!(%error, "storage ends");
+    eprintln!("storage: {error}");
+    std::process::exit(EXIT_FATAL);
+}
+
+fn at(dir: &Path) -> String {
+    format!("--data-dir {}", dir.display())
+}
+
+fn listening(address: &str) -> String {
+    format!("--listen {address}")
+}

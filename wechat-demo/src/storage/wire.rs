@@ -1,0 +1,128 @@
+//! Storage's calls to others, over RPC: the primary to its backup, the primary to access processes.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rpc_core::{Channel, Code, Error, Status};
+
+use super::{
+    copies::{Peer, PeerError},
+    notify::AccessCalls,
+    ops::{Refusal, RefusalKind},
+};
+use crate::proto::{
+    access::{AccessClient, NotifyReply, NotifyRequest},
+    storage as pb,
+};
+
+/// A call to the backup that takes longer is given up and asked about again.
+const REPLICA_DEADLINE: Duration = Duration::from_secs(5);
+/// A notify that takes longer is dropped; the next heartbeat heals it.
+const NOTIFY_DEADLINE: Duration = Duration::from_secs(2);
+/// Access processes whose channels are kept.
+const CHANNELS: usize = 1024;
+
+/// The backup at an address.
+pub struct RemotePeer {
+    client: pb::ReplicaClient,
+}
+
+/// Access processes at any addresses.
+#[derive(Default)]
+pub struct RemoteAccess {
+    clients: Mutex<HashMap<String, AccessClient>>,
+}
+
+impl RemotePeer {
+    /// Begins to connect to `HOST:PORT`; the backup need not be there yet.
+    pub fn new(address: &str) -> Result<Self, Error> {
+        let channel = Channel::builder(address)
+            .deadline(REPLICA_DEADLINE)
+            .connect_lazy()?;
+        Ok(Self {
+            client: pb::ReplicaClient::new(channel),
+        })
+    }
+}
+
+impl Peer for RemotePeer {
+    fn marks(&self, request: pb::MarksRequest) -> Result<pb::MarksReply, PeerError> {
+        Ok(self.client.marks(request).map_err(peer_error)?.into_inner())
+    }
+
+    fn read_log(&self, request: pb::ReadLogRequest) -> Result<pb::ReadLogReply, PeerError> {
+        Ok(self
+            .client
+            .read_log(request)
+            .map_err(peer_error)?
+            .into_inner())
+    }
+
+    fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
+        Ok(self
+            .client
+            .append(request)
+            .map_err(peer_error)?
+            .into_inner())
+    }
+}
+
+impl RemoteAccess {
+    fn client(&self, address: &str) -> Option<AccessClient> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(address) {
+            return Some(client.clone());
+        }
+        if clients.len() >= CHANNELS {
+            clients.clear();
+        }
+        let channel = Channel::builder(address)
+            .deadline(NOTIFY_DEADLINE)
+            .connect_lazy()
+            .ok()?;
+        let client = AccessClient::new(channel);
+        clients.insert(address.to_owned(), client.clone());
+        Some(client)
+    }
+}
+
+impl AccessCalls for RemoteAccess {
+    fn notify(&self, address: &str, request: NotifyRequest) -> Option<NotifyReply> {
+        let outcome = self.client(address)?.notify(request);
+        match outcome {
+            Ok(reply) => Some(reply.into_inner()),
+            Err(status) => {
+                tracing::debug!(address, %status, "a notify was not delivered");
+                None
+            }
+        }
+    }
+}
+
+/// What becomes of a refusal on the wire.
+pub fn status(refusal: Refusal) -> Status {
+    let code = match refusal.kind {
+        RefusalKind::InvalidArgument => Code::InvalidArgument,
+        RefusalKind::NotFound => Code::NotFound,
+        RefusalKind::AlreadyExists => Code::AlreadyExists,
+        RefusalKind::FailedPrecondition => Code::FailedPrecondition,
+        RefusalKind::Unauthenticated => Code::Unauthenticated,
+        RefusalKind::Unavailable => Code::Unavailable,
+        RefusalKind::DeadlineExceeded => Code::DeadlineExceeded,
+        RefusalKind::Internal => Code::Internal,
+    };
+    Status::new(code, refusal.text)
+}
+
+/// Whether the other copy may answer better when asked again.
+fn peer_error(status: Status) -> PeerError {
+    match status.code() {
+        Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
+            PeerError::Refused(status.message().to_owned())
+        }
+        _ => PeerError::Unreachable(status.to_string()),
+    }
+}
