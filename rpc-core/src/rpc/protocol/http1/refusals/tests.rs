@@ -6,8 +6,8 @@ use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::harness::{collect, feed};
 use crate::rpc::protocol::{BadReason, Body, Reply, ServerEvent, ServerSession, Success};
 
-/// Requests that are refused, and with what.
-fn bad_requests() -> Vec<(u16, Vec<u8>)> {
+/// Requests whose head is refused, and with what.
+fn bad_heads() -> Vec<(u16, Vec<u8>)> {
     let long = "x".repeat(17_000);
     let many = "a: b\r\n".repeat(120);
     vec![
@@ -48,6 +48,23 @@ fn bad_requests() -> Vec<(u16, Vec<u8>)> {
             400,
             b"POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
         ),
+        (414, page("GET", &format!("/{long}"), "")),
+        (414, format!("GET /{long}").into()),
+        (431, page("GET", "/", &format!("a: {long}\r\n"))),
+        (431, format!("GET / HTTP/1.1\r\na: {long}").into()),
+        (431, page("GET", "/", &many)),
+        (
+            501,
+            page("POST", "/x", "Transfer-Encoding: gzip, chunked\r\n"),
+        ),
+        (501, page("BREW", "/pot", "")),
+        (505, b"GET / HTTP/2.0\r\nHost: h\r\n\r\n".into()),
+    ]
+}
+
+/// Requests whose head can be read and that are refused all the same, and with what.
+fn bad_calls() -> Vec<(u16, Vec<u8>)> {
+    vec![
         (
             404,
             page("POST", "/no.Such/Method", "Content-Length: 0\r\n"),
@@ -72,26 +89,15 @@ fn bad_requests() -> Vec<(u16, Vec<u8>)> {
             ]
             .concat(),
         ),
-        (414, page("GET", &format!("/{long}"), "")),
-        (414, format!("GET /{long}").into()),
         (415, call("Content-Type: text/plain\r\n", "x")),
         (415, call("Content-Type: application/grpc\r\n", "x")),
         (415, call("Content-Encoding: br\r\n", "x")),
-        (431, page("GET", "/", &format!("a: {long}\r\n"))),
-        (431, format!("GET / HTTP/1.1\r\na: {long}").into()),
-        (431, page("GET", "/", &many)),
-        (
-            501,
-            page("POST", "/x", "Transfer-Encoding: gzip, chunked\r\n"),
-        ),
-        (501, page("BREW", "/pot", "")),
-        (505, b"GET / HTTP/2.0\r\nHost: h\r\n\r\n".into()),
     ]
 }
 
 #[test]
 fn each_bad_request_gets_its_status_and_a_json_body() {
-    for (expected, request) in bad_requests() {
+    for (expected, request) in bad_heads().into_iter().chain(bad_calls()) {
         let shown = String::from_utf8_lossy(&request[..request.len().min(90)]).into_owned();
         for sizes in [&[1][..], &[usize::MAX], &[17]] {
             let mut session = session();

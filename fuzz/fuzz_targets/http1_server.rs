@@ -1,0 +1,7 @@
+//! `http1_server` of `src/targets.rs` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::http1_server(data);
+});

@@ -1,0 +1,7 @@
+//! `one_port` of `src/targets.rs` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::one_port(data);
+});

@@ -1,0 +1,225 @@
+//! What fuzzers run: each function takes any bytes and panics only if a session breaks a promise.
+//!
+//! Included by path, both by the fuzz targets and by rpc-core's own tests, which run them on generated
+//! input. The first bytes of the input choose in what pieces the rest is read.
+//!
+//! Promises
+//! - No input panics, and a session that wants input has room for it.
+//! - The pieces do not matter: the answers to whole input and to cut input are the same bytes.
+//! - What a PRPC server sends is a sequence of whole PRPC frames; what an HTTP server sends begins with
+//!   `HTTP/1.1`.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use rpc_core::base::time::Instant;
+use rpc_core::rpc::protocol::call::{fill, no_such_method};
+use rpc_core::rpc::protocol::http1::Http1;
+use rpc_core::rpc::protocol::prpc::{Prpc, PrpcClient};
+use rpc_core::rpc::protocol::{
+    BadReason, Body, ClientEvent, ClientSession, Limits, OutgoingCall, Page, Protocol, Reply,
+    Route, Routes, ServerConfig, ServerEvent, ServerSession, Success, server_session,
+};
+use rpc_core::rpc::status::Status;
+
+/// A PRPC server reads `data`; how many calls it found.
+pub fn prpc_server(data: &[u8]) -> usize {
+    let (sizes, data) = pieces(data);
+    let (cut, whole) = both(|config| Prpc.session(config), data, sizes);
+    assert_eq!(cut, whole, "the pieces do not matter");
+    frames(&cut.sent);
+    cut.calls
+}
+
+/// An HTTP server reads `data`; how many calls and pages it found.
+pub fn http1_server(data: &[u8]) -> usize {
+    let (sizes, data) = pieces(data);
+    let (cut, whole) = both(|config| Http1.session(config), data, sizes);
+    assert_eq!(cut, whole, "the pieces do not matter");
+    assert!(cut.sent.is_empty() || cut.sent.starts_with(b"HTTP/1.1 "));
+    cut.calls + cut.pages
+}
+
+/// A port that speaks both reads `data`; how many calls and pages it found.
+pub fn one_port(data: &[u8]) -> usize {
+    let (sizes, data) = pieces(data);
+    let (cut, whole) = both(server_session, data, sizes);
+    assert_eq!(cut, whole, "the pieces do not matter");
+    cut.calls + cut.pages
+}
+
+/// A PRPC client with three calls under way reads `data`; how many of them were answered.
+pub fn prpc_client(data: &[u8]) -> usize {
+    let (sizes, data) = pieces(data);
+    let mut outcomes = Vec::new();
+    for sizes in [sizes, [usize::MAX; 2]] {
+        let mut client = PrpcClient::new(limits());
+        for token in 0..3 {
+            let mut call = OutgoingCall::new("s", "m", Body::Bytes(Bytes::from_static(b"x")));
+            call.token = token;
+            client.call(call).expect("three calls are below the limit");
+        }
+        outcomes.push(read(&mut client, data, sizes));
+        client.abort(&Status::unavailable("the fuzzer is done"));
+        while client.next_event().is_some() {}
+        assert_eq!(client.in_flight(), 0, "every call ends");
+    }
+    assert_eq!(outcomes[0], outcomes[1], "the pieces do not matter");
+    outcomes[0].len()
+}
+
+/// What a server did with its input.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    sent: Vec<u8>,
+    calls: usize,
+    pages: usize,
+}
+
+fn both(
+    session: impl Fn(&Arc<ServerConfig>) -> Box<dyn ServerSession>,
+    data: &[u8],
+    sizes: [usize; 2],
+) -> (Outcome, Outcome) {
+    let config = Arc::new(ServerConfig {
+        limits: limits(),
+        identity: "127.0.0.1:1".into(),
+        routes: Arc::new(OneMethod),
+        protocols: vec![Arc::new(Prpc), Arc::new(Http1)],
+    });
+    let run = |sizes| serve(&mut *session(&config), data, sizes);
+    (run(sizes), run([usize::MAX; 2]))
+}
+
+/// Small ones, so that short input reaches them.
+fn limits() -> Limits {
+    Limits {
+        max_body: 1 << 20,
+        max_decompressed: 1 << 16,
+        max_meta: 1 << 10,
+        max_head: 1 << 10,
+        max_in_flight: 4,
+        max_pipelined: 4,
+    }
+}
+
+/// `S/m`, and nothing else.
+struct OneMethod;
+
+impl Routes for OneMethod {
+    fn find(&self, service: &str, method: &str) -> Result<Route, Status> {
+        match (service, method) {
+            ("S" | "p.S", "m") => Ok(Route(0)),
+            _ => Err(no_such_method(service, method)),
+        }
+    }
+}
+
+/// Takes the two sizes of pieces off the input.
+fn pieces(data: &[u8]) -> ([usize; 2], &[u8]) {
+    match data {
+        [a, b, rest @ ..] => ([usize::from(*a) + 1, usize::from(*b) + 1], rest),
+        _ => ([1, 1], data),
+    }
+}
+
+/// Feeds a server in pieces of the two sizes in turn and answers everything at once.
+fn serve(session: &mut dyn ServerSession, data: &[u8], sizes: [usize; 2]) -> Outcome {
+    let mut outcome = Outcome {
+        sent: Vec::new(),
+        calls: 0,
+        pages: 0,
+    };
+    let mut rest = data;
+    let mut turn = 0;
+    let mut open = true;
+    while open && !rest.is_empty() && session.wants_input() && !session.is_finished() {
+        let size = sizes[turn % 2].min(rest.len());
+        turn += 1;
+        let taken = fill(session.recv_space(), &rest[..size]);
+        assert!(taken > 0, "a session that wants input has room for it");
+        rest = &rest[taken..];
+        open = session.received(taken, Instant::from_nanos(1)).is_ok();
+        handle(session, &mut outcome);
+    }
+    session.end_of_input();
+    handle(session, &mut outcome);
+    session.release();
+    outcome
+}
+
+fn handle(session: &mut dyn ServerSession, outcome: &mut Outcome) {
+    while let Some(event) = session.next_event() {
+        match event {
+            ServerEvent::Call(call) => {
+                outcome.calls += 1;
+                match call.body.open(&call.attachment, 1 << 16) {
+                    Ok(body) => {
+                        let mut success = Success::new(Body::Bytes(body));
+                        success.attachment = call.attachment;
+                        success.metadata = &call.metadata;
+                        session.answer(call.id, Reply::Success(success));
+                    }
+                    Err(status) => session.answer(call.id, Reply::Refused(&status)),
+                }
+            }
+            ServerEvent::Page(page) => {
+                outcome.pages += 1;
+                session.answer(page.id, Reply::Page(Page::text(200, page.body)));
+            }
+        }
+    }
+    for piece in session.transmit().drain(..) {
+        outcome.sent.extend_from_slice(&piece);
+    }
+}
+
+/// Feeds a client; which calls ended, and how.
+fn read(client: &mut PrpcClient, data: &[u8], sizes: [usize; 2]) -> Vec<(u64, Result<usize, i32>)> {
+    let mut rest = data;
+    let mut turn = 0;
+    let mut ended = Vec::new();
+    let mut open = true;
+    while open && !rest.is_empty() && !client.is_finished() {
+        let size = sizes[turn % 2].min(rest.len());
+        turn += 1;
+        let taken = fill(client.recv_space(), &rest[..size]);
+        rest = &rest[taken..];
+        open = client.received(taken, Instant::from_nanos(1)).is_ok();
+        while let Some(event) = client.next_event() {
+            let ClientEvent::Reply { token, result, .. } = event else {
+                continue;
+            };
+            let opened = result.and_then(|reply| reply.body.open(&reply.attachment, 1 << 16));
+            ended.push((
+                token,
+                opened
+                    .map(|body| body.len())
+                    .map_err(|status| status.errno()),
+            ));
+        }
+    }
+    ended
+}
+
+/// Walks over PRPC frames.
+fn frames(mut sent: &[u8]) {
+    while !sent.is_empty() {
+        assert!(
+            sent.starts_with(b"PRPC") && sent.len() >= 12,
+            "a frame begins as one"
+        );
+        sent.advance(4);
+        let (body, meta) = (sent.get_u32() as usize, sent.get_u32() as usize);
+        assert!(
+            meta <= body && body <= sent.len(),
+            "a frame is as long as it says"
+        );
+        sent.advance(body);
+    }
+    assert!(
+        BadReason::ALL
+            .iter()
+            .all(|reason| !reason.name().is_empty())
+    );
+}
