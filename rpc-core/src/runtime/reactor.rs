@@ -80,7 +80,7 @@ pub(crate) struct Io {
     generation: AtomicU32,
     /// Edges seen, per direction.
     ticks: [AtomicU32; 2],
-    /// RDHUP, HUP or ERR was seen: the next attempt tells, no further edge may come.
+    /// RDHUP, HUP, ERR or PRI was seen: the next attempt tells, no further edge may come.
     hung_up: AtomicBool,
     state: SpinLock<State>,
 }
@@ -119,6 +119,9 @@ impl Io {
         for queue in &mut state.waiters {
             queue.wake_all(Wait::Closed);
         }
+        // Whoever read a tick of this life and comes to wait only now must not wait for the next one.
+        self.edge(Dir::Read);
+        self.edge(Dir::Write);
         let handler = state.handler.take();
         drop(state);
         drop(handler);
@@ -133,7 +136,16 @@ impl Io {
         self.ticks[dir as usize].load(Ordering::Acquire)
     }
 
-    /// Whether the peer's end or an error was seen: never skip an attempt then.
+    /// One of several descriptors of the description was closed: all waiters look again.
+    pub(crate) fn nudge(&self) {
+        let mut state = self.state.lock();
+        for dir in [Dir::Read, Dir::Write] {
+            self.edge(dir);
+            state.waiters[dir as usize].wake_all(Wait::Ready);
+        }
+    }
+
+    /// Whether the peer's end, an error or urgent data was seen: never skip an attempt then.
     #[inline]
     pub(crate) fn hung_up(&self) -> bool {
         self.hung_up.load(Ordering::Acquire)
@@ -223,6 +235,10 @@ impl Io {
             return Some(Wait::Cancelled);
         }
         let mut state = self.state.lock();
+        // Before registering: if the description was closed meanwhile, `fd` may name another file.
+        if self.tick(dir) != seen {
+            return Some(Wait::Ready);
+        }
         if state.worker.is_none() {
             let worker = task.worker();
             if register(worker, fd, self.token()).is_err() {
@@ -230,9 +246,6 @@ impl Io {
             }
             worker.sources_changed(1);
             state.worker = Some(worker);
-        }
-        if self.tick(dir) != seen {
-            return Some(Wait::Ready);
         }
         // SAFETY: the caller's promise; the queue is locked.
         unsafe { state.waiters[dir as usize].push(node) };
@@ -311,7 +324,8 @@ pub(super) fn dispatch(token: u64, events: u32) {
             closed,
         });
     }
-    if closed {
+    // A read stops short at the mark of urgent data: from then on a short one says nothing.
+    if closed || events & libc::EPOLLPRI as u32 != 0 {
         io.hung_up.store(true, Ordering::Release);
     }
     for (dir, fired) in [(Dir::Read, readable), (Dir::Write, writable)] {
@@ -447,7 +461,7 @@ fn cut_short(task: TaskRef, until: Instant) -> Option<Wait> {
 
 /// Adds `fd` to the worker's epoll: both directions, edge-triggered.
 fn register(worker: &Worker, fd: RawFd, token: u64) -> io::Result<()> {
-    let interest = Interest::READABLE | Interest::WRITABLE;
+    let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
     let token = Token(token as usize);
     worker.with_registry(|registry: &Registry| {
         match registry.register(&mut SourceFd(&fd), token, interest) {
