@@ -1,6 +1,6 @@
 //! The replaced C library calls, seen from programs that know nothing of coroutines.
 //!
-//! Every test runs on one worker: a call that blocked the worker instead of its coroutine would hang,
+//! Every test but those of `stress` runs on one worker: a call that blocked the worker instead of its coroutine would hang,
 //! and a hang ends the run with the test's name.
 //!
 //! Knows: std, libc, other people's crates.   Does not know: the runtime's inside.
@@ -16,6 +16,7 @@ mod limits;
 mod processes;
 mod readiness;
 mod sockets;
+mod stress;
 mod threads;
 
 use std::sync::mpsc;
@@ -25,6 +26,11 @@ use rpc_core::Runtime;
 
 /// Runs `f` as a coroutine of a runtime with one worker. Ends the program if that takes a minute.
 fn on_one_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    on_workers(1, f)
+}
+
+/// [`on_one_worker`] with several.
+fn on_workers<T: Send + 'static>(count: usize, f: impl FnOnce() -> T + Send + 'static) -> T {
     let name = std::thread::current()
         .name()
         .unwrap_or("unnamed")
@@ -37,7 +43,7 @@ fn on_one_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T
         }
     });
     let runtime = Runtime::builder()
-        .workers(1)
+        .workers(count)
         .build()
         .expect("this machine can run coroutines");
     let value = runtime.block_on(f);

@@ -121,6 +121,51 @@ pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
     answer_int(result)
 }
 
+/// `signalfd(2)`.
+///
+/// # Safety
+/// - As for libc's `signalfd`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn signalfd(fd: c_int, mask: *const libc::sigset_t, flags: c_int) -> c_int {
+    let result = original!(SYS_signalfd4, fd, mask, SIGSET_SIZE, flags);
+    if fd == -1 {
+        register(result, Kind::Nowait, flags & libc::SFD_NONBLOCK != 0);
+    }
+    answer_int(result)
+}
+
+/// `inotify_init(2)`.
+///
+/// # Safety
+/// - As for libc's `inotify_init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn inotify_init() -> c_int {
+    // SAFETY: the program's own promise.
+    unsafe { inotify_init1(0) }
+}
+
+/// `inotify_init1(2)`.
+///
+/// # Safety
+/// - As for libc's `inotify_init1`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn inotify_init1(flags: c_int) -> c_int {
+    let result = original!(SYS_inotify_init1, flags);
+    register(result, Kind::Nowait, flags & libc::IN_NONBLOCK != 0);
+    answer_int(result)
+}
+
+/// `memfd_create(2)`.
+///
+/// # Safety
+/// - As for libc's `memfd_create`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
+    let result = original!(SYS_memfd_create, name, flags);
+    renewed(result);
+    answer_int(result)
+}
+
 /// `open(2)`.
 ///
 /// # Safety
@@ -228,5 +273,7 @@ fn register(result: isize, kind: Kind, nonblocking: bool) {
     table::replace(fd, word);
 }
 
+/// Bytes of the kernel's signal set.
+const SIGSET_SIZE: usize = 8;
 /// Bits of a socket's type that are no flags.
 const SOCKET_TYPE: c_int = 0xf;

@@ -314,7 +314,7 @@ pub(super) fn add_share(word: Word) -> bool {
         .is_ok()
 }
 
-/// Gives back one share; the last one wakes all waiters and frees the place.
+/// Gives back one share and makes all waiters look again; the last one frees the place.
 pub(super) fn drop_share(word: Word) {
     // In a child after `fork` the slots' epoll is the parent's: nothing of it may be touched.
     if in_child() {
@@ -338,8 +338,19 @@ pub(super) fn drop_share(word: Word) {
     let dropped = description
         .state
         .fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-    if dropped.is_ok_and(|before| before & 0xffff_ffff == 1) {
-        retire(index, description);
+    match dropped {
+        Ok(before) if before & 0xffff_ffff == 1 => retire(index, description),
+        // Those who wait on the closed number have to learn of it.
+        Ok(_) => nudge(description),
+        Err(_) => {}
+    }
+}
+
+fn nudge(description: &Description) {
+    let io = description.io.load(Ordering::Acquire);
+    // SAFETY: non-null pointers stored there come from `&'static Io` (D-3).
+    if let Some(io) = unsafe { io.as_ref() } {
+        io.nudge();
     }
 }
 

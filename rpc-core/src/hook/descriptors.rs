@@ -13,7 +13,8 @@ use super::classify;
 use super::create;
 use super::description::{self, HIDDEN, Handle, Kind, LOW_WATER, NONBLOCKING};
 use super::raw::{answer_int, c_int, original};
-use super::table;
+use super::{pool, table};
+use crate::runtime;
 use crate::runtime::reactor::Dir;
 
 /// `close(2)`; coroutines that wait on the descriptor get EBADF.
@@ -42,6 +43,17 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
         table::forget_range(first, last);
     }
     answer_int(result)
+}
+
+/// `closefrom(3)`.
+///
+/// # Safety
+/// - As for libc's `closefrom`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn closefrom(first: c_int) {
+    let first = c_uint::try_from(first).unwrap_or(0);
+    // SAFETY: the program's own promise.
+    unsafe { close_range(first, c_uint::MAX, 0) };
 }
 
 /// `dup(2)`.
@@ -83,7 +95,7 @@ pub unsafe extern "C" fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
     answer_int(result)
 }
 
-/// `fcntl(2)`. F_GETFL does not show an O_NONBLOCK of ours; file locks that wait block the worker.
+/// `fcntl(2)`. F_GETFL does not show an O_NONBLOCK of ours; file locks wait on the blocking pool.
 ///
 /// # Safety
 /// - As for libc's `fcntl`.
@@ -105,9 +117,34 @@ pub unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_
                 result
             }
         }
+        // Locks belong to the process or to the open file, so that any thread may wait for them. The
+        // coroutine stays until the pool is done with the structure.
+        libc::F_SETLKW | libc::F_OFD_SETLKW if runtime::current().is_some() => {
+            on_pool(move || original!(SYS_fcntl, fd, command, argument))
+        }
         _ => original!(SYS_fcntl, fd, command, argument),
     };
     answer_int(result)
+}
+
+/// `flock(2)`; in a coroutine it waits on the blocking pool.
+///
+/// # Safety
+/// - As for libc's `flock`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn flock(fd: c_int, operation: c_int) -> c_int {
+    if operation & libc::LOCK_NB != 0 || runtime::current().is_none() {
+        return answer_int(original!(SYS_flock, fd, operation));
+    }
+    let free = original!(SYS_flock, fd, operation | libc::LOCK_NB);
+    if free != super::raw::failure(libc::EWOULDBLOCK) {
+        return answer_int(free);
+    }
+    answer_int(on_pool(move || original!(SYS_flock, fd, operation)))
+}
+
+fn on_pool(call: impl FnOnce() -> isize + Send + 'static) -> isize {
+    pool::run(call).unwrap_or(super::raw::failure(libc::EAGAIN))
 }
 
 /// `fcntl64(2)`; the same call on 64-bit systems.

@@ -335,7 +335,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if self.waited
             && let Some(io) = self.io
-            && self.handle.is_current()
         {
             io.wake_next(self.dir);
         }

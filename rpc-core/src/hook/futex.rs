@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use libc::timespec;
 
 use super::raw::{answer, c_int, c_long, failure, syscall};
-use super::{is_on, sleep};
+use super::{descriptors, is_on, sleep};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::runtime::park::park;
@@ -51,12 +51,19 @@ pub unsafe extern "C" fn syscall(
     f: usize,
 ) -> c_long {
     let call = Call { a, b, c, d, e, f };
-    let result = if number == libc::SYS_futex && is_on() {
+    let result = match number {
         // SAFETY: the program's own promise.
-        unsafe { call.futex() }
-    } else {
-        // SAFETY: the program's own promise.
-        unsafe { syscall!(number, a, b, c, d, e, f) }
+        libc::SYS_futex if is_on() => unsafe { call.futex() },
+        // Descriptors that end here must end in the table too.
+        // SAFETY: as above.
+        libc::SYS_close => return c_long::from(unsafe { descriptors::close(a as c_int) }),
+        libc::SYS_close_range => {
+            // SAFETY: as above.
+            let result = unsafe { descriptors::close_range(a as u32, b as u32, c as c_int) };
+            return c_long::from(result);
+        }
+        // SAFETY: as above.
+        _ => unsafe { syscall!(number, a, b, c, d, e, f) },
     };
     answer(result) as c_long
 }

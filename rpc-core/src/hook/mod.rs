@@ -16,8 +16,8 @@
 //! - **R-4** A short read on TCP means empty: the next read waits for an edge without asking first,
 //!   unless the peer hung up. A short write means full.
 //! - **R-5** Try first: one extra system call at most for a call that waits, none for one that need not.
-//! - **P9** No hook panics, unwinds or allocates from the heap (getaddrinfo, "wait for any child" and
-//!   `poll` of many descriptors excepted, which run only in coroutines).
+//! - **P9** No hook panics, unwinds or allocates from the heap (getaddrinfo, poll, and what moves to
+//!   the blocking pool excepted, in coroutines alone).
 //! - Nobody sees a flag change: sockets are tried with MSG_DONTWAIT, pipes and event descriptors with
 //!   RWF_NOWAIT, the rest with `poll(0)` and the plain call. Two exceptions set O_NONBLOCK in the kernel
 //!   and hide it: listeners made here, and `connect` for its duration.
@@ -27,18 +27,20 @@
 //! select, waitpid of one child, getaddrinfo. Past the scope's deadline ETIMEDOUT, when cancelled
 //! ECANCELED, where the call would have to wait; the socket's own timeout keeps its EAGAIN. A cut read
 //! or write shuts a stream socket down first: the conversation is out of step. Exempt, because std and C
-//! cannot bear an error there: futex, sleeps, epoll_wait, close, "wait for any child".
+//! cannot bear an error there: futex, sleeps, epoll_wait, close, pthread_join, file locks, "wait for any
+//! child".
 //!
 //! # Intended differences from an OS thread
 //! | call in a coroutine | thread | coroutine |
 //! |---|---|---|
 //! | `close` or `dup2` of a descriptor others wait on | they go on waiting | they get EBADF |
 //! | any parked call, when a signal arrives | may fail with EINTR | goes on waiting |
+//! | a bad pointer to a futex word or message header | EFAULT | SIGSEGV |
 //! | any waiting call past the scope's deadline | has no scope | ETIMEDOUT, streams shut down |
 //! | a pthread cancellation request | may end the thread in the call | no cancellation point |
 //! | `sendfile`, `splice` with a socket or pipe | copy in the kernel | EINVAL: callers fall back to read and write |
 //! | `vfork` | shares memory with the parent | is `fork` |
-//! | `F_SETLKW`, `flock`, `pthread_join`, non-private and PI futexes | block the thread | block the worker |
+//! | `lockf`, pthread mutexes and condition variables of C code, non-private and PI futexes | block the thread | block the worker |
 //! | inherited listener shared with another process | never blocks others | may block the worker if that process takes the connection first |
 //! | MSG_FASTOPEN, descriptors above 1,048,575 | block the thread | block the worker |
 //!
@@ -61,7 +63,9 @@ mod readiness;
 mod resolve;
 mod setup;
 mod sleep;
+mod symbol;
 mod table;
+mod thread;
 mod vector;
 
 use std::sync::atomic::{AtomicU8, Ordering};

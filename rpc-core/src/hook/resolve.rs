@@ -10,12 +10,12 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{addrinfo, c_char};
 
 use super::cut;
 use super::raw::c_int;
+use super::symbol::Symbol;
 use crate::base::lock::SpinLock;
 use crate::base::sys;
 use crate::base::time::Instant;
@@ -78,21 +78,12 @@ type Getaddrinfo = unsafe extern "C" fn(
     *mut *mut addrinfo,
 ) -> c_int;
 
-/// The C library's own getaddrinfo; null until first asked for.
-static ORIGINAL: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+static ORIGINAL: Symbol = Symbol::new(c"getaddrinfo");
 
 fn original() -> Option<Getaddrinfo> {
-    let mut found = ORIGINAL.load(Ordering::Acquire);
-    if found.is_null() {
-        // SAFETY: the name is a C string; RTLD_NEXT looks behind this program's own symbols.
-        found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"getaddrinfo".as_ptr()) };
-        ORIGINAL.store(found, Ordering::Release);
-    }
-    if found.is_null() {
-        return None;
-    }
+    let address = ORIGINAL.find()?;
     // SAFETY: the symbol of that name in the C library has this type.
-    Some(unsafe { std::mem::transmute::<*mut libc::c_void, Getaddrinfo>(found) })
+    Some(unsafe { std::mem::transmute::<*mut libc::c_void, Getaddrinfo>(address.as_ptr()) })
 }
 
 /// Copies of the arguments: a cut call returns while the pool thread is still at it.

@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "an entry in a linker section, and a C function")]
 
-use super::{process, resolve};
+use super::{process, resolve, thread};
 
 /// Run by the loader before `main`: no hook has to resolve a symbol or register a handler later.
 #[used]
@@ -14,6 +14,7 @@ static PREPARE: extern "C" fn() = prepare;
 
 extern "C" fn prepare() {
     resolve::prepare();
+    thread::prepare();
     // SAFETY: the handler touches an atomic and a thread-local word.
     unsafe { pthread_atfork(None, None, Some(process::child_after_fork)) };
 }

@@ -68,6 +68,42 @@ fn a_dup_keeps_working_after_the_first_is_closed() {
 }
 
 #[test]
+fn closing_one_of_two_dups_wakes_those_who_wait_on_its_number() {
+    on_one_worker(|| {
+        let (near, mut far) = tcp_pair();
+        let mut twin = near.try_clone().unwrap();
+        let fd = near.as_raw_fd();
+        let on_near = spawn(move || read_errno(fd));
+        let on_twin = spawn(move || {
+            let mut text = [0; 4];
+            twin.read_exact(&mut text).unwrap();
+            text
+        });
+        let_others_run();
+        drop(near);
+        assert_eq!(on_near.join().unwrap(), libc::EBADF);
+        far.write_all(b"twin").unwrap();
+        assert_eq!(&on_twin.join().unwrap(), b"twin");
+    });
+}
+
+#[test]
+fn a_file_lock_is_waited_for_without_holding_the_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lock");
+    on_one_worker(move || {
+        let first = File::create(&path).unwrap();
+        let second = File::open(&path).unwrap();
+        first.lock().unwrap();
+        let waiter = spawn(move || second.lock().unwrap());
+        let_others_run();
+        assert!(!waiter.is_finished());
+        first.unlock().unwrap();
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
 fn dups_share_the_wish_not_to_block() {
     on_one_worker(|| {
         let (near, _far) = tcp_pair();

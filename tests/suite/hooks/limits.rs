@@ -80,6 +80,51 @@ fn a_deadline_cuts_a_read_and_shuts_the_stream_down() {
 }
 
 #[test]
+fn a_deadline_reaches_into_an_unmodified_http_client() {
+    let (failed, quick) = on_one_worker(|| {
+        // Accepts in the kernel's queue, never answers.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let begun = Instant::now();
+        let failed = Deadline::within(SOON, || ureq::get(&url).call().is_err());
+        // Without the deadline the call would go on until the test is ended.
+        (failed, begun.elapsed() >= SOON)
+    });
+    assert_eq!((failed, quick), (true, true));
+}
+
+#[test]
+fn a_signal_does_not_interrupt_a_parked_read() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let text = on_one_worker(|| {
+        // SAFETY: a handler that does nothing, without SA_RESTART, so that plain calls see EINTR.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut());
+        }
+        let (mut near, mut far) = tcp_pair();
+        let reader = spawn(move || {
+            let mut text = [0; 4];
+            near.read(&mut text).map(|n| text[..n].to_vec())
+        });
+        // SAFETY: asks for the worker's own number.
+        let worker = unsafe { libc::syscall(libc::SYS_gettid) };
+        let signaller = std::thread::spawn(move || {
+            for _ in 0..10 {
+                // SAFETY: a thread of this process, and a signal that is handled.
+                unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), worker, libc::SIGUSR2) };
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        signaller.join().unwrap();
+        far.write_all(b"calm").unwrap();
+        reader.join().unwrap().unwrap()
+    });
+    assert_eq!(text, b"calm");
+}
+
+#[test]
 fn a_socket_timeout_before_the_deadline_leaves_the_stream_alone() {
     let (kind, text) = on_one_worker(|| {
         let (mut near, mut far) = tcp_pair();

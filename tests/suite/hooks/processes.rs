@@ -68,6 +68,25 @@ fn the_parent_goes_on_as_a_coroutine_after_a_fork() {
 }
 
 #[test]
+fn vfork_leaves_the_parent_its_coroutine() {
+    on_one_worker(|| {
+        // Deprecated in the binding because of what this crate's `vfork` does not do: share memory.
+        #[expect(deprecated, reason = "C libraries call it")]
+        // SAFETY: the child leaves at once.
+        let pid = unsafe { libc::vfork() };
+        if pid == 0 {
+            // SAFETY: ends this process alone.
+            unsafe { libc::_exit(3) };
+        }
+        let mut status = 0;
+        // SAFETY: a place for the status.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(libc::WEXITSTATUS(status), 3);
+        assert_eq!(spawn(|| 5).join().unwrap(), 5);
+    });
+}
+
+#[test]
 fn commands_run_and_their_output_is_read() {
     let texts = on_one_worker(|| {
         let runs: Vec<_> = (0..4)

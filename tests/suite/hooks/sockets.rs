@@ -273,9 +273,7 @@ fn threads_accept_on_a_listener_that_a_coroutine_waits_on() {
             TcpStream::connect(address).unwrap(),
         );
         let in_coroutine = acceptor.join().unwrap();
-        let in_thread = rpc_core::spawn_blocking(move || thread.join().unwrap().unwrap())
-            .join()
-            .unwrap();
+        let in_thread = thread.join().unwrap().unwrap();
         let mut found = [in_coroutine, in_thread];
         found.sort();
         let mut made = [one.local_addr().unwrap(), two.local_addr().unwrap()];

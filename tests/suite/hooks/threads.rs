@@ -273,15 +273,28 @@ fn threads_and_coroutines_share_a_mutex_and_a_channel() {
         drop(sender);
         let received = receiver.iter().count();
         finish(coroutines);
-        for thread in threads {
-            rpc_core::spawn_blocking(move || thread.join().unwrap())
-                .join()
-                .unwrap();
-        }
+        threads.into_iter().for_each(|t| t.join().unwrap());
         let count = *value.lock().unwrap();
         (count, received)
     });
     assert_eq!((count, received), (2000, 2000));
+}
+
+#[test]
+fn a_thread_that_needs_another_coroutine_can_be_joined() {
+    let sum = on_one_worker(|| {
+        let (ask, asked) = mpsc::channel::<u32>();
+        let (answer, answered) = mpsc::channel::<u32>();
+        let helper = spawn(move || answer.send(asked.recv().unwrap() * 2).unwrap());
+        let thread = std::thread::spawn(move || {
+            ask.send(21).unwrap();
+            answered.recv().unwrap()
+        });
+        let sum = thread.join().unwrap();
+        helper.join().unwrap();
+        sum
+    });
+    assert_eq!(sum, 42);
 }
 
 #[test]
