@@ -64,6 +64,22 @@ fn try_expand(
         ReturnType::Default => quote! { -> () },
         output => output.to_token_stream(),
     };
+    let reports = entry == Entry::Test || sig.ident == "main";
+    if reports && matches!(sig.output, ReturnType::Type(..)) {
+        // The result is reported on the coroutine, as std does after main: an error need not be Send.
+        let mut sig = sig.clone();
+        sig.output = syn::parse_quote! { -> ::std::process::ExitCode };
+        return Ok(quote! {
+            #(#attrs)*
+            #test
+            #vis #sig {
+                #run(#workers, || {
+                    let body = || #output #block;
+                    ::std::process::Termination::report(body())
+                })
+            }
+        });
+    }
     Ok(quote! {
         #(#attrs)*
         #test
@@ -245,8 +261,11 @@ mod tests {
             Entry::Test,
             "workers = 1",
             "#[should_panic] fn promise() -> Result<(), E> { f() }",
-            "#[should_panic] #[::core::prelude::v1::test] fn promise() -> Result<(), E> {
-                ::rpc_core::__test(::core::option::Option::Some(1), || -> Result<(), E> { f() })
+            "#[should_panic] #[::core::prelude::v1::test] fn promise() -> ::std::process::ExitCode {
+                ::rpc_core::__test(::core::option::Option::Some(1), || {
+                    let body = || -> Result<(), E> { f() };
+                    ::std::process::Termination::report(body())
+                })
             }",
         );
     }

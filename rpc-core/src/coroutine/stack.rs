@@ -96,10 +96,10 @@ pub(super) fn find_guard(address: usize) -> Option<Hit> {
         let (index, within) = (offset / (len + GUARD_SIZE), offset % (len + GUARD_SIZE));
         let hit = index < slab.count.load(Ordering::Relaxed) && within < GUARD_SIZE;
         let labels = slab.labels.load(Ordering::Relaxed) as *const Label;
-        // SAFETY: `labels` was leaked with `count` entries before the slab was listed (S-2).
-        hit.then(|| Hit {
-            label: unsafe { &*labels.add(index) },
-            len,
+        hit.then(|| {
+            // SAFETY: `labels` was leaked with `count` entries before the slab was listed (S-2).
+            let label = unsafe { &*labels.add(index) };
+            Hit { label, len }
         })
     })
 }

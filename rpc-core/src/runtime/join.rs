@@ -129,7 +129,7 @@ where
     T: Send + 'static,
 {
     /// The two ends of a job.
-    pub(super) fn new(closure: F) -> (Arc<dyn Run>, JoinHandle<T>) {
+    pub(super) fn split(closure: F) -> (Arc<dyn Run>, JoinHandle<T>) {
         let packet = Arc::new(Self {
             closure: SpinLock::new(Some(closure)),
             slot: SpinLock::new(Slot {

@@ -300,7 +300,7 @@ impl Builder {
         handle: Handle,
         f: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let (run, join) = Packet::new(f);
+        let (run, join) = Packet::split(f);
         let job = Job {
             run,
             options: self.options,
@@ -335,14 +335,14 @@ pub fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> JoinH
 /// Runs `f` on an OS thread of a pool (at most 512 at once), for what would block a worker: regular
 /// files, foreign code. From anywhere.
 pub fn spawn_blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    let (run, join) = Packet::new(f);
+    let (run, join) = Packet::split(f);
     pool::submit(run);
     join
 }
 
 /// Lets the other ready coroutines of this worker run. On an OS thread: `sched_yield`.
 pub fn yield_now() {
-    match task::current() {
+    match current() {
         Some(task) => task.yield_now(),
         None => crate::base::sys::sched_yield(),
     }

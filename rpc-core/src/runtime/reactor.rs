@@ -151,11 +151,6 @@ impl Io {
         self.hung_up.load(Ordering::Acquire)
     }
 
-    /// Whether some worker watches it.
-    pub(crate) fn is_registered(&self) -> bool {
-        self.state.lock().worker.is_some()
-    }
-
     /// Waits for an edge after `seen`. `until` is all that ends it early, besides cancellation.
     pub(crate) fn wait(&'static self, fd: RawFd, dir: Dir, seen: u32, until: Instant) -> Wait {
         let Some(task) = current() else {

@@ -75,8 +75,7 @@ fn timers_wake_in_order_of_their_deadlines() {
             })
             .collect();
         handles.into_iter().for_each(|h| h.join().unwrap());
-        let order = order.lock().clone();
-        order
+        order.lock().clone()
     });
     assert_eq!(order, [10, 20, 30]);
 }
@@ -211,7 +210,7 @@ fn a_pipe_wakes_its_reader_and_a_release_its_waiters() {
     use std::os::fd::AsRawFd;
     let rt = runtime(1);
     rt.block_on(|| {
-        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
         let io = Io::acquire().unwrap();
         let fd = reader.as_raw_fd();
         let waiting = spawn(move || io.wait(fd, Dir::Read, io.tick(Dir::Read), Instant::NEVER));
