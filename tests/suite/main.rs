@@ -2,8 +2,10 @@
 //!
 //! * `hooks` calls the replaced C library functions from programs that know nothing of coroutines.
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
+//! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
 
 mod architecture;
 mod hooks;
+mod rpc;
 mod runtime;

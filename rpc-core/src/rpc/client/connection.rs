@@ -232,12 +232,16 @@ impl Connection {
                     let retire = deliver(state, &mut waking);
                     let drained = drained && !state.hung_up;
                     state.read_pending = !drained;
+                    let finished = state.session.is_finished();
                     drop(guard);
                     if retire {
                         self.link.retire(self);
                     }
                     if let Err(bad) = parsed {
                         break Some(bad.to_string());
+                    }
+                    if finished {
+                        break Some("the server sent what is no answer".to_owned());
                     }
                     if drained {
                         break None;

@@ -3,8 +3,8 @@
 //! Knows: sessions as traits, the socket, running calls.   Does not know: frames, services.
 //!
 //! ```text
-//!  Sniffing ──first bytes tell──▶ Open ──nothing more to say──▶ Lingering ──the peer ends──▶ Closed
-//!     └──────────── lost, at any time: calls cancelled, table left ──────────────────────────▲
+//!  Open ──nothing more to say──▶ Lingering ──the peer ends──▶ Closed
+//!     └───────── lost, at any time: calls cancelled, table left ─────▲
 //! ```
 //! Reading is in `reading.rs`; this file is what calls and flushes do.
 //!
@@ -29,7 +29,7 @@ use crate::base::time::Instant;
 use crate::net::{
     Attachment, Flush, Flushed, Handler, Outflow, Queued, Ready, Socket, at_turn_end, flush,
 };
-use crate::rpc::protocol::{CallId, Page, Reply, ServerSession};
+use crate::rpc::protocol::{CallId, Page, Reply, ServerSession, server_session};
 use crate::runtime::{self, TaskRef};
 
 /// A connection. Alive while the server's table, the reactor or a running call refers to it.
@@ -68,9 +68,7 @@ pub(super) struct State {
 
 /// How far a connection is.
 pub(super) enum Stage {
-    /// The first bytes have not told the protocol yet.
-    Sniffing(Prefix),
-    /// A session has it.
+    /// A session has it; the first bytes decide which.
     Open(Box<dyn ServerSession>),
     /// We have said everything; the peer's bytes are dropped until it ends.
     Lingering {
@@ -82,13 +80,6 @@ pub(super) enum Stage {
     },
     /// Nothing more happens.
     Closed,
-}
-
-/// The first bytes of a connection; protocols need at most 24 of them.
-#[derive(Default)]
-pub(super) struct Prefix {
-    pub bytes: [u8; 24],
-    pub len: usize,
 }
 
 impl Queued for State {
@@ -112,6 +103,10 @@ impl State {
 
 impl Connection {
     pub(super) fn new(core: Arc<Core>, socket: Socket, peer: SocketAddr, key: usize) -> Arc<Self> {
+        let mut session = server_session(&core.config);
+        if core.is_draining() {
+            session.drain();
+        }
         Arc::new_cyclic(|this| Self {
             core,
             socket,
@@ -121,7 +116,7 @@ impl Connection {
             attachment: SpinLock::new(None),
             turn_queued: AtomicBool::new(false),
             state: SpinLock::new(State {
-                stage: Stage::Sniffing(Prefix::default()),
+                stage: Stage::Open(session),
                 out: Outflow::default(),
                 leftover: VecDeque::new(),
                 running: Slab::new(),
@@ -228,7 +223,7 @@ impl Connection {
     fn after_written(&self) {
         let mut state = self.state.lock();
         let reason = match (&state.stage, state.ending) {
-            (Stage::Open(_) | Stage::Sniffing(_), Some(reason)) => reason,
+            (Stage::Open(_), Some(reason)) => reason,
             (Stage::Open(session), None) if session.is_finished() => CloseReason::Finished,
             _ => {
                 drop(state);
@@ -297,7 +292,7 @@ impl Connection {
             Stage::Closed => return,
             // The connection ended for what was decided before, however the peer took it.
             Stage::Lingering { reason, .. } => reason,
-            Stage::Sniffing(_) | Stage::Open(_) => state.ending.unwrap_or(reason),
+            Stage::Open(_) => state.ending.unwrap_or(reason),
         };
         state.leftover = VecDeque::new();
         self.socket.end_both();
@@ -329,6 +324,8 @@ impl Flush for Connection {
         self.turn_queued.swap(false, Ordering::AcqRel);
         self.write_out();
         if self.state.lock().read_pending {
+            // An answer may have made room for requests that the session holds already.
+            self.hand_out();
             self.read_turn();
         }
     }

@@ -5,9 +5,11 @@
 //! 1. Nothing is accepted any more (the caller saw to that).
 //! 2. Every session refuses new calls; those under way end and their answers are written, up to the
 //!    limit.
-//! 3. Each connection answers what came last, ends its stream and waits a moment for the peer's end, so
-//!    that no reset overtakes an answer.
-//! 4. What is left is closed. A peer that is merely idle costs no time but that moment.
+//! 3. For a moment more, calls that were on their way are refused: a peer in the middle of calling learns
+//!    in so many words that they never ran.
+//! 4. Each connection ends its stream and waits a moment for the peer's end, so that no reset overtakes
+//!    an answer.
+//! 5. What is left is closed. A peer that is merely idle costs no time but that moment.
 
 use std::time::Duration;
 
@@ -34,6 +36,9 @@ pub(super) fn run(core: &Core) {
             core.in_flight(),
         );
     }
+    wait_until(core, Instant::after(LAST_CALLS).min(limit), || {
+        core.connection_count() == 0
+    });
     core.each_connection(|connection| connection.finish(CloseReason::Drained));
     wait_until(core, Instant::after(GOODBYE), || {
         core.connection_count() == 0
@@ -54,5 +59,7 @@ fn wait_until(core: &Core, limit: Instant, mut done: impl FnMut() -> bool) -> bo
     }
 }
 
+/// How long calls that were on their way are refused before the streams end.
+const LAST_CALLS: Duration = Duration::from_millis(50);
 /// How long peers have to end their streams after ours ended.
 const GOODBYE: Duration = Duration::from_millis(200);

@@ -47,6 +47,9 @@ fn look_at(connection: &Connection, now: Instant, stall_limit: Duration) {
             drop(state);
             connection.ask_for_turn();
         }
+        // Idle for a look: it gives its buffers back. A busy one is caught idle now and then as well,
+        // which costs it an allocation a second.
+        Stage::Open(session) if session.is_idle() => session.release(),
         _ => {}
     }
 }

@@ -1,24 +1,19 @@
-//! A connection's turn at reading: sniff, feed the session, hand out what it found.
+//! A connection's turn at reading: feed the session, hand out what it found.
 //!
-//! Knows: probes, events, how much one turn may read.   Does not know: frames, handlers.
+//! Knows: events, how much one turn may read.   Does not know: frames, handlers.
 //!
 //! Runs on the worker's loop, or in a turn that the connection asked for. Bytes are received under the
 //! connection's lock, straight into the session's space; calls are spawned after it is released.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::call::{PendingCall, PendingPage};
-use super::connection::{Connection, Prefix, Stage, State};
+use super::connection::{Connection, Stage, State};
 use super::options::{LINGER_BYTES_MAX, READ_PER_TURN};
 use super::stats::CloseReason;
 use crate::base::time::Instant;
 use crate::net::Received;
-use crate::rpc::protocol::call::fill;
-use crate::rpc::protocol::{
-    BadReason, EndOfInput, IncomingCall, Probe, Reply, ServerEvent, ServerSession,
-};
+use crate::rpc::protocol::{EndOfInput, IncomingCall, Reply, ServerEvent};
 use crate::runtime::nudge;
 
 /// What one step of reading came to.
@@ -75,22 +70,13 @@ impl Connection {
                 Step::Stop
             }
             Stage::Open(_) => receive(self, state, share),
-            Stage::Sniffing(_) => {
-                let step = sniff(self, state, share);
-                let answered = !state.leftover.is_empty();
-                drop(guard);
-                if answered {
-                    self.ask_for_turn();
-                }
-                step
-            }
             Stage::Lingering { .. } => discard(self, state),
             Stage::Closed => Step::Stop,
         }
     }
 
     /// Spawns the calls that the session has found.
-    fn hand_out(&self) {
+    pub(super) fn hand_out(&self) {
         let this = self
             .shared()
             .expect("whoever reads holds a reference to the connection");
@@ -122,19 +108,23 @@ impl Connection {
             nudge();
         }
         // The session may have queued answers of its own: refusals, the reply to bad input.
-        let due = {
-            let mut state = self.state.lock();
-            let ending = state.ending.is_some();
-            match &mut state.stage {
-                Stage::Open(session) => {
-                    ending || !session.transmit().is_empty() || session.is_finished()
-                }
-                _ => true,
-            }
-        };
-        if due {
+        if self.has_news() {
             self.ask_for_turn();
         }
+    }
+
+    /// True if a turn's end has something to write, or to end.
+    fn has_news(&self) -> bool {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Stage::Open(session) = &mut state.stage else {
+            return true;
+        };
+        // A full session may hold requests: the turn after the next answer asks again.
+        state.read_pending |= !session.wants_input();
+        // A full socket's next edge brings the turn.
+        !state.out.is_blocked()
+            && (state.ending.is_some() || session.is_finished() || !session.transmit().is_empty())
     }
 }
 
@@ -185,96 +175,6 @@ fn ended(state: &mut State) -> Step {
         }
         EndOfInput::Finish => Step::Enough,
     }
-}
-
-/// Receives the first bytes of a connection and looks which protocol they belong to.
-fn sniff(connection: &Connection, state: &mut State, share: &mut usize) -> Step {
-    let Stage::Sniffing(prefix) = &mut state.stage else {
-        return Step::Stop;
-    };
-    let mut room = &mut prefix.bytes[prefix.len..];
-    match connection.socket.receive(&mut room, *share) {
-        Received::Bytes { count, .. } => {
-            *share -= count;
-            prefix.len += count;
-        }
-        Received::WouldBlock => {
-            state.read_pending = false;
-            return Step::Stop;
-        }
-        Received::Ended => return Step::Lost(CloseReason::PeerClosed),
-        Received::Failed(_) => return Step::Lost(CloseReason::PeerReset),
-    }
-    let config = &connection.core().config;
-    let first = &prefix.bytes[..prefix.len];
-    let mut open = None;
-    let mut undecided = false;
-    for protocol in &config.protocols {
-        match protocol.probe(first) {
-            Probe::Yes => {
-                open = Some(protocol.session(config));
-                break;
-            }
-            Probe::NeedMore => undecided = true,
-            Probe::No => {}
-        }
-    }
-    match open {
-        Some(session) => begin(connection, state, session),
-        None if undecided && prefix.len < prefix.bytes.len() => Step::Again,
-        None => foreign(state),
-    }
-}
-
-/// Hands the first bytes to the session that is to have the connection.
-fn begin(connection: &Connection, state: &mut State, mut session: Box<dyn ServerSession>) -> Step {
-    let Stage::Sniffing(Prefix { bytes, len }) = &state.stage else {
-        return Step::Stop;
-    };
-    if connection.core().is_draining() {
-        session.drain();
-    }
-    let now = Instant::now();
-    let mut rest = &bytes[..*len];
-    while !rest.is_empty() {
-        let taken = fill(session.recv_space(), rest);
-        rest = &rest[taken..];
-        if taken == 0 || session.received(taken, now).is_err() {
-            state.ending = Some(CloseReason::BadInput);
-            break;
-        }
-    }
-    state.stage = Stage::Open(session);
-    state.read_pending = true;
-    Step::Again
-}
-
-/// The first bytes belong to nobody here: counted, answered where a person may be at the other end.
-fn foreign(state: &mut State) -> Step {
-    let Stage::Sniffing(prefix) = &state.stage else {
-        return Step::Stop;
-    };
-    let first = &prefix.bytes[..prefix.len];
-    if first.starts_with(&[0x16, 3]) {
-        return Step::Lost(CloseReason::Tls);
-    }
-    let reason = if first.starts_with(b"PRI ") {
-        BadReason::Http2NotSpoken
-    } else {
-        BadReason::UnknownProtocol
-    };
-    reason.count();
-    state.ending = Some(CloseReason::BadInput);
-    if first[0].is_ascii_alphabetic() {
-        let text = reason.explain();
-        state.leftover.push_back(Bytes::from(format!(
-            "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{text}\n",
-            text.len() + 1,
-        )));
-        return Step::Stop;
-    }
-    Step::Lost(CloseReason::BadInput)
 }
 
 /// Drops what a peer still sends after we have said everything.

@@ -119,8 +119,6 @@ close_reasons! {
     Stalled = "stalled";
     /// Above the bound of open connections.
     TooManyConnections = "too_many_connections";
-    /// The peer tried to speak TLS.
-    Tls = "tls_not_spoken";
     /// What the session found wrong; it has its own counter.
     BadInput = "bad_input";
     /// All that was to be said was said (HTTP `Connection: close`).

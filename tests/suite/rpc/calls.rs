@@ -1,0 +1,178 @@
+//! Calls that succeed, calls that fail, and what travels beside them.
+
+use super::*;
+
+use rpc_core::{CallOptions, Code};
+
+#[rpc_core::test]
+fn message_attachment_metadata_and_log_id_come_back() {
+    let server = Served::start();
+    let client = server.client();
+    let mut request = Request::new(ask("hello"));
+    request.set_attachment(attachment("beside"));
+    request.set_log_id(42);
+    request.metadata_mut().append("own", "1");
+    let options = CallOptions::new().metadata("added", "2").checksum(true);
+    let response = client.echo_with(request, options).unwrap();
+    assert_eq!(response.text, "hello");
+    assert_eq!(response.attachment(), "beside");
+    assert_eq!(response.remaining_ms, 42, "the handler saw the log id");
+    assert_eq!(response.metadata().get("own"), Some("1"));
+    assert_eq!(response.metadata().get("added"), Some("2"));
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_large_message_and_attachment_arrive_whole() {
+    let server = Served::start();
+    let client = server.client();
+    let text: String = (0..3 << 20)
+        .map(|i| char::from(b'a' + (i % 23) as u8))
+        .collect();
+    let mut request = Request::new(Ask {
+        text: text.clone(),
+        size: 2 << 20,
+        ..Ask::default()
+    });
+    request.set_attachment(vec![9; 5 << 20]);
+    let response = client.echo(request).unwrap();
+    assert!(response.text == text && response.data == vec![7; 2 << 20]);
+    assert!(response.attachment() == &vec![9; 5 << 20]);
+    server.stop();
+}
+
+#[rpc_core::test]
+fn an_empty_message_is_a_message() {
+    let server = Served::start();
+    let response = server.client().echo(Ask::default()).unwrap();
+    assert_eq!(response.into_inner(), Told::default());
+    server.stop();
+}
+
+#[rpc_core::test]
+fn ten_thousand_calls_in_flight_each_get_their_own_answer() {
+    let server = Served::start();
+    let client = server.client();
+    let calls: Vec<_> = (0..10_000)
+        .map(|i| {
+            let client = client.clone();
+            rpc_core::spawn(move || {
+                let sent = format!("gate {}", i % 10);
+                let held = client.hold(ask(&sent)).unwrap();
+                assert_eq!(held.text, sent);
+                client.echo(ask(&i.to_string())).unwrap().into_inner().text == i.to_string()
+            })
+        })
+        .collect();
+    server.stage.until(|state| state.waiting == 10_000);
+    for gate in 0..10 {
+        server.stage.open(&format!("gate {gate}"));
+    }
+    assert!(calls.into_iter().all(|call| call.join().unwrap()));
+    server.stop();
+}
+
+#[rpc_core::test(workers = 2)]
+fn answers_reach_callers_on_other_workers() {
+    let server = Served::start();
+    let client = server.client();
+    let calls: Vec<_> = (0..64)
+        .map(|i| {
+            let client = client.clone();
+            rpc_core::spawn(move || {
+                (0..50).all(|k| {
+                    let text = format!("{i}/{k}");
+                    client.echo(ask(&text)).unwrap().text == text
+                })
+            })
+        })
+        .collect();
+    assert!(calls.into_iter().all(|call| call.join().unwrap()));
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_handlers_failure_keeps_code_text_and_metadata() {
+    let server = Served::start();
+    let status = server.client().fail(ask("not now")).unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::FailedPrecondition, "not now")
+    );
+    assert!(!status.never_ran());
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_panic_in_a_handler_is_internal_to_its_caller_alone() {
+    let server = Served::start();
+    let client = server.client();
+    let status = client.panic(Ask::default()).unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert!(
+        !status.message().contains("always panics"),
+        "the text stays in the log"
+    );
+    assert_eq!(client.echo(ask("still here")).unwrap().text, "still here");
+    assert_eq!(server.stage.panics.load(Ordering::Relaxed), 1);
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_deadline_reaches_the_nested_call() {
+    let (outer, inner) = (Served::start(), Served::start());
+    let request = Ask {
+        target: inner.addr.to_string(),
+        ..Ask::default()
+    };
+    let options = CallOptions::new().deadline(Duration::from_secs(30));
+    let told = outer.client().nested_with(request, options).unwrap();
+    // The nested channel allows an hour; what arrives is what was left of the outer thirty seconds.
+    assert!(
+        (1..=30_000).contains(&told.remaining_ms),
+        "{} ms",
+        told.remaining_ms
+    );
+    outer.stop();
+    inner.stop();
+}
+
+#[rpc_core::test]
+fn the_scope_a_call_is_made_in_bounds_it() {
+    let server = Served::start();
+    let client = server.client();
+    let told = rpc_core::Deadline::within(Duration::from_secs(20), || {
+        client.remaining(Ask::default()).unwrap()
+    });
+    assert!(
+        (1..=20_000).contains(&told.remaining_ms),
+        "{} ms",
+        told.remaining_ms
+    );
+    server.stop();
+}
+
+#[rpc_core::test]
+fn several_addresses_share_the_calls() {
+    let (one, two) = (Served::start(), Served::start());
+    let target = format!("list://{},{}", one.addr, two.addr);
+    let channel = Channel::builder(&target)
+        .deadline(PATIENCE)
+        .connect()
+        .unwrap();
+    let client = ProbeClient::new(channel);
+    one.stage.open("gate");
+    two.stage.open("gate");
+    // Both are connected sooner or later; then each call goes to the next of them.
+    let held = |server: &Served| server.stage.state.lock().held;
+    while held(&one) == 0 || held(&two) == 0 {
+        client.hold(ask("gate")).unwrap();
+    }
+    let before = (held(&one), held(&two));
+    for _ in 0..10 {
+        client.hold(ask("gate")).unwrap();
+    }
+    assert_eq!((held(&one), held(&two)), (before.0 + 5, before.1 + 5));
+    one.stop();
+    two.stop();
+}
