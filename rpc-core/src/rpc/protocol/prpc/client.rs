@@ -303,6 +303,7 @@ fn success(meta: &Meta<'_>, frame: &Frame, now: Instant) -> Result<IncomingReply
 
 /// The wire's whole milliseconds, rounded up: a call never gets less time than its caller gave.
 fn whole_millis(timeout: Duration) -> i32 {
-    let millis = timeout.as_nanos().div_ceil(1_000_000);
+    let part = u64::from(timeout.subsec_nanos().div_ceil(1_000_000));
+    let millis = timeout.as_secs().saturating_mul(1000).saturating_add(part);
     i32::try_from(millis).unwrap_or(i32::MAX).max(1)
 }
