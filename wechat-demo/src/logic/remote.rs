@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use rpc_core::{Channel, Response, Status};
+use rpc_core::{Channel, Code, Response, Status};
 
 use super::stores::Stores;
 use crate::proto::{logic as lp, storage as pb, terminal};
@@ -55,7 +55,7 @@ impl RemoteStores {
         for step in 0..self.clients.len() {
             let at = (first + step) % self.clients.len();
             outcome = call(&self.clients[at]);
-            if !outcome.as_ref().is_err_and(Status::never_ran) {
+            if !outcome.as_ref().is_err_and(elsewhere) {
                 if step > 0 {
                     self.current.store(at, Ordering::Relaxed);
                 }
@@ -64,6 +64,11 @@ impl RemoteStores {
         }
         outcome.map(Response::into_inner)
     }
+}
+
+/// Whether another process may do what this one certainly did not.
+fn elsewhere(status: &Status) -> bool {
+    status.never_ran() && status.code() == Code::Unavailable
 }
 
 /// One line per method: the same request may go out several times, so it is cloned.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use rpc_core::{Runtime, Server};
+use rpc_core::{BoundServer, Runtime, Server};
 
 use super::{
     business::Business,
@@ -38,10 +38,11 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         runtime = runtime.workers(workers);
     }
     let runtime = runtime.build().context("the runtime cannot start")?;
-    runtime.block_on(move || serve(&options))
+    runtime.block_on(move || start(&options)?.serve().context("serving ended"))
 }
 
-fn serve(options: &Options) -> anyhow::Result<()> {
+/// Binds the address; the rest is [`BoundServer::serve`]. Call it on a runtime.
+pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
     let usual = Cost::default();
     // A small hash is only small if it also takes few passes.
     let cheap = options.argon2_memory_kib < usual.memory_kib;
@@ -65,5 +66,5 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         .bind(&options.listen)
         .with_context(|| format!("--listen {}", options.listen))?;
     tracing::info!(listen = %server.local_addr(), storage = ?options.storage, "logic is up");
-    server.serve().context("serving ended")
+    Ok(server)
 }

@@ -124,7 +124,12 @@ pub fn run(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, path::Path, thread};
+    use std::{
+        collections::HashSet,
+        path::Path,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
 
     use bytes::Bytes;
 
@@ -134,7 +139,10 @@ mod tests {
         proto::{storage as pb, terminal},
         storage::{
             copies::{Copies, Peer, PeerError, backup::Backup},
-            engine::embedded::Embedded,
+            engine::{
+                embedded::Embedded,
+                simulated::{Disk, Fuse},
+            },
             links::Links,
             primary::Primary,
             store::Identity,
@@ -270,5 +278,110 @@ mod tests {
                 (2 + 2 * EACH as usize, 2 + 2 * EACH as usize)
             );
         }
+    }
+
+    /// A backup that can be away.
+    struct Fickle {
+        near: Near,
+        away: AtomicBool,
+    }
+
+    impl Fickle {
+        fn reach<T>(
+            &self,
+            call: impl FnOnce(&Near) -> Result<T, PeerError>,
+        ) -> Result<T, PeerError> {
+            if self.away.load(Ordering::SeqCst) {
+                return Err(PeerError::Unreachable("it is away".to_owned()));
+            }
+            call(&self.near)
+        }
+    }
+
+    impl Peer for Fickle {
+        fn marks(&self, request: pb::MarksRequest) -> Result<pb::MarksReply, PeerError> {
+            self.reach(|near| near.marks(request))
+        }
+        fn read_log(&self, request: pb::ReadLogRequest) -> Result<pb::ReadLogReply, PeerError> {
+            self.reach(|near| near.read_log(request))
+        }
+        fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
+            self.reach(|near| near.append(request))
+        }
+    }
+
+    #[test]
+    fn while_the_backup_is_away_writes_wait_and_reads_go_on() {
+        let (ours, theirs) = (Disk::default(), Disk::default());
+        let near = Near(Mutex::new(
+            Backup::open(Arc::new(theirs.open(Fuse::none()))).unwrap(),
+        ));
+        let peer = Arc::new(Fickle {
+            near,
+            away: AtomicBool::new(false),
+        });
+        let id = Bytes::from_static(b"one store's id..");
+        let identity = Identity::of_copy(id.clone(), Placement::new(2).unwrap());
+        // The primary's attempts go one by one through here, so the test knows when it waits.
+        let (tries, tried) = std::sync::mpsc::sync_channel(0);
+        let pause = Box::new(move || tries.send(()).map_err(|_| Fatal::Stopped));
+        let copies = Copies::new(peer.clone(), id, pause);
+        let engine = Arc::new(ours.open(Fuse::none()));
+        let store = Store::start(engine, Arc::new(SystemClock), identity, copies).unwrap();
+        let submit = Submit::new();
+        let links = Arc::new(Links::default());
+        let primary = Arc::new(Primary::new(
+            &store,
+            submit.clone(),
+            links,
+            Arc::new(SystemClock),
+        ));
+        let shut = submit.clone();
+        let committer = thread::spawn(move || run(store, &shut, drop));
+        let ann = register(&primary, "ann");
+        peer.away.store(true, Ordering::SeqCst);
+        let writing = {
+            let primary = Arc::clone(&primary);
+            thread::spawn(move || register(&primary, "bob"))
+        };
+        tried.recv().unwrap();
+        let find = |name: &str| {
+            primary.find_name(&pb::FindNameRequest {
+                name: name.to_owned(),
+            })
+        };
+        assert_eq!(find("ann").unwrap().user_id, ann.0);
+        assert_eq!(find("bob").unwrap_err().kind, RefusalKind::NotFound);
+        tried.recv().unwrap();
+        assert!(!writing.is_finished());
+        peer.away.store(false, Ordering::SeqCst);
+        while !writing.is_finished() {
+            // Lets an attempt that is under way go on.
+            let _ = tried.try_recv();
+            thread::yield_now();
+        }
+        let bob = writing.join().unwrap();
+        assert_eq!(find("bob").unwrap().user_id, bob.0);
+        submit.close();
+        committer.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_full_queue_refuses_at_once() {
+        let submit = Submit::new();
+        let claim = || Op::ClaimName(pb::ClaimNameRequest::default());
+        for _ in 0..WAITING_REQUESTS {
+            submit.submit(claim(), Box::new(drop)).unwrap();
+        }
+        let refusal = submit.submit(claim(), Box::new(drop)).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Unavailable);
+        submit.close();
+        assert!(
+            submit
+                .submit(claim(), Box::new(drop))
+                .unwrap_err()
+                .text
+                .contains("closing")
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! backup; so whoever waits for the process need not know how long that takes.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use rpc_core::{Runtime, Server};
+use rpc_core::{BoundServer, Runtime, Server, ServerHandle};
 
 use super::{
     committer::{self, Submit},
@@ -71,6 +72,20 @@ const PEER_PAUSE: Duration = Duration::from_millis(50);
 /// Exit status when the disk or the other copy leaves no way to go on.
 const EXIT_FATAL: i32 = 74;
 
+/// A process that is bound to its address and ready to serve.
+pub struct Ready {
+    server: BoundServer,
+    /// The primary's committer.
+    committer: Option<Committer>,
+}
+
+/// The committer's thread, and how it is told to end.
+struct Committer {
+    thread: JoinHandle<()>,
+    submit: Submit,
+    stop: Arc<AtomicBool>,
+}
+
 /// Runs the process until SIGTERM or SIGINT. Call it from a plain thread: it brings its own runtime.
 pub fn run(options: Options) -> anyhow::Result<()> {
     let mut runtime = Runtime::builder();
@@ -78,13 +93,52 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         runtime = runtime.workers(workers);
     }
     let runtime = runtime.build().context("the runtime cannot start")?;
-    runtime.block_on(move || match options.role {
-        RoleFlag::Primary => run_primary(&options),
-        RoleFlag::Backup => run_backup(&options),
-    })
+    runtime.block_on(move || start(&options)?.serve())
 }
 
-fn run_backup(options: &Options) -> anyhow::Result<()> {
+/// Opens the store and binds the address. Call it on a runtime.
+pub fn start(options: &Options) -> anyhow::Result<Ready> {
+    let ready = match options.role {
+        RoleFlag::Primary => start_primary(options)?,
+        RoleFlag::Backup => start_backup(options)?,
+    };
+    tracing::info!(listen = %ready.local_addr(), role = ?options.role, "storage is up");
+    Ok(ready)
+}
+
+impl Ready {
+    /// Where it listens, with the port that was chosen.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// For draining it while it serves.
+    pub fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+
+    /// Serves until it is drained, then closes the store.
+    pub fn serve(self) -> anyhow::Result<()> {
+        let served = self.server.serve().context("serving ended");
+        if let Some(Committer {
+            thread,
+            submit,
+            stop,
+        }) = self.committer
+        {
+            // Everybody was answered or has given up; what still waits for the backup is not waited for.
+            submit.close();
+            stop.store(true, Ordering::Relaxed);
+            let joined = rpc_core::spawn_blocking(move || thread.join()).join();
+            if !matches!(joined, Ok(Ok(()))) {
+                bail!("the committer panicked");
+            }
+        }
+        served
+    }
+}
+
+fn start_backup(options: &Options) -> anyhow::Result<Ready> {
     let engine = open(&options.data_dir)?;
     let backup = Backup::open(engine).with_context(|| at(&options.data_dir))?;
     let backup = BackupThread::start(backup, |error| end(&error))
@@ -94,24 +148,24 @@ fn run_backup(options: &Options) -> anyhow::Result<()> {
         .add_service(ReplicaServer::new(ReplicaService { backup }))
         .bind(&options.listen)
         .with_context(|| listening(&options.listen))?;
-    tracing::info!(listen = %server.local_addr(), "backup is up");
-    server.serve().context("serving ended")
+    Ok(Ready {
+        server,
+        committer: None,
+    })
 }
 
-fn run_primary(options: &Options) -> anyhow::Result<()> {
+fn start_primary(options: &Options) -> anyhow::Result<Ready> {
     let engine = open(&options.data_dir)?;
     let identity = identity(&*engine, options.shards).with_context(|| at(&options.data_dir))?;
     let serving = Arc::new(OnceLock::new());
+    let service = StorageService::primary(Arc::clone(&serving));
     let server = Server::builder()
-        .add_service(StorageServer::new(StorageService::primary(Arc::clone(
-            &serving,
-        ))))
+        .add_service(StorageServer::new(service))
         .bind(&options.listen)
         .with_context(|| listening(&options.listen))?;
-    let submit = Submit::new();
-    let stop = Arc::new(AtomicBool::new(false));
     let peer =
         RemotePeer::new(&options.peer).with_context(|| format!("--peer {}", options.peer))?;
+    let (submit, stop) = (Submit::new(), Arc::new(AtomicBool::new(false)));
     let store = StoreThread {
         engine,
         identity,
@@ -119,23 +173,19 @@ fn run_primary(options: &Options) -> anyhow::Result<()> {
         submit: submit.clone(),
         stop: Arc::clone(&stop),
         serving,
-        notifier_home: rpc_core::Handle::try_current().context("no runtime")?,
+        notifier_home: rpc_core::Handle::try_current().context("storage starts on a runtime")?,
     };
-    let committer = store
+    let thread = store
         .start()
         .context("the committer's thread cannot start")?;
-    tracing::info!(listen = %server.local_addr(), peer = options.peer, "primary is up");
-    let served = server.serve().context("serving ended");
-    // Everybody was answered or has given up; what still waits for the backup is not waited for.
-    submit.close();
-    stop.store(true, Ordering::Relaxed);
-    if rpc_core::spawn_blocking(move || committer.join())
-        .join()
-        .is_err()
-    {
-        bail!("the committer panicked");
-    }
-    served
+    Ok(Ready {
+        server,
+        committer: Some(Committer {
+            thread,
+            submit,
+            stop,
+        }),
+    })
 }
 
 /// What the committer's thread is made of.

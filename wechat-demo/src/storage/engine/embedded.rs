@@ -21,8 +21,8 @@ pub struct Embedded {
 
 /// Bytes of blocks kept in memory.
 const CACHE_BYTES: u64 = 64 << 20;
-/// Bytes of journal before fjall flushes memory tables to let go of it.
-const JOURNAL_BYTES: u64 = 256 << 20;
+/// Bytes of journal before fjall flushes memory tables to let go of it: what a restart has to read again.
+const JOURNAL_BYTES: u64 = 128 << 20;
 
 impl Embedded {
     /// Opens the database in `dir`, which is created if it is missing.

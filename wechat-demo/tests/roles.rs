@@ -1,0 +1,346 @@
+//! Storage (both copies) and logic over real RPC on loopback, in one process: the business from outside.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use rpc_core::{Channel, Code, ServerHandle, Status, time::sleep};
+use wechat_demo::{
+    logic,
+    proto::{
+        logic::{self as lp, LogicClient},
+        storage::{self as pb, StorageClient},
+        terminal::{self, Kind, contact::State},
+    },
+    storage::role::{self, RoleFlag},
+};
+
+/// One home: a primary, a backup, a logic process.
+struct Home {
+    logic: LogicClient,
+    storage: StorageClient,
+    backup: StorageClient,
+    handles: Vec<ServerHandle>,
+    _dir: tempfile::TempDir,
+}
+
+fn storage(dir: &Path, role: RoleFlag, peer: &str) -> (SocketAddr, ServerHandle) {
+    let ready = role::start(&role::Options {
+        listen: "127.0.0.1:0".to_owned(),
+        data_dir: dir.to_owned(),
+        role,
+        peer: peer.to_owned(),
+        shards: None,
+        workers: None,
+    })
+    .unwrap();
+    let (addr, handle) = (ready.local_addr(), ready.handle());
+    rpc_core::spawn(move || ready.serve().unwrap());
+    (addr, handle)
+}
+
+fn channel(addr: SocketAddr) -> Channel {
+    Channel::builder(&addr.to_string())
+        .deadline(Duration::from_secs(20))
+        .connect()
+        .unwrap()
+}
+
+impl Home {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (backup, backup_handle) =
+            storage(&dir.path().join("backup"), RoleFlag::Backup, "127.0.0.1:1");
+        let (primary, primary_handle) = storage(
+            &dir.path().join("primary"),
+            RoleFlag::Primary,
+            &backup.to_string(),
+        );
+        let logic = logic::role::start(&logic::role::Options {
+            listen: "127.0.0.1:0".to_owned(),
+            // The backup comes first, so that logic has to find the primary.
+            storage: vec![backup.to_string(), primary.to_string()],
+            argon2_memory_kib: 64,
+            workers: None,
+        })
+        .unwrap();
+        let (logic_addr, logic_handle) = (logic.local_addr(), logic.handle());
+        rpc_core::spawn(move || logic.serve().unwrap());
+        let home = Self {
+            logic: LogicClient::new(channel(logic_addr)),
+            storage: StorageClient::new(channel(primary)),
+            backup: StorageClient::new(channel(backup)),
+            handles: vec![logic_handle, primary_handle, backup_handle],
+            _dir: dir,
+        };
+        home.until("the primary serves", || {
+            home.storage
+                .describe(pb::DescribeRequest {})
+                .unwrap()
+                .serving
+        });
+        home
+    }
+
+    /// Polls a condition that comes true by itself.
+    fn until(&self, what: &str, done: impl Fn() -> bool) {
+        for _ in 0..1000 {
+            if done() {
+                return;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        panic!("not within 10 s: {what}");
+    }
+
+    fn register(&self, name: &str, password: &str) -> Result<u64, Status> {
+        let (name, password) = (name.to_owned(), password.to_owned());
+        let request = terminal::RegisterRequest {
+            nickname: name.clone(),
+            name,
+            password,
+        };
+        Ok(self.logic.register(request)?.user_id)
+    }
+
+    fn login(&self, name: &str, password: &str) -> Result<terminal::LoginReply, Status> {
+        let (name, password) = (name.to_owned(), password.to_owned());
+        let request = terminal::LoginRequest {
+            name,
+            password,
+            device: "phone".to_owned(),
+        };
+        Ok(self.logic.login(request)?.into_inner())
+    }
+
+    fn authenticate(&self, token: &[u8]) -> Result<lp::AuthenticateReply, Status> {
+        let request = lp::AuthenticateRequest {
+            token: token.to_vec().into(),
+        };
+        Ok(self.logic.authenticate(request)?.into_inner())
+    }
+
+    fn sync(&self, user_id: u64, key: u64, limit: u32) -> Result<terminal::SyncReply, Status> {
+        let request = Some(terminal::SyncRequest { key, limit });
+        Ok(self
+            .logic
+            .sync(lp::SyncCall {
+                caller: caller(user_id),
+                request,
+            })?
+            .into_inner())
+    }
+
+    fn send(&self, from: u64, to: u64, id: u8, text: &str) -> Result<terminal::Sent, Status> {
+        let message = terminal::Outgoing {
+            client_id: vec![id; 16].into(),
+            text: text.to_owned(),
+        };
+        let request = Some(terminal::SendRequest {
+            receiver: to,
+            messages: vec![message],
+        });
+        let mut reply = self.logic.send(lp::SendCall {
+            caller: caller(from),
+            request,
+        })?;
+        Ok(reply.sent.remove(0))
+    }
+
+    fn befriend(&self, a: u64, b: u64) {
+        let request = Some(terminal::AddContactRequest {
+            user_id: b,
+            greeting: "hi".to_owned(),
+        });
+        self.logic
+            .add_contact(lp::AddContactCall {
+                caller: caller(a),
+                request,
+            })
+            .unwrap();
+        self.until("the request arrives", || {
+            self.contact(b, a) == State::AskedMe
+        });
+        let request = Some(terminal::AcceptContactRequest { user_id: a });
+        self.logic
+            .accept_contact(lp::AcceptContactCall {
+                caller: caller(b),
+                request,
+            })
+            .unwrap();
+        self.until("the answer arrives", || self.contact(a, b) == State::Friend);
+    }
+
+    fn contact(&self, user: u64, peer: u64) -> State {
+        let items = self.sync(user, 0, 1000).unwrap().items;
+        let contact = items
+            .iter()
+            .find(|item| item.kind() == Kind::Contact && item.id == peer);
+        contact.map_or(State::Unspecified, |item| {
+            let payload = item.payload.clone();
+            <terminal::Contact as prost::Message>::decode(payload)
+                .unwrap()
+                .state()
+        })
+    }
+
+    fn stop(self) {
+        self.handles.iter().for_each(ServerHandle::drain);
+    }
+}
+
+fn caller(user_id: u64) -> Option<lp::Caller> {
+    Some(lp::Caller {
+        user_id,
+        device_id: 1,
+    })
+}
+
+fn code<T: std::fmt::Debug>(outcome: Result<T, Status>) -> Code {
+    outcome.unwrap_err().code()
+}
+
+#[rpc_core::test]
+fn a_user_registers_logs_in_and_is_known_by_the_token_until_it_is_revoked() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    assert_eq!(
+        home.register("ann", "secret1").unwrap(),
+        ann,
+        "a lost answer may be asked for again"
+    );
+    assert_eq!(code(home.register("ann", "secret2")), Code::AlreadyExists);
+    assert_eq!(
+        code(home.register("ann b", "secret1")),
+        Code::InvalidArgument
+    );
+    assert_eq!(code(home.login("ann", "secret2")), Code::Unauthenticated);
+    assert_eq!(code(home.login("nobody", "secret2")), Code::Unauthenticated);
+    let login = home.login("ann", "secret1").unwrap();
+    let known = home.authenticate(&login.token).unwrap();
+    assert_eq!((known.user_id, known.device_id), (ann, login.device_id));
+    let mut forged = login.token.to_vec();
+    forged[40] ^= 1;
+    assert_eq!(code(home.authenticate(&forged)), Code::Unauthenticated);
+    assert_eq!(code(home.authenticate(b"short")), Code::Unauthenticated);
+    let revoke = pb::RemoveDeviceRequest {
+        user_id: ann,
+        device_id: login.device_id,
+    };
+    home.storage.remove_device(revoke).unwrap();
+    assert_eq!(code(home.authenticate(&login.token)), Code::Unauthenticated);
+    home.stop();
+}
+
+#[rpc_core::test]
+fn two_become_contacts_and_write_to_each_other_in_one_order() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let bob = home.register("bob", "secret2").unwrap();
+    home.befriend(ann, bob);
+    let question = home.send(ann, bob, 1, "how are you?").unwrap();
+    home.until("the question arrives", || messages(&home, bob).len() == 1);
+    let answer = home.send(bob, ann, 2, "fine").unwrap();
+    home.until("the answer arrives", || messages(&home, ann).len() == 2);
+    assert!(answer.pos.unwrap().count > question.pos.unwrap().count);
+    assert_eq!(messages(&home, ann), messages(&home, bob));
+    assert_eq!(
+        home.send(ann, bob, 1, "how are you?").unwrap(),
+        question,
+        "a retry is answered the same"
+    );
+    assert_eq!(
+        code(home.send(ann, bob, 1, "something else")),
+        Code::AlreadyExists
+    );
+    assert_eq!(messages(&home, bob).len(), 2);
+    home.stop();
+}
+
+/// (position, text), by position.
+fn messages(home: &Home, user: u64) -> Vec<(u64, String)> {
+    let items = home.sync(user, 0, 1000).unwrap().items;
+    let mut messages: Vec<_> = items
+        .iter()
+        .filter(|item| item.kind() == Kind::Message)
+        .map(|item| {
+            let payload = item.payload.clone();
+            let message = <terminal::Message as prost::Message>::decode(payload).unwrap();
+            (item.pos.unwrap().count, message.text)
+        })
+        .collect();
+    messages.sort();
+    messages
+}
+
+#[rpc_core::test]
+fn a_caller_reads_only_its_own_timeline_and_a_key_must_be_its_own() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let no_caller = lp::SyncCall {
+        caller: None,
+        request: Some(terminal::SyncRequest::default()),
+    };
+    assert_eq!(code(home.logic.sync(no_caller)), Code::Unauthenticated);
+    let page = home.sync(ann, 0, 0).unwrap();
+    assert_eq!((page.items.len(), page.more), (1, false));
+    assert!(home.sync(ann, page.key, 0).unwrap().items.is_empty());
+    assert_eq!(
+        code(home.sync(ann, page.key + 1, 0)),
+        Code::FailedPrecondition
+    );
+    home.stop();
+}
+
+#[rpc_core::test]
+fn registering_a_link_answers_with_the_newest_key() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let key = home.sync(ann, 0, 0).unwrap().key;
+    let link = lp::Link {
+        user_id: ann,
+        device_id: 1,
+        link: 1,
+        access: "127.0.0.1:1".to_owned(),
+    };
+    let request = lp::RegisterLinksRequest {
+        links: vec![link.clone()],
+    };
+    let newest = home
+        .logic
+        .register_links(request)
+        .unwrap()
+        .into_inner()
+        .newest;
+    assert_eq!(
+        newest,
+        [lp::NewestKey {
+            user_id: ann,
+            key,
+            reached: true
+        }]
+    );
+    let many = lp::RegisterLinksRequest {
+        links: vec![link; 513],
+    };
+    assert_eq!(code(home.logic.register_links(many)), Code::InvalidArgument);
+    home.stop();
+}
+
+#[rpc_core::test]
+fn a_backup_says_who_it_is_and_sends_callers_to_the_primary() {
+    let home = Home::start();
+    let reply = home.backup.describe(pb::DescribeRequest {}).unwrap();
+    assert_eq!(
+        (reply.role(), reply.shards, reply.epoch),
+        (pb::Role::Backup, 8, 1)
+    );
+    let status = home
+        .backup
+        .find_name(pb::FindNameRequest {
+            name: "ann".to_owned(),
+        })
+        .unwrap_err();
+    assert!(status.never_ran(), "{status}");
+    home.stop();
+}
