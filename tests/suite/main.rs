@@ -1,11 +1,13 @@
 //! The whole-system tests: one binary, a module per subject.
 //!
+//! * `examples` runs the examples as a reader would, and asks them with curl.
 //! * `hooks` calls the replaced C library functions from programs that know nothing of coroutines.
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
 
 mod architecture;
+mod examples;
 mod hooks;
 mod rpc;
 mod runtime;

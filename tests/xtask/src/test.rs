@@ -23,6 +23,13 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     packages::ensure()?;
+    let recorded = steps::root().join("../shared/data");
+    if !recorded.exists() {
+        println!(
+            "==> the recorded data is absent ({}): tests on it will say NOT RUN",
+            recorded.display()
+        );
+    }
     let build = [&["build"], &ALL[..], &["--bins", "--tests"]].concat();
     steps::step(&mut steps::cargo(&build))?;
     let test = [&["test"], &ALL[..], &["--no-fail-fast"]].concat();

@@ -1,0 +1,126 @@
+//! The examples as a reader would run them, and a client that is not ours: curl.
+//!
+//! Knows: command lines, HTTP as curl prints it. Does not know: rpc-core.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+
+use tests::{Program, bin, run};
+
+/// The greeter on a port of its own.
+struct Greeter {
+    server: Program,
+    addr: SocketAddr,
+}
+
+impl Greeter {
+    /// Starts it; takes another port where somebody took the free one meanwhile.
+    fn start() -> io::Result<Self> {
+        loop {
+            let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            let mut server = Program::start("greeter_server", &[addr.to_string()])?;
+            while server.is_running()? {
+                if TcpStream::connect(addr).is_ok() {
+                    return Ok(Self { server, addr });
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// What curl prints for `path`, and the HTTP status.
+    fn curl(&self, path: &str, args: &[&str]) -> io::Result<(String, u16)> {
+        let url = format!("http://{}{path}", self.addr);
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            "--write-out",
+            "\n%{http_code}",
+        ]);
+        let (status, out, err) = run(curl.args(args).arg(url))?;
+        assert!(status.success(), "curl {args:?} {path}: {err}");
+        let (body, code) = out.rsplit_once('\n').expect("--write-out adds a line");
+        Ok((
+            body.to_owned(),
+            code.parse().expect("%{http_code} is a number"),
+        ))
+    }
+
+    fn post(&self, json: &str) -> io::Result<(String, u16)> {
+        let args = ["-H", "content-type: application/json", "-d", json];
+        self.curl("/greeter.Greeter/SayHello", &args)
+    }
+}
+
+#[test]
+fn the_client_of_the_readme_is_greeted() -> io::Result<()> {
+    let greeter = Greeter::start()?;
+    let mut client = Command::new(bin("greeter_client"));
+    let (status, out, err) = run(client.args(["Ada", &greeter.addr.to_string()]))?;
+    assert!(status.success(), "{err}");
+    assert_eq!(out, "Hello, Ada!\n");
+    Ok(())
+}
+
+#[test]
+fn curl_calls_a_method_with_json() -> io::Result<()> {
+    let greeter = Greeter::start()?;
+    let (body, status) = greeter.post(r#"{"name":"you"}"#)?;
+    assert_eq!(
+        (body.as_str(), status),
+        (r#"{"message":"Hello, you!"}"#, 200)
+    );
+    Ok(())
+}
+
+#[test]
+fn curl_is_told_what_is_wrong_with_its_call() -> io::Result<()> {
+    let greeter = Greeter::start()?;
+    for (json, wanted) in [
+        ("{}", "name is empty: say whom to greet"),
+        (r#"{"name":}"#, "line 1 column"),
+        (r#"{"name":7}"#, "expected a string"),
+        (r#"{"nmae":"you"}"#, "nmae"),
+    ] {
+        let (body, status) = greeter.post(json)?;
+        assert!(body.contains(wanted), "{json}: {status} {body}");
+        assert_eq!(status, 400, "{json}: {body}");
+    }
+    let (body, status) = greeter.curl("/greeter.Greeter/SayGoodbye", &["-d", "{}"])?;
+    assert_eq!(status, 404, "{body}");
+    Ok(())
+}
+
+#[test]
+fn curl_reads_the_pages_of_the_port() -> io::Result<()> {
+    let greeter = Greeter::start()?;
+    greeter.post(r#"{"name":"you"}"#)?;
+    for (path, wanted) in [
+        ("/health", ""),
+        ("/status", "SayHello"),
+        ("/metrics", "SayHello"),
+        ("/", "/status"),
+    ] {
+        let (body, status) = greeter.curl(path, &[])?;
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(
+            body.contains(wanted),
+            "{path} does not say {wanted:?}: {body}"
+        );
+    }
+    assert_eq!(greeter.curl("/nowhere", &[])?.1, 404);
+    Ok(())
+}
+
+#[test]
+fn a_service_asked_to_end_ends_well() -> io::Result<()> {
+    let greeter = Greeter::start()?;
+    greeter.server.terminate()?;
+    let (status, _) = greeter.server.finish()?;
+    assert!(status.success(), "after SIGTERM: {status}");
+    Ok(())
+}
