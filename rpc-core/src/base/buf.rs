@@ -1,20 +1,16 @@
-//! Byte buffers between the kernel and protocol sessions.
+//! Byte buffers between protocol sessions and the kernel.
 //!
-//! Knows: spare capacity, chains of bytes.   Does not know: frames, protocols, who waits.
+//! Knows: chains of bytes.   Does not know: frames, protocols, who waits.
 //!
 //! Invariants
-//! - B-1  Bytes handed to a handler are slices of the buffer the kernel wrote into.
-//! - B-2  Bytes of [`SMALL`] or more that are given as [`Bytes`] are sent as they are; smaller ones are
+//! - B-1  Bytes of [`SMALL`] or more that are given as [`Bytes`] are sent as they are; smaller ones are
 //!   copied behind each other, so that many answers leave as one piece.
 
-#![expect(unsafe_code, reason = "the kernel fills spare capacity")]
+#![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-
-use super::sys;
+use bytes::{Bytes, BytesMut};
 
 /// From this size on bytes are not copied in user space: below it a copy costs less than a piece of its
 /// own in `writev`.
@@ -22,36 +18,6 @@ pub const SMALL: usize = 4 << 10;
 
 /// Size of a fresh send buffer.
 const SEND_CHUNK: usize = 8 << 10;
-
-/// Reads from `fd` into `space` once, by the raw call: it never suspends a coroutine. Returns the number
-/// of bytes read, 0 at the end of input, or `-errno`.
-pub fn read_into(fd: RawFd, space: &mut dyn BufMut) -> isize {
-    let chunk = space.chunk_mut();
-    let (start, room) = (chunk.as_mut_ptr(), chunk.len());
-    // SAFETY: pointer and length describe `chunk`, which nobody else reaches during the call.
-    let read = unsafe { sys::syscall!(libc::SYS_read, fd, start, room) };
-    if let Ok(count) = usize::try_from(read) {
-        // SAFETY: the kernel wrote `count` bytes, at most `room`, to the start of `chunk`.
-        unsafe { space.advance_mut(count) };
-    }
-    read
-}
-
-/// Removes the first `count` bytes of `queue`: what a `writev` wrote.
-///
-/// # Panics
-/// If the queue holds fewer.
-pub fn advance(queue: &mut VecDeque<Bytes>, mut count: usize) {
-    while count > 0 {
-        let front = queue.front_mut().expect("more bytes written than queued");
-        if count < front.len() {
-            front.advance(count);
-            return;
-        }
-        count -= front.len();
-        queue.pop_front();
-    }
-}
 
 /// Bytes on their way out: small ones share one growing piece, large ones are pieces of their own.
 #[derive(Debug, Default)]
@@ -93,7 +59,7 @@ impl SendBuf {
         }
     }
 
-    /// The pieces to write, in order; whoever writes removes them ([`advance`]).
+    /// The pieces to write, in order; whoever writes removes them.
     pub fn pieces(&mut self) -> &mut VecDeque<Bytes> {
         self.seal();
         &mut self.pieces
@@ -163,25 +129,5 @@ mod tests {
             buf.put(&[1; SEND_CHUNK / 2 + 1]);
         }
         assert_eq!(buf.pieces().len(), 5);
-    }
-
-    #[test]
-    fn advance_removes_across_pieces() {
-        let mut queue: VecDeque<Bytes> = [&b"abc"[..], b"de", b"f"].map(Bytes::from_static).into();
-        advance(&mut queue, 4);
-        assert_eq!(queue, [&b"e"[..], b"f"]);
-        advance(&mut queue, 2);
-        assert!(queue.is_empty());
-    }
-
-    #[test]
-    fn what_the_kernel_read_is_in_the_space() {
-        let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-        std::io::Write::write_all(&mut near, b"hello").unwrap();
-        let mut space = BytesMut::with_capacity(64).limit(3);
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&far);
-        assert_eq!(read_into(fd, &mut space), 3);
-        assert_eq!(&space.get_ref()[..], b"hel");
-        assert_eq!(read_into(-1, &mut space), -(libc::EBADF as isize));
     }
 }

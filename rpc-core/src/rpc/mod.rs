@@ -1,7 +1,7 @@
 //! Remote calls: what a call is (pure, floor 4) and how it gets to the wire and back (floor 5).
 //!
 //! Floor 4, this folder without `client`, `server` and `console`, is sans-I/O:
-//! [`status`], [`metadata`], [`message`], [`context`], [`compression`], [`json`] and [`protocol`] are
+//! [`status`], [`metadata`], [`message`], [`compression`], [`json`] and [`protocol`] are
 //! told the time and handed the bytes. They know no socket, no thread, no clock.
 //!
 //! Read first: [`protocol`], then [`protocol::call`].
@@ -9,7 +9,6 @@
 pub mod client;
 pub mod compression;
 mod console;
-pub mod context;
 pub mod descriptor;
 pub mod error;
 pub mod json;

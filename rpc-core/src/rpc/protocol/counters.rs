@@ -58,6 +58,8 @@ reasons! {
     MetaUnparsable = "meta_unparsable", "a message's meta cannot be parsed";
     /// A request where an answer was due, or the reverse.
     WrongDirection = "wrong_direction", "a message is a request where an answer was due, or the reverse";
+    /// The peer did not send the rest of a message in time.
+    Slow = "slow", "the rest of a message did not come in time";
     /// The connection ended in the middle of a message.
     Truncated = "truncated", "the connection ended in the middle of a message";
     /// The HTTP request line or a header cannot be parsed.

@@ -263,15 +263,26 @@ pub struct ResponseOut<'a> {
     pub error_text: &'a str,
 }
 
+/// What [`MetaOut::measure`] found.
+#[derive(Debug, Clone, Copy)]
+pub struct Lengths {
+    /// Of the whole meta.
+    pub meta: usize,
+    request: usize,
+    response: usize,
+}
+
 impl MetaOut<'_> {
-    /// Exact number of bytes [`MetaOut::write`] writes.
-    pub fn len(&self) -> usize {
+    /// How long the meta will be, whatever [`MetaOut::sum`] is.
+    pub fn measure(&self) -> Lengths {
+        let request = self.request.as_ref().map_or(0, RequestOut::len);
+        let response = self.response.as_ref().map_or(0, ResponseOut::len);
         let mut len = 0;
-        if let Some(request) = &self.request {
-            len += sized(request.len());
+        if self.request.is_some() {
+            len += sized(request);
         }
-        if let Some(response) = &self.response {
-            len += sized(response.len());
+        if self.response.is_some() {
+            len += sized(response);
         }
         len += int_len(self.compress_type as u64) + int_len(self.correlation_id as u64);
         if self.attachment_size > 0 {
@@ -282,22 +293,27 @@ impl MetaOut<'_> {
             len += sized(sized(key.len()) + sized(value.len()));
         }
         len += int_len(self.content_type as u64);
-        len + match self.checksum {
+        len += match self.checksum {
             Checksum::None => 4,
             Checksum::Data => 8,
             Checksum::DataAndAttachment => 10,
+        };
+        Lengths {
+            meta: len,
+            request,
+            response,
         }
     }
 
-    /// Writes the meta to the start of `out`; the number of bytes written.
-    pub fn write(&self, out: &mut [u8]) -> usize {
+    /// Writes the meta to the start of `out`; the number of bytes written is that of `lengths`.
+    pub fn write(&self, lengths: &Lengths, out: &mut [u8]) -> usize {
         let mut to = Writer { out, at: 0 };
         if let Some(request) = &self.request {
-            to.open(0x0a, request.len());
+            to.open(0x0a, lengths.request);
             request.write(&mut to);
         }
         if let Some(response) = &self.response {
-            to.open(0x12, response.len());
+            to.open(0x12, lengths.response);
             to.int(0x08, response.error_code as u64);
             if !response.error_text.is_empty() {
                 to.field(0x12, response.error_text.as_bytes());

@@ -288,6 +288,17 @@ impl ServerSession for PrpcServer {
         self.out.pieces()
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        (self.frames.in_frame() && self.bad.is_none()).then(|| self.now + FRAME_PAUSE)
+    }
+
+    fn timed_out(&mut self, now: Instant) -> Result<(), Bad> {
+        if self.deadline().is_some_and(|deadline| now >= deadline) {
+            self.fail(BadReason::Slow);
+        }
+        self.bad.map_or(Ok(()), Err)
+    }
+
     fn end_of_input(&mut self) -> EndOfInput {
         if self.frames.in_frame() && self.bad.is_none() {
             self.fail(BadReason::Truncated);
@@ -313,6 +324,9 @@ impl ServerSession for PrpcServer {
         self.out.release();
     }
 }
+
+/// Longest pause inside a frame.
+const FRAME_PAUSE: Duration = Duration::from_secs(30);
 
 /// Bytes `start..end` of a frame; without any, nothing is shared.
 fn part(bytes: &Bytes, start: usize, end: usize) -> Bytes {
@@ -343,7 +357,8 @@ fn truncate(text: &str, max: usize) -> &str {
 /// Appends one message: header, meta, body, attachment. The checksum's value is filled in here.
 pub fn write_message(out: &mut SendBuf, meta: &mut MetaOut<'_>, body: Body<'_>, attachment: Bytes) {
     // The sum's length does not depend on its value, so it can be filled in once the body is encoded.
-    let meta_len = meta.len();
+    let lengths = meta.measure();
+    let meta_len = lengths.meta;
     let body_len = body.len();
     let total = meta_len + body_len + attachment.len();
     let mut header = [0; HEADER];
@@ -369,7 +384,7 @@ pub fn write_message(out: &mut SendBuf, meta: &mut MetaOut<'_>, body: Body<'_>, 
         };
         meta.sum = masked_crc(meta.checksum, &[data, large], &attachment);
     }
-    let written = meta.write(&mut head[HEADER..]);
+    let written = meta.write(&lengths, &mut head[HEADER..]);
     debug_assert_eq!(written, meta_len, "a meta is as long as it says");
     if let Body::Bytes(bytes) = body
         && bytes.len() >= SMALL

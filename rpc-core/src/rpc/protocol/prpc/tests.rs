@@ -315,6 +315,23 @@ fn a_connection_that_ends_inside_a_frame_is_counted() {
 }
 
 #[test]
+fn a_frame_whose_rest_does_not_come_is_given_up() {
+    let mut server = PrpcServer::new(config());
+    assert_eq!(server.deadline(), None, "idle connections may wait");
+    let bytes = frame(&request_meta(), b"x", b"");
+    feed(&mut server, &bytes[..20], &[usize::MAX], serve);
+    let deadline = server.deadline().unwrap();
+    let before = BadReason::Slow.counted();
+    let early = Instant::from_nanos(deadline.as_nanos() - 1);
+    assert!(server.timed_out(early).is_ok() && !server.is_finished());
+    feed(&mut server, &bytes[20..], &[usize::MAX], serve);
+    assert_eq!(server.deadline(), None, "the frame is complete");
+    feed(&mut server, &bytes[..1], &[usize::MAX], serve);
+    assert!(server.timed_out(deadline).is_err() && server.is_finished());
+    assert!(BadReason::Slow.counted() > before);
+}
+
+#[test]
 fn everything_beside_the_message_arrives() {
     let mut pair = Pair::new(1000);
     let metadata: MetadataMap = [("user", "ünï"), ("k", "")].into_iter().collect();

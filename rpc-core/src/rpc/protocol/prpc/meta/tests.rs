@@ -25,8 +25,9 @@ fn a_varint_has_the_length_it_is_given() {
 fn every_prefix_of_a_meta_is_read_or_refused() {
     let map = [("a", "b")].into_iter().collect();
     let whole = sample(&map);
-    let mut out = vec![0; whole.len()];
-    whole.write(&mut out);
+    let lengths = whole.measure();
+    let mut out = vec![0; lengths.meta];
+    whole.write(&lengths, &mut out);
     for end in 0..out.len() {
         let ours = Meta::read(&out[..end]).is_ok();
         assert_eq!(ours, schema::RpcMeta::decode(&out[..end]).is_ok(), "{end}");
@@ -81,8 +82,9 @@ proptest! {
             checksum: [Checksum::None, Checksum::Data, Checksum::DataAndAttachment][guard],
             sum,
         };
-        let mut bytes = vec![0; out.len()];
-        prop_assert_eq!(out.write(&mut bytes), bytes.len());
+        let lengths = out.measure();
+        let mut bytes = vec![0; lengths.meta];
+        prop_assert_eq!(out.write(&lengths, &mut bytes), bytes.len());
         let theirs = schema::RpcMeta::decode(&bytes[..]).unwrap();
         let ours = Meta::read(&bytes).unwrap();
         assert_same(&ours, &theirs);
