@@ -2,7 +2,7 @@
 //!
 //! Knows: decoding, the handler's coroutine, counting.   Does not know: sockets, frames.
 //!
-//! A call holds no lock while the handler runs. [`Exchange`] is the duty to answer: whoever drops it
+//! A call holds no lock while the handler runs. `Exchange` is the duty to answer: whoever drops it
 //! unanswered (a handler that panicked) answers INTERNAL.
 
 use std::any::Any;

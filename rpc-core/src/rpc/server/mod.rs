@@ -15,7 +15,7 @@
 //! - SV-3  Everything a peer can pile up has a bound: calls under way (per connection by the session, per
 //!   server here), bytes unwritten, time without progress, connections.
 //!
-//! Read first: [`connection`], then [`call`].
+//! Read first: `connection.rs`, then `call.rs`.
 
 mod accept;
 pub mod call;

@@ -19,7 +19,7 @@
 //!   (ELIMIT), attachment longer than the message (EREQUEST), no such method (ENOMETHOD), then, by whoever
 //!   opens the body, a body that cannot be opened (EREQUEST).
 //!
-//! Read first: [`frame::Framer::next`], then `server.rs`.
+//! Read first: `frame.rs`, then `server.rs`.
 
 mod client;
 mod frame;
