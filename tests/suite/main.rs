@@ -6,6 +6,11 @@
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on stops; its helpers too"
+)]
+
 mod architecture;
 mod examples;
 mod hooks;
