@@ -7,16 +7,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use slab::Slab;
 
 use super::frame::{Frame, Framer};
 use super::meta::{Meta, MetaOut, RequestOut};
-use super::server::write_message;
+use super::server::{part, write_message};
 use crate::base::buf::SendBuf;
 use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
-use crate::rpc::protocol::call::{CallId, IncomingReply, OutgoingCall, RawBody};
+use crate::rpc::protocol::call::{CallId, Checksum, IncomingReply, OutgoingCall, RawBody};
 use crate::rpc::protocol::{Bad, BadReason, ClientEvent, ClientSession, Limits, counters};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{ELIMIT, ERESPONSE};
@@ -72,42 +72,48 @@ impl PrpcClient {
             self.fail(BadReason::MetaUnparsable);
             return None;
         };
-        let Some(response) = &meta.response else {
-            if meta.request.is_some() {
-                self.fail(BadReason::WrongDirection);
-                return None;
-            }
-            // brpc's default instance: success without a response part.
-            return self.finish(&meta, None, &frame);
-        };
-        let failure = (response.error_code != 0).then(|| {
-            let text = String::from_utf8_lossy(response.error_text).into_owned();
-            let mut status = Status::from_errno(response.error_code, text);
-            *status.metadata_mut() = meta.metadata();
-            status
-        });
-        self.finish(&meta, failure, &frame)
-    }
-
-    fn finish(
-        &mut self,
-        meta: &Meta<'_>,
-        failure: Option<Status>,
-        frame: &Frame,
-    ) -> Option<ClientEvent> {
+        if meta.response.is_none() && meta.request.is_some() {
+            self.fail(BadReason::WrongDirection);
+            return None;
+        }
         let key = meta.correlation_id as u64;
         let Some(token) = self.take(key) else {
             counters::LATE_REPLIES.add(1);
             return None;
         };
-        let result = match failure {
-            Some(status) => Err(status),
-            None => success(meta, frame, self.now),
+        let id = CallId::new(key, 0);
+        let shape = match outcome(&meta, frame.bytes.len() - frame.meta) {
+            Ok(shape) => shape,
+            Err(status) => {
+                return Some(ClientEvent::Reply {
+                    id,
+                    token,
+                    result: Err(status),
+                });
+            }
         };
+        let compression = Compression::from_number(meta.compress_type);
+        let metadata = meta.metadata();
+        let data_end = frame.bytes.len() - shape.attachment;
+        let attachment = part(&frame.bytes, data_end, frame.bytes.len());
+        // The frame's own bytes become the data: no count is touched for it.
+        let mut data = frame.bytes;
+        data.truncate(data_end);
+        data.advance(frame.meta);
         Some(ClientEvent::Reply {
-            id: CallId::new(key, 0),
+            id,
             token,
-            result,
+            result: Ok(IncomingReply {
+                body: RawBody {
+                    data,
+                    compression,
+                    checksum: shape.checksum,
+                    sum: shape.sum,
+                },
+                attachment,
+                metadata,
+                arrived: self.now,
+            }),
         })
     }
 
@@ -255,50 +261,51 @@ impl ClientSession for PrpcClient {
     }
 }
 
-/// A frame without an error code as an answer.
-fn success(meta: &Meta<'_>, frame: &Frame, now: Instant) -> Result<IncomingReply, Status> {
-    let rest = frame.bytes.len() - frame.meta;
-    let attachment = usize::try_from(meta.attachment_size).unwrap_or(usize::MAX);
+/// What an answer that succeeded says about its body.
+struct Shape {
+    /// Bytes of the attachment.
+    attachment: usize,
+    checksum: Checksum,
+    sum: u32,
+}
+
+/// Whether an answer with `rest` bytes after its meta succeeded. A meta without a response part did, as
+/// brpc reads it.
+fn outcome(meta: &Meta<'_>, rest: usize) -> Result<Shape, Status> {
+    if let Some(response) = meta
+        .response
+        .as_ref()
+        .filter(|response| response.error_code != 0)
+    {
+        let text = String::from_utf8_lossy(response.error_text).into_owned();
+        let mut status = Status::from_errno(response.error_code, text);
+        *status.metadata_mut() = meta.metadata();
+        return Err(status);
+    }
+    let bad = |text: String| Err(Status::from_errno(ERESPONSE, text));
+    let size = meta.attachment_size;
+    let attachment = usize::try_from(size).unwrap_or(usize::MAX);
     if attachment > rest {
-        return Err(Status::from_errno(
-            ERESPONSE,
-            format!(
-                "attachment_size={} is larger than the {rest} bytes of the answer",
-                meta.attachment_size
-            ),
+        return bad(format!(
+            "attachment_size={size} is larger than the {rest} bytes of the answer"
         ));
     }
-    let Some((checksum, sum)) = meta.checksum() else {
-        return Err(Status::from_errno(
-            ERESPONSE,
-            "Fail to parse response: the meta's checksum is of no known kind or length",
-        ));
-    };
     if meta.content_type != 0 {
-        return Err(Status::from_errno(
-            ERESPONSE,
-            format!(
-                "the answer has content_type {}, asked for 0",
-                meta.content_type
-            ),
+        return bad(format!(
+            "the answer has content_type {}, asked for 0",
+            meta.content_type
         ));
     }
-    let end = frame.bytes.len();
-    let slice = |from: usize, to: usize| match from == to {
-        true => Bytes::new(),
-        false => frame.bytes.slice(from..to),
-    };
-    Ok(IncomingReply {
-        body: RawBody {
-            data: slice(frame.meta, end - attachment),
-            compression: Compression::from_number(meta.compress_type),
+    match meta.checksum() {
+        Some((checksum, sum)) => Ok(Shape {
+            attachment,
             checksum,
             sum,
-        },
-        attachment: slice(end - attachment, end),
-        metadata: meta.metadata(),
-        arrived: now,
-    })
+        }),
+        None => {
+            bad("Fail to parse response: the meta's checksum is of no known kind or length".into())
+        }
+    }
 }
 
 /// The wire's whole milliseconds, rounded up: a call never gets less time than its caller gave.

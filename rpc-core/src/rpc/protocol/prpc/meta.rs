@@ -58,8 +58,15 @@ pub struct Unparsable;
 
 impl<'a> Meta<'a> {
     /// Reads a meta.
+    #[inline]
     pub fn read(bytes: &'a [u8]) -> Result<Self, Unparsable> {
         let mut meta = Self::default();
+        meta.fill(bytes)?;
+        Ok(meta)
+    }
+
+    fn fill(&mut self, bytes: &'a [u8]) -> Result<(), Unparsable> {
+        let meta = self;
         let mut rest = Reader(bytes);
         while let Some(&key) = rest.0.first() {
             match key {
@@ -81,7 +88,7 @@ impl<'a> Meta<'a> {
                 _ => rest.skip()?,
             }
         }
-        Ok(meta)
+        Ok(())
     }
 
     /// What guards the body, and the sum; `None` if the meta contradicts itself.

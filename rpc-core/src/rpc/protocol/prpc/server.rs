@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 
 use super::frame::{Frame, Framer};
 use super::meta::{Meta, MetaOut, ResponseOut};
@@ -71,7 +71,7 @@ impl PrpcServer {
     }
 
     /// A frame as a call; `None` if it was answered here or ends the connection.
-    fn call(&mut self, frame: Frame) -> Option<IncomingCall> {
+    fn call(&mut self, frame: Frame) -> Option<ServerEvent> {
         let Ok(meta) = Meta::read(&frame.bytes[..frame.meta]) else {
             self.fail(BadReason::MetaUnparsable);
             return None;
@@ -109,28 +109,36 @@ impl PrpcServer {
         };
         let data_end = frame.bytes.len() - attachment.unwrap_or(0);
         let timeout = request.timeout_ms.filter(|ms| *ms > 0);
-        let call = IncomingCall {
+        let compression = Compression::from_number(meta.compress_type);
+        let json = meta.content_type != 0;
+        let (log_id, trace, metadata) = (request.log_id, request.trace(), meta.metadata());
+        let attachment = part(&frame.bytes, data_end, frame.bytes.len());
+        // The frame's own bytes become the data: no count is touched for it.
+        let mut data = frame.bytes;
+        data.truncate(data_end);
+        data.advance(frame.meta);
+        self.in_flight += 1;
+        Some(ServerEvent::Call(IncomingCall {
             id,
             route,
-            format: match meta.content_type {
-                0 => BodyFormat::Protobuf,
-                _ => BodyFormat::Json,
+            format: if json {
+                BodyFormat::Json
+            } else {
+                BodyFormat::Protobuf
             },
             body: RawBody {
-                data: Bytes::new(),
-                compression: Compression::from_number(meta.compress_type),
+                data,
+                compression,
                 checksum,
                 sum,
             },
-            attachment: part(&frame.bytes, data_end, frame.bytes.len()),
-            metadata: meta.metadata(),
-            log_id: request.log_id,
-            trace: request.trace(),
+            attachment,
+            metadata,
+            log_id,
+            trace,
             timeout: timeout.map(|ms| Duration::from_millis(ms.unsigned_abs().into())),
             arrived: self.now,
-        };
-        let start = frame.meta;
-        Some(with_data(call, frame.bytes, start, data_end))
+        }))
     }
 
     /// The checks before the lookup, in brpc's order.
@@ -262,9 +270,9 @@ impl ServerSession for PrpcServer {
                 }
                 return None;
             };
-            if let Some(call) = self.call(frame) {
-                self.in_flight += 1;
-                return Some(ServerEvent::Call(call));
+            let event = self.call(frame);
+            if event.is_some() {
+                return event;
             }
         }
         None
@@ -329,19 +337,11 @@ impl ServerSession for PrpcServer {
 const FRAME_PAUSE: Duration = Duration::from_secs(30);
 
 /// Bytes `start..end` of a frame; without any, nothing is shared.
-fn part(bytes: &Bytes, start: usize, end: usize) -> Bytes {
+pub fn part(bytes: &Bytes, start: usize, end: usize) -> Bytes {
     if start == end {
         return Bytes::new();
     }
     bytes.slice(start..end)
-}
-
-/// Gives a call the frame's own bytes as data: no count is touched for it.
-fn with_data(mut call: IncomingCall, mut bytes: Bytes, start: usize, end: usize) -> IncomingCall {
-    bytes.truncate(end);
-    bytes::Buf::advance(&mut bytes, start);
-    call.body.data = bytes;
-    call
 }
 
 /// How the request's body was guarded: the answer's is guarded the same way.
