@@ -53,8 +53,10 @@ pub(crate) struct Worker {
     /// For registrations from any thread; `None` once the worker has ended.
     registry: SpinLock<Option<Registry>>,
     epoll: RawFd,
-    /// Written to end a sleep. Edge-triggered and never read: each write is an edge.
-    wake_fd: RawFd,
+    /// Written to end a sleep. Edge-triggered and never read: each write is an edge. `None` once the
+    /// worker has ended; locked while written, so that a late wake cannot reach the next file of the
+    /// number.
+    wake_fd: SpinLock<Option<RawFd>>,
     /// Descriptors registered here: the load by which connections are placed.
     sources: AtomicIsize,
     local: Local,
@@ -113,7 +115,7 @@ impl Worker {
             inbox: SpinLock::new(Vec::new()),
             registry: SpinLock::new(Some(poll.registry().try_clone()?)),
             epoll: poll.as_raw_fd(),
-            wake_fd,
+            wake_fd: SpinLock::new(Some(wake_fd)),
             sources: AtomicIsize::new(0),
             local: Local {
                 ready: RefCell::default(),
@@ -153,7 +155,9 @@ impl Worker {
         depot::put_all(self.local.free.take());
         *self.registry.lock() = None;
         drop(poll);
-        sys::close(self.wake_fd);
+        if let Some(fd) = self.wake_fd.lock().take() {
+            sys::close(fd);
+        }
         ON_LOOP.set(ptr::null());
     }
 
@@ -410,7 +414,9 @@ impl Worker {
     }
 
     pub(super) fn wake(&self) {
-        sys::write(self.wake_fd, &1_u64.to_ne_bytes());
+        if let Some(fd) = *self.wake_fd.lock() {
+            sys::write(fd, &1_u64.to_ne_bytes());
+        }
     }
 
     pub(super) fn has_stealable(&self) -> bool {
