@@ -45,8 +45,8 @@ pub(super) struct Exchange {
     limit: Option<Instant>,
     /// The call parked at least once, so a wake may have been meant for others too.
     waited: bool,
-    /// The last attempt showed that the next one will say EAGAIN: wait first.
-    exhausted: bool,
+    /// the tick before an attempt that filled the socket: wait first while no edge came since.
+    exhausted: Option<u32>,
     /// The call is a part of a conversation, which a cut leaves out of step.
     conversation: bool,
 }
@@ -75,7 +75,7 @@ impl Exchange {
             seen: 0,
             limit: None,
             waited: false,
-            exhausted: false,
+            exhausted: None,
             conversation: true,
         }
     }
@@ -115,7 +115,7 @@ impl Exchange {
             }
             self.observe();
         }
-        self.exhausted = false;
+        self.exhausted = None;
         loop {
             let result = self.attempt(transfer);
             if result != failure(libc::EAGAIN) {
@@ -139,7 +139,7 @@ impl Exchange {
         let Some(io) = self.io else {
             return false;
         };
-        let empty = self.exhausted
+        let empty = self.exhausted == Some(self.seen)
             || (self.dir == Dir::Read
                 && self.kind() == Kind::Tcp
                 && self.handle.is_drained(self.seen));
@@ -154,7 +154,7 @@ impl Exchange {
         }
         match self.dir {
             Dir::Read => self.handle.mark_drained(self.seen),
-            Dir::Write => self.exhausted = true,
+            Dir::Write => self.exhausted = Some(self.seen),
         }
     }
 

@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use super::{on_one_worker, pattern, tcp_pair};
+use super::{on_one_worker, pattern, refusing_address, tcp_pair};
 
 /// What a program's threads are.
 #[derive(Clone, Copy)]
@@ -254,7 +254,8 @@ fn connections_come_and_go() {
             lines.push(text);
         }
         lines.push(line("bytes", server()));
-        let refused = TcpStream::connect(address).map_err(|e| e.kind());
+        let (_bound, nobody) = refusing_address();
+        let refused = TcpStream::connect(nobody).map_err(|e| e.kind());
         lines.push(line("refused", refused.map(drop)));
         lines
     });

@@ -44,27 +44,32 @@ fn a_forked_child_is_a_plain_process_and_exits_cleanly() {
 }
 
 #[test]
-fn the_parent_goes_on_as_a_coroutine_after_a_fork() {
-    on_one_worker(|| {
-        // SAFETY: the child leaves at once.
+fn waiting_for_any_child_of_a_group_lets_others_run() {
+    let code = on_one_worker(|| {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        // SAFETY: the child calls only what a lone thread may, and leaves by `_exit`.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
+            drop(writer);
+            let _ = reader.read(&mut [0]);
             // SAFETY: ends this process alone.
-            unsafe { libc::_exit(0) };
+            unsafe { libc::_exit(9) };
         }
-        let (mut near, mut far) = super::tcp_pair();
-        let reader = spawn(move || {
-            let mut byte = [0];
-            near.read_exact(&mut byte).unwrap();
-            byte[0]
+        // A group of its own: other tests have children too.
+        // SAFETY: takes numbers.
+        assert_eq!(unsafe { libc::setpgid(pid, pid) }, 0);
+        let waiter = spawn(move || {
+            let mut status = 0;
+            // SAFETY: a place for the status.
+            assert_eq!(unsafe { libc::waitpid(-pid, &raw mut status, 0) }, pid);
+            libc::WEXITSTATUS(status)
         });
         let_others_run();
-        far.write_all(b"p").unwrap();
-        assert_eq!(reader.join().unwrap(), b'p');
-        let mut status = 0;
-        // SAFETY: a place for the status.
-        assert_eq!(unsafe { libc::waitpid(-1, &raw mut status, 0) > 0 }, true);
+        assert!(!waiter.is_finished());
+        drop(writer);
+        waiter.join().unwrap()
     });
+    assert_eq!(code, 9);
 }
 
 #[test]

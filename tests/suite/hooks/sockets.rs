@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 
 use rpc_core::spawn;
 
-use super::{let_others_run, on_one_worker, pattern, tcp_pair};
+use super::{let_others_run, on_one_worker, pattern, refusing_address, tcp_pair};
 
 #[test]
 fn two_coroutines_of_one_worker_talk_over_tcp() {
@@ -222,10 +222,7 @@ fn a_half_closed_connection_still_carries_the_answer() {
 #[test]
 fn a_refused_connection_says_so() {
     let kind = on_one_worker(|| {
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let (_bound, address) = refusing_address();
         TcpStream::connect(address).unwrap_err().kind()
     });
     assert_eq!(kind, ErrorKind::ConnectionRefused);
