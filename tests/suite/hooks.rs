@@ -19,8 +19,6 @@ mod sockets;
 mod stress;
 mod threads;
 
-use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -66,30 +64,6 @@ fn tcp_pair() -> (std::net::TcpStream, std::net::TcpStream) {
     let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();
     (near, far)
-}
-
-/// An address that refuses connections for as long as the descriptor lives: bound, never listening.
-/// (A port that was merely closed may be the next test's.)
-fn refusing_address() -> (OwnedFd, SocketAddr) {
-    // SAFETY: takes numbers.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    assert!(fd >= 0);
-    // SAFETY: just made, owned by nobody else.
-    let socket = std::net::TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    let mut name = libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: 0,
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(std::net::Ipv4Addr::LOCALHOST).to_be(),
-        },
-        sin_zero: [0; 8],
-    };
-    let size = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: a name of that size.
-    let bound = unsafe { libc::bind(fd, (&raw mut name).cast(), size) };
-    assert_eq!(bound, 0);
-    let address = socket.local_addr().unwrap();
-    (socket.into(), address)
 }
 
 /// Bytes that differ from place to place, so that lost, doubled or swapped parts show.

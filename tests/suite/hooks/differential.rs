@@ -11,7 +11,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
-use super::{on_one_worker, pattern, refusing_address, tcp_pair};
+use super::sockets::refusing_address;
+use super::{on_one_worker, pattern, tcp_pair};
 
 /// What a program's threads are.
 #[derive(Clone, Copy)]

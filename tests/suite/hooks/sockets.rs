@@ -1,15 +1,15 @@
 //! TCP, UDP and Unix sockets through plain `std::net` and an unmodified HTTP client.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
 use rpc_core::spawn;
 
-use super::{let_others_run, on_one_worker, pattern, refusing_address, tcp_pair};
+use super::{let_others_run, on_one_worker, pattern, tcp_pair};
 
 #[test]
 fn two_coroutines_of_one_worker_talk_over_tcp() {
@@ -226,6 +226,30 @@ fn a_refused_connection_says_so() {
         TcpStream::connect(address).unwrap_err().kind()
     });
     assert_eq!(kind, ErrorKind::ConnectionRefused);
+}
+
+/// An address that refuses connections for as long as the descriptor lives: bound, never listening.
+/// (A port that was merely closed may be the next test's.)
+pub(super) fn refusing_address() -> (OwnedFd, SocketAddr) {
+    // SAFETY: takes numbers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    assert!(fd >= 0);
+    // SAFETY: just made, owned by nobody else.
+    let socket = TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let mut name = libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: 0,
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(std::net::Ipv4Addr::LOCALHOST).to_be(),
+        },
+        sin_zero: [0; 8],
+    };
+    let size = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: a name of that size.
+    let bound = unsafe { libc::bind(fd, (&raw mut name).cast(), size) };
+    assert_eq!(bound, 0);
+    let address = socket.local_addr().unwrap();
+    (socket.into(), address)
 }
 
 #[test]
