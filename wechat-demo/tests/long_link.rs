@@ -1,5 +1,6 @@
 //! Access and terminals against each other over real sockets, with a backend made for the test in the
 //! place of logic: what the two promise each other, whatever stands behind them.
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -276,11 +277,17 @@ fn rig(limits: Limits) -> Rig {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let accepting = access.clone();
-    std::thread::spawn(move || accepting.accept(&listener));
+    rpc_core::spawn(move || accepting.accept(&listener));
     Rig {
         fake,
         access,
         address,
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.access.drain();
     }
 }
 
@@ -360,7 +367,7 @@ impl Observer for Journal {
     }
 }
 
-#[test]
+#[rpc_core::test]
 fn what_one_says_the_other_applies_in_order() {
     let rig = rig(Limits::default());
     let (alice, alices) = rig.terminal(1);
@@ -388,7 +395,7 @@ fn what_one_says_the_other_applies_in_order() {
     bob.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn a_send_whose_answer_was_lost_is_repeated_under_its_id_and_counts_once() {
     let rig = rig(Limits::default());
     rig.fake.swallow.store(3, Ordering::SeqCst);
@@ -400,7 +407,7 @@ fn a_send_whose_answer_was_lost_is_repeated_under_its_id_and_counts_once() {
     alice.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn lost_notifies_heal_by_the_next_beat() {
     let rig = rig(Limits::default());
     let (bob, bobs) = rig.terminal(2);
@@ -418,7 +425,7 @@ fn lost_notifies_heal_by_the_next_beat() {
     bob.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn a_cut_link_is_made_again_and_nothing_is_missing() {
     let rig = rig(Limits::default());
     let (alice, alices) = rig.terminal(1);
@@ -445,7 +452,7 @@ fn a_cut_link_is_made_again_and_nothing_is_missing() {
     bob.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn a_token_that_is_no_longer_good_ends_the_terminal_and_says_so() {
     let rig = rig(Limits::default());
     let config = Config::new(&rig.address.to_string(), "nonsense".into());
@@ -461,7 +468,7 @@ fn a_token_that_is_no_longer_good_ends_the_terminal_and_says_so() {
     terminal.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn a_beat_says_nothing_rather_than_something_old_when_the_home_is_down() {
     let rig = rig(Limits::default());
     let mut link = authenticated(&rig, 7);
@@ -480,7 +487,7 @@ fn a_beat_says_nothing_rather_than_something_old_when_the_home_is_down() {
     assert_eq!(beat.newest, Some(0));
 }
 
-#[test]
+#[rpc_core::test]
 fn a_login_while_the_home_is_down_is_told_to_come_again() {
     let rig = rig(Limits::default());
     rig.fake.down.store(true, Ordering::SeqCst);
@@ -495,7 +502,7 @@ fn a_login_while_the_home_is_down_is_told_to_come_again() {
     assert!(error.is_transient(), "{error}");
 }
 
-#[test]
+#[rpc_core::test]
 fn each_broken_stream_ends_alone_and_is_counted_under_its_reason() {
     let rig = rig(Limits::default());
     let (alice, alices) = rig.terminal(1);
@@ -550,7 +557,7 @@ fn each_broken_stream_ends_alone_and_is_counted_under_its_reason() {
     alice.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn before_auth_only_the_door_is_open() {
     let rig = rig(Limits::default());
     let mut connection = Connection::open(&rig.address.to_string()).unwrap();
@@ -593,7 +600,7 @@ fn before_auth_only_the_door_is_open() {
     assert_eq!(reply.key, 0);
 }
 
-#[test]
+#[rpc_core::test]
 fn a_link_that_never_authenticates_or_falls_silent_is_closed() {
     let limits = Limits {
         opening: Duration::from_millis(50),
@@ -608,7 +615,7 @@ fn a_link_that_never_authenticates_or_falls_silent_is_closed() {
     assert_eq!(rig.access.meter().closed_for("idle"), 1);
 }
 
-#[test]
+#[rpc_core::test]
 fn a_terminal_that_does_not_read_loses_its_link_and_nobody_else_does() {
     let rig = rig(Limits {
         frames: 64,
@@ -638,7 +645,7 @@ fn a_terminal_that_does_not_read_loses_its_link_and_nobody_else_does() {
     alice.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn notifies_for_links_that_are_gone_are_reported() {
     let rig = rig(Limits::default());
     let target = Target {
@@ -665,7 +672,7 @@ fn notifies_for_links_that_are_gone_are_reported() {
     alice.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn links_of_a_home_that_forgot_them_are_registered_again() {
     let rig = rig(Limits::default());
     let mut config = Config::new(&rig.address.to_string(), "5".into());

@@ -24,6 +24,8 @@ mod backend;
 mod commands;
 mod meter;
 mod registrar;
+mod remote;
+mod role;
 mod serve;
 pub mod session;
 mod table;
@@ -31,4 +33,5 @@ mod task;
 
 pub use backend::{Answer, Backend, Refusal};
 pub use meter::Meter;
+pub use role::{Options, run};
 pub use serve::{Access, Settings};

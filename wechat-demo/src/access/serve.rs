@@ -6,8 +6,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
@@ -51,7 +51,9 @@ pub struct Access {
     registrar: Registrar,
     meter: Arc<Meter>,
     next_link: AtomicU64,
-    draining: AtomicBool,
+    draining: Mutex<bool>,
+    /// `draining` was set.
+    drained: Condvar,
 }
 
 impl Access {
@@ -65,7 +67,8 @@ impl Access {
             table: Table::default(),
             meter: Arc::default(),
             next_link: AtomicU64::new(unix_nanos()),
-            draining: AtomicBool::new(false),
+            draining: Mutex::new(false),
+            drained: Condvar::new(),
         })
     }
 
@@ -79,17 +82,11 @@ impl Access {
     pub fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let access = self.clone();
         spawn("link-sweep", move || access.sweep());
-        while !self.draining.load(Ordering::Acquire) {
+        while !*self.draining() {
             match listener.accept() {
                 Ok((stream, _)) => self.open(stream),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::InvalidInput | ErrorKind::NotConnected
-                    ) =>
-                {
-                    return;
-                }
+                // The runtime ends.
+                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => return,
                 // Out of descriptors, or a peer that was gone before it was accepted.
                 Err(_) => std::thread::sleep(ACCEPT_PAUSE),
             }
@@ -129,7 +126,8 @@ impl Access {
 
     /// Ends every link; new ones are turned away.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        *self.draining() = true;
+        self.drained.notify_all();
         self.table.close_all(Closing::Draining);
     }
 
@@ -315,10 +313,21 @@ impl Access {
 
     fn sweep(&self) {
         let mut sweep = Sweep::default();
-        while !self.draining.load(Ordering::Acquire) {
-            std::thread::sleep(SWEEP);
+        loop {
+            let waited = self
+                .drained
+                .wait_timeout_while(self.draining(), SWEEP, |draining| !*draining);
+            let (draining, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if *draining {
+                return;
+            }
+            drop(draining);
             sweep.step(&self.table, &self.registrar, &self.meter);
         }
+    }
+
+    fn draining(&self) -> MutexGuard<'_, bool> {
+        self.draining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

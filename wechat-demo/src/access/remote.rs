@@ -1,0 +1,137 @@
+//! The logic layer over RPC.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use prost::Message;
+use rpc_core::{CallOptions, Channel, Response, Status};
+
+use super::backend::{Answer, Backend, Refusal};
+use crate::proto::logic::{
+    AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, DropLinksRequest, FindUserCall,
+    Link, LogicClient, NewestKey, RegisterLinksRequest, SendCall, SyncCall,
+};
+use crate::proto::terminal as pb;
+
+/// Time for a command: longer than logic gives storage, so that its own words arrive, and shorter than a
+/// terminal waits.
+const COMMAND: Duration = Duration::from_secs(15);
+/// Time for a batch of registrations: beats and AUTHs wait for it.
+const REGISTER: Duration = Duration::from_secs(5);
+
+/// Logic processes, all alike.
+pub(super) struct RemoteLogic {
+    client: LogicClient,
+}
+
+impl RemoteLogic {
+    /// Begins to connect; nobody need be there yet.
+    pub(super) fn new(addresses: &[String]) -> anyhow::Result<Self> {
+        let target = format!("list://{}", addresses.join(","));
+        let channel = Channel::builder(&target).deadline(COMMAND).connect_lazy();
+        let channel = channel.with_context(|| format!("--logic {}", addresses.join(",")))?;
+        Ok(Self {
+            client: LogicClient::new(channel),
+        })
+    }
+}
+
+impl Backend for RemoteLogic {
+    fn authenticate(&self, token: Bytes) -> Result<Caller, Refusal> {
+        let reply = self.client.authenticate(AuthenticateRequest { token })?;
+        Ok(Caller {
+            user_id: reply.user_id,
+            device_id: reply.device_id,
+        })
+    }
+
+    fn open_command(&self, command: pb::Command, body: Bytes) -> Result<Answer, Refusal> {
+        match command {
+            pb::Command::Register => answer(
+                self.client
+                    .register(decode::<pb::RegisterRequest>(command, body)?),
+            ),
+            pb::Command::Login => answer(
+                self.client
+                    .login(decode::<pb::LoginRequest>(command, body)?),
+            ),
+            other => Err(Refusal::unknown(other as u32)),
+        }
+    }
+
+    fn command(
+        &self,
+        caller: Caller,
+        command: pb::Command,
+        body: Bytes,
+    ) -> Result<Answer, Refusal> {
+        let caller = Some(caller);
+        let client = &self.client;
+        match command {
+            pb::Command::Send => {
+                let request = Some(decode(command, body)?);
+                answer(client.send(SendCall { caller, request }))
+            }
+            pb::Command::Sync => {
+                let request = Some(decode(command, body)?);
+                let reply = client.sync(SyncCall { caller, request })?.into_inner();
+                Ok(Answer {
+                    told: reply.key,
+                    body: reply.encode_to_vec().into(),
+                })
+            }
+            pb::Command::FindUser => {
+                let request = Some(decode(command, body)?);
+                answer(client.find_user(FindUserCall { caller, request }))
+            }
+            pb::Command::AddContact => {
+                let request = Some(decode(command, body)?);
+                answer(client.add_contact(AddContactCall { caller, request }))
+            }
+            pb::Command::AcceptContact => {
+                let request = Some(decode(command, body)?);
+                answer(client.accept_contact(AcceptContactCall { caller, request }))
+            }
+            other => Err(Refusal::unknown(other as u32)),
+        }
+    }
+
+    fn register_links(&self, links: Vec<Link>) -> Result<Vec<NewestKey>, Refusal> {
+        let options = CallOptions::new().deadline(REGISTER);
+        let request = RegisterLinksRequest { links };
+        Ok(self
+            .client
+            .register_links_with(request, options)?
+            .into_inner()
+            .newest)
+    }
+
+    fn drop_links(&self, links: Vec<Link>) -> Result<(), Refusal> {
+        let options = CallOptions::new().deadline(REGISTER);
+        self.client
+            .drop_links_with(DropLinksRequest { links }, options)?;
+        Ok(())
+    }
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self {
+            code: status.code().number().unsigned_abs(),
+            text: status.message().to_owned(),
+        }
+    }
+}
+
+fn answer<Reply: Message>(result: Result<Response<Reply>, Status>) -> Result<Answer, Refusal> {
+    let body = result?.into_inner().encode_to_vec().into();
+    Ok(Answer { body, told: 0 })
+}
+
+fn decode<Request: Message + Default>(
+    command: pb::Command,
+    body: Bytes,
+) -> Result<Request, Refusal> {
+    Request::decode(body).map_err(|error| Refusal::undecodable(command, &error))
+}

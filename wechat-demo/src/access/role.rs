@@ -1,0 +1,81 @@
+//! The access process: flags, start, serving, end.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use rpc_core::{Request, Response, Runtime, Server, Status};
+
+use super::remote::RemoteLogic;
+use super::serve::{Access, Settings};
+use super::session::Limits;
+use crate::proto::access::{self as pb, AccessServer};
+
+/// Flags of `wechat-demo access`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// HOST:PORT to take long links of terminals on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: String,
+    /// HOST:PORT to answer RPC, /status, /health and /metrics on; primaries send notifies there
+    #[arg(long, value_name = "HOST:PORT")]
+    pub rpc: String,
+    /// HOST:PORT of the logic processes
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+    pub logic: Vec<String>,
+    /// Long links at once; more are turned away
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub max_links: u64,
+    /// Threads that run coroutines [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+/// Runs the process until SIGTERM or SIGINT. Call it from a plain thread: it brings its own runtime.
+///
+/// # Errors
+/// An address that cannot be had, or a runtime that cannot be built.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let mut runtime = Runtime::builder();
+    if let Some(workers) = options.workers {
+        runtime = runtime.workers(workers);
+    }
+    let runtime = runtime.build().context("the runtime cannot start")?;
+    runtime.block_on(move || serve(&options))
+}
+
+fn serve(options: &Options) -> anyhow::Result<()> {
+    let logic = Arc::new(RemoteLogic::new(&options.logic)?);
+    let links = TcpListener::bind(&options.listen)
+        .with_context(|| format!("--listen {}", options.listen))?;
+    let settings = Settings {
+        rpc_address: options.rpc.clone(),
+        max_links: options.max_links,
+        limits: Limits::default(),
+    };
+    let access = Access::new(settings, logic);
+    let server = Server::builder()
+        .add_service(AccessServer::new(AccessService(access.clone())))
+        .bind(&options.rpc)
+        .with_context(|| format!("--rpc {}", options.rpc))?;
+    tracing::info!(links = options.listen, rpc = %server.local_addr(), logic = ?options.logic, "access is up");
+    let accepting = access.clone();
+    drop(rpc_core::spawn(move || accepting.accept(&links)));
+    let served = server.serve().context("serving ended");
+    access.drain();
+    served
+}
+
+/// `wechat.access.Access` over RPC.
+struct AccessService(Arc<Access>);
+
+impl pb::Access for AccessService {
+    fn notify(
+        &self,
+        request: Request<pb::NotifyRequest>,
+    ) -> Result<Response<pb::NotifyReply>, Status> {
+        let gone_links = self.0.notify(request.into_inner().targets);
+        Ok(Response::new(pb::NotifyReply { gone_links }))
+    }
+}
