@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -137,10 +137,23 @@ impl Program {
     /// # Errors
     /// What the operating system says about starting it.
     pub fn start_command(name: &str, mut command: Command) -> io::Result<Self> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        command.stdin(Stdio::null());
+        Self::spawn(name, command)
+    }
+
+    /// As [`Program::start_command`], with a standard input that is the caller's to write and to end.
+    ///
+    /// # Errors
+    /// What the operating system says about starting it.
+    pub fn start_with_input(name: &str, mut command: Command) -> io::Result<(Self, ChildStdin)> {
+        command.stdin(Stdio::piped());
+        let mut program = Self::spawn(name, command)?;
+        let input = program.child.stdin.take();
+        Ok((program, input.expect("stdin is piped: set above")))
+    }
+
+    fn spawn(name: &str, mut command: Command) -> io::Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().expect("stdout is piped: set above");
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {

@@ -3,6 +3,8 @@
 //! * `examples` runs the examples as a reader would, and asks them with curl.
 //! * `hooks` calls the replaced C library functions from programs that know nothing of coroutines.
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
+//! * `cluster` starts a whole backend with `up` and chats in it.
+//! * `replay` plays a real chat log through terminals, with processes killed on the way.
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
 
@@ -12,7 +14,9 @@
 )]
 
 mod architecture;
+mod cluster;
 mod examples;
 mod hooks;
+mod replay;
 mod rpc;
 mod runtime;

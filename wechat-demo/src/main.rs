@@ -1,3 +1,66 @@
 //! The `wechat-demo` command: one binary, a role per subcommand.
 
-fn main() {}
+mod chat;
+mod cli;
+mod replay;
+mod up;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use wechat_demo::cluster::parent;
+use wechat_demo::{access, logic, storage};
+
+use cli::Command;
+
+/// Time a role gets to drain after its launcher is gone.
+const LAST_DRAIN: Duration = Duration::from_secs(15);
+
+fn main() -> ExitCode {
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    write_traces();
+    if cli.exit_with_parent
+        && let Err(error) = parent::when_it_ends(end_in_order)
+    {
+        return fail(&error.into());
+    }
+    let result = match cli.command {
+        Command::Up(flags) => up::run(&flags),
+        Command::Chat(flags) => chat::run(flags),
+        Command::Replay(flags) => replay::run(flags),
+        Command::Access(options) => access::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Logic(options) => logic::role::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Storage(options) => storage::role::run(options).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+/// One line that says what went wrong and what to do.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let line = format!("{error:#}").replace('\n', " ");
+    eprintln!("wechat-demo: {line}");
+    ExitCode::FAILURE
+}
+
+/// Traces go to standard error; `RUST_LOG` chooses which.
+fn write_traces() {
+    let chosen = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(chosen.unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+/// Ends this process as SIGTERM would, so that a server drains; by force if that takes too long.
+fn end_in_order() {
+    let asked =
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    if asked.is_ok() {
+        std::thread::sleep(LAST_DRAIN);
+    }
+    std::process::exit(1);
+}

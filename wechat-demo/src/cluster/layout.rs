@@ -200,7 +200,11 @@ impl Layout {
                 "--listen",
                 &own,
                 "--storage",
-                &address(self.ports.primary),
+                &format!(
+                    "{},{}",
+                    address(self.ports.primary),
+                    address(self.ports.backup)
+                ),
             ]
             .map(str::to_owned)
             .into(),
@@ -277,7 +281,7 @@ mod tests {
         layout.extra.push((Role::Logic, "--fast".to_owned()));
         let logic = layout.arguments(Role::Logic).join(" ");
         assert!(
-            logic.contains("--listen 127.0.0.1:3 --storage 127.0.0.1:4"),
+            logic.contains("--listen 127.0.0.1:3 --storage 127.0.0.1:4,127.0.0.1:5"),
             "{logic}"
         );
         assert!(logic.ends_with("--exit-with-parent --fast"), "{logic}");

@@ -1,0 +1,245 @@
+//! `wechat-demo up` and `chat`: what people do first.
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{ChildStdin, Command};
+use std::time::Duration;
+
+use tests::{PATIENCE, Program, bin};
+
+use crate::replay::refused;
+
+/// A cluster by `up`, and where its long links are.
+struct Up {
+    program: Program,
+    address: String,
+    dir: tempfile::TempDir,
+}
+
+impl Up {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let mut program = Program::start(
+            "wechat-demo",
+            &["up", "--port", "0", "--dir", data.to_str().unwrap()],
+        )
+        .unwrap();
+        let line = program.line_with("terminals connect to ").unwrap();
+        let address = line.rsplit(' ').next().unwrap().to_owned();
+        program.line_with("Ctrl-C ends it").unwrap();
+        Self {
+            program,
+            address,
+            dir,
+        }
+    }
+
+    /// A chat whose input is ours to write.
+    fn chat(&self, me: &str, arguments: &[&str]) -> Chat {
+        let mut command = Command::new(bin("wechat-demo"));
+        let dir = self.dir.path().join(me);
+        command
+            .args([
+                "chat",
+                "--user",
+                me,
+                "--addr",
+                &self.address,
+                "--dir",
+                dir.to_str().unwrap(),
+            ])
+            .args(arguments);
+        let (program, input) = Program::start_with_input("chat", command).unwrap();
+        Chat { program, input }
+    }
+
+    /// Process ids of the roles.
+    fn children(&self) -> Vec<u32> {
+        let id = self.program.id();
+        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+        let lists = tasks
+            .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+        lists
+            .flat_map(|list| {
+                list.split_whitespace()
+                    .map(|id| id.parse().unwrap())
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+/// A chat process and its keyboard.
+struct Chat {
+    program: Program,
+    input: ChildStdin,
+}
+
+impl Chat {
+    fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn hears(&mut self, part: &str) {
+        self.program.line_with(part).unwrap();
+    }
+
+    /// Ends the input; the chat must end by itself, and well.
+    fn end(self) {
+        drop(self.input);
+        let (status, lines) = self.program.finish().unwrap();
+        assert!(status.success(), "{status}: {lines:?}");
+    }
+}
+
+#[test]
+fn two_people_chat_side_by_side_and_find_their_history_again() {
+    let up = Up::start();
+    let mut alice = up.chat("alice", &["--to", "bob"]);
+    alice.hears("type a line");
+    let mut bob = up.chat("bob", &["--to", "alice"]);
+    bob.hears("type a line");
+    alice.say("hello bob");
+    bob.hears("alice: hello bob");
+    bob.say("hello alice");
+    alice.hears("bob: hello alice");
+    for n in 0..20 {
+        alice.say(&format!("line {n}"));
+    }
+    for n in 0..20 {
+        bob.hears(&format!("alice: line {n}"));
+    }
+    bob.end();
+    alice.say("are you there?");
+    alice.end();
+    let mut bob = up.chat("bob", &["--to", "alice"]);
+    bob.hears("alice: line 19");
+    bob.hears("alice: are you there?");
+    bob.end();
+}
+
+#[test]
+fn strangers_become_contacts_before_anything_is_said() {
+    let up = Up::start();
+    let mut carol = up.chat("carol", &["--to", "alice", "--register"]);
+    carol.hears("registered carol");
+    carol.hears("asked alice to be a contact");
+    carol.hears("type a line");
+    carol.say("do you hear me?");
+    carol.hears("waits until alice has accepted");
+    let mut alice = up.chat("alice", &["--to", "carol"]);
+    alice.hears("carol asked to be a contact; accepted");
+    alice.hears("carol: do you hear me?");
+    carol.hears("alice is a contact now");
+    alice.end();
+    carol.end();
+}
+
+#[test]
+fn a_role_that_dies_is_started_again_and_chats_go_on() {
+    let mut up = Up::start();
+    let mut alice = up.chat("alice", &["--to", "bob"]);
+    alice.hears("type a line");
+    let mut bob = up.chat("bob", &["--to", "alice"]);
+    bob.hears("type a line");
+    for (n, child) in up.children().into_iter().enumerate() {
+        kill("-KILL", child);
+        up.program.line_with("starting it again").unwrap();
+        alice.say(&format!("after death {n}"));
+        bob.hears(&format!("alice: after death {n}"));
+    }
+    alice.end();
+    bob.end();
+}
+
+#[test]
+fn a_cluster_ends_whole_when_it_is_asked_to_and_when_its_launcher_is_killed() {
+    for killed in [false, true] {
+        let up = Up::start();
+        let (children, address) = (up.children(), up.address.clone());
+        assert_eq!(children.len(), 4);
+        if killed {
+            up.program.kill().unwrap();
+        } else {
+            up.program.terminate().unwrap();
+            let (status, lines) = up.program.finish().unwrap();
+            assert!(status.success(), "{status}: {lines:?}");
+        }
+        wait_until("every role is gone", || {
+            children
+                .iter()
+                .all(|id| !Path::new(&format!("/proc/{id}")).exists())
+        });
+        assert!(TcpStream::connect(address).is_err());
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (file, empty) = (file.to_str().unwrap(), dir.path().to_str().unwrap());
+    let used = format!("127.0.0.1:{port}");
+    for (command, code, part) in [
+        (format!("up --port {port} --dir {empty}"), 1, &*port),
+        (format!("up --port 0 --dir {file}"), 1, "--dir"),
+        ("up --nonsense".to_owned(), 2, "--nonsense"),
+        ("nonsense".to_owned(), 2, "nonsense"),
+        (String::new(), 2, "--help"),
+        ("chat --to bob".to_owned(), 2, "--user"),
+        (
+            format!("chat --user a --to b --addr 127.0.0.1:1 --dir {empty}"),
+            1,
+            "wechat-demo up",
+        ),
+        (format!("chat --user a --to b --dir {file}"), 1, "--dir"),
+        (
+            "access --listen nowhere --rpc 127.0.0.1:0 --logic 127.0.0.1:1".to_owned(),
+            1,
+            "nowhere",
+        ),
+        (
+            format!("access --listen {used} --rpc 127.0.0.1:0 --logic 127.0.0.1:1"),
+            1,
+            &*port,
+        ),
+        (
+            format!("logic --listen {used} --storage 127.0.0.1:1"),
+            1,
+            &*port,
+        ),
+        (
+            "storage --role third --listen x --peer y --dir z".to_owned(),
+            2,
+            "third",
+        ),
+    ] {
+        let arguments: Vec<&str> = command.split_whitespace().collect();
+        let (status, line) = refused(&arguments);
+        assert_eq!(status, Some(code), "{command}: {line}");
+        assert!(line.contains(part), "{command}: {line}");
+    }
+}
+
+fn kill(signal: &str, id: u32) {
+    let status = Command::new("kill")
+        .args([signal, &id.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Looks again and again; the limit only turns a hang into a failure.
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let started = std::time::Instant::now();
+    while !done() {
+        assert!(started.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

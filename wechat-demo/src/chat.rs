@@ -1,0 +1,552 @@
+//! `chat`: one account in a terminal, line by line.
+//!
+//! Knows:       the terminal library, standard input and output.
+//! Does not know: the wire, syncing.
+//!
+//! Everything that happens goes through one channel to one loop: typed lines, what the terminal applied,
+//! links coming and going. So lines come out whole and in order, in tmux as through a pipe.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use prost::Message;
+use rpc_core::Runtime;
+use rpc_core::time::Instant;
+use wechat_demo::model::limits;
+use wechat_demo::proto::terminal as pb;
+use wechat_demo::proto::terminal::contact::State;
+use wechat_demo::terminal::error::code;
+use wechat_demo::terminal::store::durable::Depot;
+use wechat_demo::terminal::{
+    Config, Observer, Terminal, TerminalError, login, new_client_id, register,
+};
+
+use crate::up::{DEFAULT_PORT, DEMO_PASSWORD};
+
+/// Time for the first sync, and for a question to the backend.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for the last lines to be acknowledged after the end of the input.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+/// What may wait for the loop; whoever brings more waits.
+const EVENTS: usize = 1_024;
+/// Lines that may wait for a contact to accept.
+const HELD: usize = 1_000;
+
+/// Flags of `chat`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Flags {
+    /// Who you are
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// Your password; needed once, the device then stays logged in
+    #[arg(long, default_value = DEMO_PASSWORD, hide_default_value = true)]
+    password: String,
+    /// Whom to chat with; may be left out where you have one contact
+    #[arg(long, value_name = "NAME")]
+    to: Option<String>,
+    /// HOST:PORT of the cluster's long links
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{DEFAULT_PORT}"))]
+    addr: String,
+    /// Create the account if there is none
+    #[arg(long)]
+    register: bool,
+    /// Directory for this device's copy of the conversations [default: wechat-data/devices/NAME]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Lines of history to show
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    history: usize,
+    /// Seconds of silence between heartbeats
+    #[arg(long, value_name = "S", default_value_t = 210)]
+    heartbeat: u64,
+}
+
+/// Runs until the input ends or says `/quit`.
+pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
+    let runtime = Runtime::builder()
+        .workers(1)
+        .build()
+        .context("the runtime cannot start")?;
+    runtime
+        .block_on(move || chat(&flags))
+        .map(|()| ExitCode::SUCCESS)
+}
+
+fn chat(flags: &Flags) -> anyhow::Result<()> {
+    let dir = flags
+        .dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("wechat-data/devices").join(&flags.user));
+    std::fs::create_dir_all(&dir).with_context(|| {
+        format!(
+            "{} cannot be made; pass --dir with a directory you may write",
+            dir.display()
+        )
+    })?;
+    let depot = Depot::open(&dir)?;
+    let (events, happened) = sync_channel(EVENTS);
+    let ears = Arc::new(Ears {
+        events: events.clone(),
+        open: AtomicBool::new(false),
+    });
+    let (terminal, me) = log_in(flags, &depot, &ears)?;
+    // From here on every item is told; Chat::new takes the key after that, so none falls between.
+    ears.open.store(true, Ordering::Release);
+    let result =
+        Chat::new(flags, terminal.clone(), me).and_then(|mut chat| chat.run(events, &happened));
+    terminal.stop();
+    result
+}
+
+/// A terminal whose first sync is done, and its user's id.
+fn log_in(flags: &Flags, depot: &Depot, ears: &Arc<Ears>) -> anyhow::Result<(Terminal, u64)> {
+    if let Some(known) = depot.login(&flags.user)? {
+        let terminal = start(flags, depot, &known, ears)?;
+        match terminal.refresh(PATIENCE) {
+            Ok(_) => return Ok((terminal, known.user_id)),
+            Err(error) => {
+                terminal.stop();
+                if !error.is_refusal(code::UNAUTHENTICATED) {
+                    return Err(unreachable(flags, &error));
+                }
+                println!("— this device was logged out; logging in again");
+            }
+        }
+    }
+    if flags.register {
+        match register(&flags.addr, &flags.user, &flags.password, &flags.user) {
+            Ok(_) => println!("— registered {}", flags.user),
+            Err(error) if error.is_refusal(code::ALREADY_EXISTS) => {}
+            Err(error) => return Err(unreachable(flags, &error)),
+        }
+    }
+    let fresh =
+        login(&flags.addr, &flags.user, &flags.password, "chat").map_err(|error| match error {
+            TerminalError::Refused { text, .. } => {
+                anyhow::anyhow!(
+                    "{} cannot log in: {text}; check --user and --password, or pass --register",
+                    flags.user
+                )
+            }
+            other => unreachable(flags, &other),
+        })?;
+    depot.new_login(&flags.user, &fresh)?;
+    let terminal = start(flags, depot, &fresh, ears)?;
+    terminal
+        .refresh(PATIENCE)
+        .map_err(|error| unreachable(flags, &error))?;
+    Ok((terminal, fresh.user_id))
+}
+
+fn start(
+    flags: &Flags,
+    depot: &Depot,
+    login: &pb::LoginReply,
+    ears: &Arc<Ears>,
+) -> anyhow::Result<Terminal> {
+    let mut config = Config::new(&flags.addr, login.token.clone());
+    config.heartbeat = Duration::from_secs(flags.heartbeat.max(1));
+    let store = Arc::new(depot.account(login.user_id)?);
+    Ok(Terminal::start(config, store, ears.clone()))
+}
+
+fn unreachable(flags: &Flags, error: &TerminalError) -> anyhow::Error {
+    let advice = match error {
+        TerminalError::Unreachable { .. } | TerminalError::Timeout(_) | TerminalError::Lost(_) => {
+            "; is the cluster up? start one with `wechat-demo up`"
+        }
+        _ => "",
+    };
+    anyhow::anyhow!("{}: {error}{advice}", flags.addr)
+}
+
+/// What the loop is told.
+enum Event {
+    Typed(String),
+    /// The input has ended.
+    End,
+    Applied(Vec<pb::Item>),
+    Acked,
+    NotSent(String),
+    Linked,
+    Unlinked(String),
+}
+
+/// Tells the loop. It waits when the loop is behind: a person reads no faster.
+struct Ears {
+    events: SyncSender<Event>,
+    /// Set when the first sync is done: what was applied before is history, which the store shows.
+    open: AtomicBool,
+}
+
+impl Ears {
+    fn tell(&self, event: Event) {
+        // An error says that the loop is gone: the program ends.
+        if self.open.load(Ordering::Acquire) {
+            let _ = self.events.send(event);
+        }
+    }
+}
+
+impl Observer for Ears {
+    fn applied(&self, items: &[pb::Item]) {
+        self.tell(Event::Applied(items.to_vec()));
+    }
+
+    fn acked(&self, _sent: &pb::Sent) {
+        self.tell(Event::Acked);
+    }
+
+    fn refused(&self, _client_id: &[u8], why: &TerminalError) {
+        self.tell(Event::NotSent(why.to_string()));
+    }
+
+    fn linked(&self) {
+        self.tell(Event::Linked);
+    }
+
+    fn unlinked(&self, why: &TerminalError, _last: bool) {
+        self.tell(Event::Unlinked(why.to_string()));
+    }
+}
+
+/// The loop's state.
+struct Chat {
+    terminal: Terminal,
+    me: u64,
+    peer: u64,
+    name: String,
+    peer_name: String,
+    /// Lines that wait until the peer has accepted.
+    held: VecDeque<String>,
+    friends: bool,
+    /// Key of the history on the screen: items up to it were shown.
+    shown: u64,
+    /// The link is down and the user was told.
+    told_down: bool,
+    ended: bool,
+}
+
+impl Chat {
+    fn new(flags: &Flags, terminal: Terminal, me: u64) -> anyhow::Result<Self> {
+        let peer = find_peer(flags, &terminal)?;
+        let mut chat = Self {
+            me,
+            peer: peer.user_id,
+            name: flags.user.clone(),
+            peer_name: peer.name,
+            held: VecDeque::new(),
+            friends: false,
+            shown: terminal.store().key(),
+            told_down: false,
+            ended: false,
+            terminal,
+        };
+        for stored in chat.terminal.store().messages(chat.peer, flags.history)? {
+            chat.show(&stored.message);
+        }
+        chat.befriend()?;
+        println!(
+            "— {} and {}; type a line to send it, /quit to end",
+            chat.name, chat.peer_name
+        );
+        Ok(chat)
+    }
+
+    fn run(&mut self, events: SyncSender<Event>, happened: &Receiver<Event>) -> anyhow::Result<()> {
+        listen(events)?;
+        let mut until = Instant::NEVER;
+        loop {
+            if self.ended && self.held.is_empty() && self.terminal.unsent() == 0 {
+                return Ok(());
+            }
+            let event = if self.ended {
+                happened.recv_timeout(until.saturating_since(Instant::now()))
+            } else {
+                happened.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match event {
+                Ok(Event::End) => {
+                    self.ended = true;
+                    until = Instant::now() + LAST_WORDS;
+                }
+                Ok(event) => self.act(event)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    let left = self.held.len() + self.terminal.unsent();
+                    bail!(
+                        "{left} lines were not acknowledged within {LAST_WORDS:?}; the cluster may be down"
+                    );
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if let Some(error) = self.terminal.failed() {
+                bail!("{error}; log in again");
+            }
+        }
+    }
+
+    fn act(&mut self, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Typed(line) => self.say(line)?,
+            Event::Applied(items) => {
+                let shown = self.shown;
+                for item in items.iter().filter(|item| item.number > shown) {
+                    self.take(item)?;
+                }
+            }
+            Event::NotSent(why) => println!("! not sent: {why}"),
+            Event::Linked => {
+                if std::mem::take(&mut self.told_down) {
+                    println!("— the link is up again");
+                }
+            }
+            Event::Unlinked(why) => {
+                if !std::mem::replace(&mut self.told_down, true) {
+                    println!(
+                        "— the link is down ({why}); what you type is sent when it is up again"
+                    );
+                }
+            }
+            Event::Acked | Event::End => {}
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, line: String) -> anyhow::Result<()> {
+        if line.trim().is_empty() {
+            return Ok(());
+        }
+        if line.len() > limits::TEXT_BYTES {
+            println!(
+                "! not sent: {} bytes in a line, at most {}",
+                line.len(),
+                limits::TEXT_BYTES
+            );
+            return Ok(());
+        }
+        if self.friends {
+            self.send(line);
+        } else if self.held.len() < HELD {
+            self.held.push_back(line);
+            println!("— waits until {} has accepted", self.peer_name);
+        } else {
+            println!(
+                "! not sent: {HELD} lines wait for {} already",
+                self.peer_name
+            );
+        }
+        Ok(())
+    }
+
+    fn send(&self, line: String) {
+        if let Err(full) = self.terminal.send(self.peer, new_client_id(), line) {
+            println!("! not sent: {full}");
+        }
+    }
+
+    /// Shows a new item, and answers what it asks for.
+    fn take(&mut self, item: &pb::Item) -> anyhow::Result<()> {
+        self.shown = item.number;
+        match pb::Kind::try_from(item.kind) {
+            Ok(pb::Kind::Message) => {
+                let message = pb::Message::decode(item.payload.clone())?;
+                // On a screen the own line stands there already, as it was typed.
+                if message.sender != self.me || !std::io::stdin().is_terminal() {
+                    self.show(&message);
+                }
+            }
+            Ok(pb::Kind::Refused) => {
+                let refused = pb::Refused::decode(item.payload.clone())?;
+                println!(
+                    "! {} did not take it: {}",
+                    self.peer_name,
+                    printable(&refused.reason)
+                );
+            }
+            Ok(pb::Kind::Contact) => {
+                let contact = pb::Contact::decode(item.payload.clone())?;
+                match contact.state() {
+                    State::AskedMe => self.accept(&contact)?,
+                    State::Friend if contact.user_id == self.peer => self.now_friends(),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn show(&self, message: &pb::Message) {
+        let (time, text) = (time_of_day(message.sent_ms), printable(&message.text));
+        if message.sender == self.me && message.receiver == self.peer {
+            println!("[{time}] {}: {text}", self.name);
+        } else if message.sender == self.peer {
+            println!("[{time}] {}: {text}", self.peer_name);
+        } else if message.sender != self.me {
+            println!("— [{time}] a message from user {}: {text}", message.sender);
+        }
+    }
+
+    /// Makes the peer a contact, as far as it takes us to do it.
+    fn befriend(&mut self) -> anyhow::Result<()> {
+        let stored = self.terminal.store().state(pb::Kind::Contact, self.peer)?;
+        let contact = stored
+            .map(|item| pb::Contact::decode(item.payload))
+            .transpose()?;
+        match contact.as_ref().map(pb::Contact::state) {
+            Some(State::Friend) => self.friends = true,
+            Some(State::AskedMe) => self.accept(contact.as_ref().expect("it has a state"))?,
+            Some(State::Asked) => println!("— {} has not accepted you yet", self.peer_name),
+            _ => {
+                let greeting = format!("I am {}", self.name);
+                let request = pb::AddContactRequest {
+                    user_id: self.peer,
+                    greeting,
+                };
+                self.terminal.call::<pb::AddContactReply>(
+                    pb::Command::AddContact,
+                    &request,
+                    PATIENCE,
+                )?;
+                println!("— asked {} to be a contact", self.peer_name);
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, contact: &pb::Contact) -> anyhow::Result<()> {
+        let request = pb::AcceptContactRequest {
+            user_id: contact.user_id,
+        };
+        let accepted = self.terminal.call::<pb::AcceptContactReply>(
+            pb::Command::AcceptContact,
+            &request,
+            PATIENCE,
+        );
+        match accepted {
+            Ok(_) => println!(
+                "— {} asked to be a contact; accepted",
+                printable(&contact.name)
+            ),
+            // Another device was faster.
+            Err(TerminalError::Refused { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if contact.user_id == self.peer {
+            self.now_friends();
+        }
+        Ok(())
+    }
+
+    fn now_friends(&mut self) {
+        if !std::mem::replace(&mut self.friends, true) {
+            println!("— {} is a contact now", self.peer_name);
+        }
+        while let Some(line) = self.held.pop_front() {
+            self.send(line);
+        }
+    }
+}
+
+/// Reads standard input on a thread of its own: it may be a terminal, a pipe or a file.
+fn listen(events: SyncSender<Event>) -> anyhow::Result<()> {
+    let read = move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            if line.trim() == "/quit" || events.send(Event::Typed(line)).is_err() {
+                break;
+            }
+        }
+        let _ = events.send(Event::End);
+    };
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(read)?;
+    Ok(())
+}
+
+/// Whom `--to` names, or the only contact.
+fn find_peer(flags: &Flags, terminal: &Terminal) -> anyhow::Result<pb::FindUserReply> {
+    let Some(name) = &flags.to else {
+        let talks = terminal.store().conversations()?;
+        let [only] = talks[..] else {
+            bail!(
+                "you have conversations with {} people; pass --to NAME",
+                talks.len()
+            );
+        };
+        let stored = terminal.store().state(pb::Kind::Contact, only)?;
+        let contact = stored
+            .map(|item| pb::Contact::decode(item.payload))
+            .transpose()?;
+        let contact = contact
+            .context("your only conversation is with somebody who is no contact; pass --to NAME")?;
+        return Ok(pb::FindUserReply {
+            user_id: only,
+            name: contact.name,
+            nickname: contact.nickname,
+        });
+    };
+    if *name == flags.user {
+        bail!("--to names yourself; name somebody else");
+    }
+    let request = pb::FindUserRequest { name: name.clone() };
+    terminal
+        .call(pb::Command::FindUser, &request, PATIENCE)
+        .map_err(|error| match error {
+            refused if refused.is_refusal(code::NOT_FOUND) => {
+                anyhow::anyhow!(
+                    "there is no {name}; they may come in with `chat --user {name} --register`"
+                )
+            }
+            other => unreachable(flags, &other),
+        })
+}
+
+/// `HH:MM:SS` of the day in UTC.
+fn time_of_day(unix_ms: i64) -> String {
+    let seconds = unix_ms.div_euclid(1_000).rem_euclid(86_400);
+    format!(
+        "{:02}:{:02}:{:02}",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+/// What others say must not steer this terminal: control characters are shown as such.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_day_is_utc_and_survives_odd_clocks() {
+        assert_eq!(time_of_day(0), "00:00:00");
+        assert_eq!(time_of_day(1_523_384_629_500), "18:23:49");
+        assert_eq!(time_of_day(-1), "23:59:59");
+    }
+
+    #[test]
+    fn others_cannot_steer_this_terminal() {
+        assert_eq!(printable("a\tb\nc"), "a b c");
+        assert_eq!(printable("\u{1b}[2Jgone"), "\u{fffd}[2Jgone");
+    }
+}

@@ -1,0 +1,76 @@
+//! Accounts and devices for everybody in the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use indicatif::ProgressBar;
+use rpc_core::time::Instant;
+use wechat_demo::terminal::error::code;
+use wechat_demo::terminal::{TerminalError, login, register};
+
+use super::log::Log;
+use super::parallel::parallel;
+
+/// People registered at a time.
+const WIDTH: usize = 32;
+/// How long one question may be asked again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause before it is.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Everybody's; it protects nothing.
+const PASSWORD: &str = "replay-replay";
+
+/// One person of the log, with two devices.
+#[derive(Clone, Debug)]
+pub(super) struct Person {
+    pub(super) user_id: u64,
+    /// The device that takes part.
+    pub(super) token: Bytes,
+    /// The device that syncs from nothing at the end.
+    pub(super) fresh_token: Bytes,
+}
+
+/// Registers everybody and logs two devices in.
+pub(super) fn open(
+    address: &str,
+    log: &Arc<Log>,
+    bar: &ProgressBar,
+) -> anyhow::Result<Vec<Person>> {
+    let (address, names, counted) = (address.to_owned(), log.clone(), bar.clone());
+    let people = parallel(log.people.len(), WIDTH, move |index| {
+        let name = &names.people[index];
+        let trouble = |what: &str, error| anyhow::anyhow!("cannot {what} {name}: {error}");
+        // A register whose answer was lost is answered "taken" the second time.
+        match patiently(|| register(&address, name, PASSWORD, name)) {
+            Err(error) if !error.is_refusal(code::ALREADY_EXISTS) => {
+                return Err(trouble("register", error));
+            }
+            _ => {}
+        }
+        let device = |label| patiently(|| login(&address, name, PASSWORD, label));
+        let phone = device("phone").map_err(|error| trouble("log in", error))?;
+        let fresh = device("fresh").map_err(|error| trouble("log in", error))?;
+        counted.inc(1);
+        Ok(Person {
+            user_id: phone.user_id,
+            token: phone.token,
+            fresh_token: fresh.token,
+        })
+    });
+    bar.finish_and_clear();
+    people
+}
+
+/// Again while the trouble is transient.
+pub(super) fn patiently<T>(ask: impl Fn() -> Result<T, TerminalError>) -> Result<T, TerminalError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Err(error) if error.is_transient() && Instant::now() < until => {
+                std::thread::sleep(PAUSE)
+            }
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! `up`: a whole cluster here, with two accounts ready to chat.
+//!
+//! Knows:       the launcher, what people want to see of it.
+//! Does not know: what the roles do.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use rpc_core::Server;
+use rpc_core::time::Instant;
+use wechat_demo::cluster::{Cluster, Layout, Ports, Role, figures};
+use wechat_demo::proto::terminal as pb;
+use wechat_demo::terminal::error::code;
+use wechat_demo::terminal::{Connection, TerminalError, login, register};
+
+/// Port of the long links unless another is asked for; four more follow it.
+pub(crate) const DEFAULT_PORT: u16 = 7100;
+/// Password of the two ready accounts, and what `chat` uses unless it is given another.
+pub(crate) const DEMO_PASSWORD: &str = "wechat-demo";
+/// The ready accounts.
+const ACCOUNTS: [(&str, &str); 2] = [("alice", "Alice"), ("bob", "Bob")];
+/// Pause between looks at the cluster.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long the two accounts may take while the copies of the store find each other.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Flags of `up`.
+#[derive(Args, Debug)]
+pub(crate) struct Flags {
+    /// Directory for everything the cluster keeps; made if it is missing, continued if it is there
+    #[arg(long, value_name = "DIR", default_value = "wechat-data")]
+    dir: PathBuf,
+    /// Port of the long links; pages and RPC take the four after it. 0 = any free ports
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
+    port: u16,
+}
+
+/// Runs until Ctrl-C or SIGTERM.
+pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let ports = Ports::choose(flags.port)?;
+    let layout = Layout::new(&flags.dir, ports);
+    let binary = std::env::current_exe().context("the path of this program")?;
+    let stop = Stop::on_signal()?;
+    let mut cluster = Cluster::start(layout, &binary)?;
+    println!("four processes start below {}", flags.dir.display());
+    cluster.wait_healthy()?;
+    make_accounts(&cluster.layout().link_address())?;
+    greet(cluster.layout());
+    watch(&mut cluster, &stop);
+    println!("\nending: every process finishes what it does");
+    for role in cluster.drain() {
+        println!(
+            "{role} did not finish in time and was killed; nothing acknowledged is lost by that"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ctrl-C and SIGTERM, as a flag.
+struct Stop {
+    asked: Arc<AtomicBool>,
+    _waiting: JoinHandle<()>,
+}
+
+impl Stop {
+    /// A server without services, on a port nobody is told of, ends when the process is asked to end.
+    fn on_signal() -> anyhow::Result<Self> {
+        let server = Server::builder()
+            .bind("127.0.0.1:0")
+            .context("the signals' listener")?;
+        let asked = Arc::new(AtomicBool::new(false));
+        let flag = asked.clone();
+        let wait = move || {
+            if let Err(error) = server.serve() {
+                eprintln!("wechat-demo: {error}");
+            }
+            flag.store(true, Ordering::Release);
+        };
+        let waiting = std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(wait)?;
+        Ok(Self {
+            asked,
+            _waiting: waiting,
+        })
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
+/// Two accounts that are each other's contacts; nothing happens where they exist.
+fn make_accounts(address: &str) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let mut logins = Vec::new();
+    for (name, nickname) in ACCOUNTS {
+        let registered = patiently(until, || register(address, name, DEMO_PASSWORD, nickname));
+        if let Err(error) = registered
+            && !error.is_refusal(code::ALREADY_EXISTS)
+        {
+            anyhow::bail!("cannot register {name}: {error}");
+        }
+        match patiently(until, || login(address, name, DEMO_PASSWORD, "up")) {
+            Ok(login) => logins.push(login),
+            // The directory is older than this run and somebody has changed the password: theirs it is.
+            Err(TerminalError::Refused { text, .. }) => {
+                println!("{name} has another password than the demo's ({text})");
+                return Ok(());
+            }
+            Err(error) => anyhow::bail!("cannot log {name} in: {error}"),
+        }
+    }
+    let [first, second] = &logins[..] else {
+        unreachable!("there are two accounts")
+    };
+    let asked = patiently(until, || -> Result<pb::AddContactReply, _> {
+        let request = pb::AddContactRequest {
+            user_id: second.user_id,
+            greeting: "hello".to_owned(),
+        };
+        speak_as(address, first)?.call(pb::Command::AddContact, &request)
+    });
+    let accepted = asked.and_then(|_| {
+        patiently(until, || -> Result<pb::AcceptContactReply, _> {
+            let request = pb::AcceptContactRequest {
+                user_id: first.user_id,
+            };
+            speak_as(address, second)?.call(pb::Command::AcceptContact, &request)
+        })
+    });
+    match accepted {
+        // A refusal means that they are contacts already.
+        Ok(_) | Err(TerminalError::Refused { .. }) => Ok(()),
+        Err(error) => anyhow::bail!("cannot make the two accounts contacts: {error}"),
+    }
+}
+
+/// A link that speaks for a login.
+fn speak_as(address: &str, login: &pb::LoginReply) -> Result<Connection, TerminalError> {
+    let mut connection = Connection::open(address)?;
+    let request = pb::AuthRequest {
+        token: login.token.clone(),
+        active: false,
+    };
+    connection.call::<pb::AuthReply>(pb::Command::Auth, &request)?;
+    Ok(connection)
+}
+
+/// Again while the trouble is transient.
+fn patiently<T>(
+    until: Instant,
+    ask: impl Fn() -> Result<T, TerminalError>,
+) -> Result<T, TerminalError> {
+    loop {
+        match ask() {
+            Err(error) if error.is_transient() && Instant::now() < until => {
+                std::thread::sleep(LOOK)
+            }
+            result => return result,
+        }
+    }
+}
+
+fn greet(layout: &Layout) {
+    let port = layout.ports.link;
+    let address = if port == DEFAULT_PORT {
+        String::new()
+    } else {
+        format!(" --addr {}", layout.link_address())
+    };
+    let command = std::env::args()
+        .next()
+        .unwrap_or_else(|| "wechat-demo".to_owned());
+    println!(
+        "the cluster is up; terminals connect to {}",
+        layout.link_address()
+    );
+    println!("\nchat in two other terminals:");
+    for (me, other) in [("alice", "bob"), ("bob", "alice")] {
+        println!("  {command} chat --user {me} --to {other}{address}");
+    }
+    println!("\nlook at the roles:");
+    for role in Role::ALL.into_iter().rev() {
+        println!("  {role:<16} http://{}/status", layout.rpc(role));
+    }
+    println!(
+        "\nCtrl-C ends it; {} keeps its data for the next time\n",
+        layout.dir.display()
+    );
+}
+
+/// Shows the cluster's state and starts again what dies, until asked to stop.
+fn watch(cluster: &mut Cluster, stop: &Stop) {
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::new_spinner()
+    } else {
+        ProgressBar::hidden()
+    };
+    let style =
+        ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed");
+    bar.set_style(style);
+    let mut rate = Rate::default();
+    while !stop.is_asked() {
+        for (role, status) in cluster.ended() {
+            let (last_words, log) = cluster.last_words(role);
+            bar.suspend(|| {
+                println!("{role} ended ({status}): {last_words} (see {log}); starting it again")
+            });
+            if let Err(error) = cluster.spawn(role) {
+                bar.suspend(|| println!("{error}"));
+            }
+        }
+        let layout = cluster.layout();
+        let access = figures(layout.rpc(Role::Access));
+        let logic = figures(layout.rpc(Role::Logic));
+        let links = access.sum("wechat_access_links", &[]).unwrap_or(0.0);
+        let sends = logic.sum(
+            "rpc_server_calls_total",
+            &["method=\"Send\"", "outcome=\"answered\""],
+        );
+        let per_second = rate.of(sends.unwrap_or(0.0), Instant::now());
+        bar.set_message(format!("{links:.0} links, {per_second:.0} messages/s"));
+        bar.tick();
+        std::thread::sleep(LOOK);
+    }
+    bar.finish_and_clear();
+}
+
+/// A growing count as a rate over the last second or so.
+#[derive(Default)]
+struct Rate {
+    /// The count a while ago, and when that was.
+    base: Option<(f64, Instant)>,
+    shown: f64,
+}
+
+impl Rate {
+    fn of(&mut self, count: f64, now: Instant) -> f64 {
+        match self.base {
+            Some((before, since)) if now - since >= Duration::from_secs(1) => {
+                // A process that was started again counts from 0.
+                self.shown = (count - before).max(0.0) / (now - since).as_secs_f64();
+                self.base = Some((count, now));
+            }
+            Some(_) => {}
+            None => self.base = Some((count, now)),
+        }
+        self.shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_taken_over_a_second_and_survives_a_restart_of_the_counter() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let mut rate = Rate::default();
+        assert_eq!(rate.of(100.0, at(0)), 0.0);
+        assert_eq!(rate.of(150.0, at(500)), 0.0);
+        assert_eq!(rate.of(300.0, at(2_000)), 100.0);
+        assert_eq!(rate.of(0.0, at(3_000)), 0.0);
+        assert_eq!(rate.of(50.0, at(4_000)), 50.0);
+    }
+}
