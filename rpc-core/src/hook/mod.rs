@@ -61,6 +61,7 @@ mod process;
 mod raw;
 mod readiness;
 mod resolve;
+mod select;
 mod setup;
 mod sleep;
 mod symbol;

@@ -223,3 +223,92 @@ const WORD_CHUNKS: usize = 256;
 const LOW_HALF: u64 = 0xffff_ffff;
 /// Lower halves below this are the special words.
 const FIRST_INDEX: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook::description::{Handle, Kind, NONBLOCKING, add_share, create};
+
+    /// Numbers that no test run reaches by opening files.
+    const BASE: RawFd = 900_000;
+
+    #[test]
+    fn words_name_a_place_and_a_generation() {
+        assert_eq!(Word::UNKNOWN.named(), None);
+        assert_eq!(Word::PLAIN.named(), None);
+        assert_eq!(Word::naming(0, 1).named(), Some((0, 1)));
+        let last = Word::naming(u32::MAX - 2, u32::MAX);
+        assert_eq!(last.named(), Some((u32::MAX - 2, u32::MAX)));
+    }
+
+    #[test]
+    fn a_number_made_anew_keeps_its_new_word_when_the_old_close_ends() {
+        let old = create(Kind::Tcp, 0).expect("room");
+        replace(BASE, old);
+        let new = create(Kind::Nowait, 0).expect("room");
+        // Another thread was given the number between the close and its book-keeping.
+        replace(BASE, new);
+        clear(BASE, old);
+        assert_eq!(word(BASE), new);
+        clear(BASE, new);
+        assert_eq!(word(BASE), Word::UNKNOWN);
+    }
+
+    #[test]
+    fn a_description_lives_as_long_as_one_of_its_numbers() {
+        let shared = create(Kind::Stream, NONBLOCKING).expect("room");
+        replace(BASE + 1, shared);
+        assert!(add_share(shared));
+        replace(BASE + 2, shared);
+        let first = Handle::known(BASE + 1).expect("known");
+        forget(BASE + 1);
+        assert!(!first.is_current());
+        let second = Handle::known(BASE + 2).expect("known");
+        assert!(second.is_current() && second.description.has(NONBLOCKING));
+        forget(BASE + 2);
+        assert!(!add_share(shared), "nobody can share what is gone");
+    }
+
+    #[test]
+    fn the_next_life_of_a_place_does_not_answer_to_the_old_word() {
+        let old = create(Kind::Tcp, 0).expect("room");
+        replace(BASE + 3, old);
+        let handle = Handle::known(BASE + 3).expect("known");
+        handle.mark_drained(7);
+        assert!(handle.is_drained(7) && !handle.is_drained(8));
+        forget(BASE + 3);
+        // Take places until the old one comes round again.
+        let mut taken = Vec::new();
+        let again = loop {
+            let next = create(Kind::Tcp, 0).expect("room");
+            taken.push(next);
+            if next.named().map(|n| n.0) == old.named().map(|n| n.0) {
+                break next;
+            }
+            assert!(taken.len() < 10_000, "the freed place is not used again");
+        };
+        assert_ne!(again, old);
+        replace(BASE + 3, again);
+        assert!(!handle.is_current());
+        assert!(!Handle::known(BASE + 3).expect("known").is_drained(7));
+        taken
+            .into_iter()
+            .filter(|w| *w != again)
+            .for_each(Word::drop_share);
+        forget(BASE + 3);
+    }
+
+    #[test]
+    fn a_range_is_forgotten_and_numbers_outside_the_table_stay_unknown() {
+        for fd in BASE + 10..BASE + 20 {
+            install(fd, Word::PLAIN);
+        }
+        forget_range((BASE + 12) as u32, (BASE + 15) as u32);
+        let known = (BASE + 10..BASE + 20)
+            .filter(|fd| word(*fd) == Word::PLAIN)
+            .count();
+        assert_eq!(known, 6);
+        assert_eq!(install(RawFd::MAX, Word::PLAIN), Word::UNKNOWN);
+        assert_eq!(word(-1), Word::UNKNOWN);
+    }
+}

@@ -86,3 +86,46 @@ pub(super) fn message_of((iov, count): (*const iovec, usize)) -> msghdr {
 
 /// The kernel's limit on entries.
 const IOV_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(data: &[u8]) -> iovec {
+        iovec {
+            iov_base: data.as_ptr().cast_mut().cast(),
+            iov_len: data.len(),
+        }
+    }
+
+    #[test]
+    fn advancing_by_any_split_visits_every_byte_once() {
+        let data = [&b"abc"[..], b"", b"d", b"", b"efgh"];
+        let entries = data.map(entry);
+        for step in 1..=8 {
+            // SAFETY: five entries that outlive the vector.
+            let mut vector = unsafe { Vector::new(entries.as_ptr(), 5) }.expect("valid");
+            let mut seen = Vec::new();
+            while let Some((at, len)) = vector.first() {
+                let n = step.min(len);
+                // SAFETY: `first` gives what is left of one of the slices above.
+                seen.extend_from_slice(unsafe { std::slice::from_raw_parts(at, n) });
+                assert_eq!(vector.total(), 8 - (seen.len() - n));
+                vector.advance(n);
+            }
+            assert_eq!(seen, b"abcdefgh", "step {step}");
+            assert_eq!(vector.total(), 0);
+        }
+    }
+
+    #[test]
+    fn what_only_the_kernel_should_judge_is_left_to_it() {
+        // SAFETY: refused before anything is read.
+        unsafe {
+            assert!(Vector::new(std::ptr::null(), 1).is_none());
+            assert!(Vector::new(std::ptr::dangling(), 0).is_none());
+            assert!(Vector::new(std::ptr::dangling(), -1).is_none());
+            assert!(Vector::new(std::ptr::dangling(), 1025).is_none());
+        }
+    }
+}

@@ -281,6 +281,37 @@ fn threads_and_coroutines_share_a_mutex_and_a_channel() {
 }
 
 #[test]
+fn a_wake_counts_threads_and_coroutines_alike() {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    fn futex(operation: i32, value: u32) -> i64 {
+        let operation = operation | libc::FUTEX_PRIVATE_FLAG;
+        let none = std::ptr::null::<libc::timespec>();
+        // SAFETY: a word that lives for ever, and no timeout.
+        unsafe { libc::syscall(libc::SYS_futex, WORD.as_ptr(), operation, value, none) }
+    }
+    let woken = on_one_worker(|| {
+        let coroutines = all_of(3, |_| || futex(libc::FUTEX_WAIT, 0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| std::thread::spawn(|| futex(libc::FUTEX_WAIT, 0)))
+            .collect();
+        let mut woken = 0;
+        while woken < 5 {
+            // Two at a time, so that one wake has to take from both kinds.
+            woken += futex(libc::FUTEX_WAKE, 2);
+            yield_now();
+        }
+        let results: Vec<_> = finish(coroutines)
+            .into_iter()
+            .chain(threads.into_iter().map(|t| t.join().unwrap()))
+            .collect();
+        assert_eq!(results, [0; 5]);
+        assert_eq!(futex(libc::FUTEX_WAKE, 9), 0, "nobody is left");
+        woken
+    });
+    assert_eq!(woken, 5);
+}
+
+#[test]
 fn a_thread_that_needs_another_coroutine_can_be_joined() {
     let sum = on_one_worker(|| {
         let (ask, asked) = mpsc::channel::<u32>();
