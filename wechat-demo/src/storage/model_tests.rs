@@ -1,7 +1,8 @@
 //! The whole store under crashes, in one thread: two disks, a primary, a backup, users who retry.
 //!
 //! Everything random comes from one seed, which a failure prints. Time stands still. A process dies at any
-//! write, sync or call, and what its disk had not synced may be lost; what was answered must not be.
+//! write, sync or call, and what its disk had not synced may be lost, or the primary's whole disk; what was
+//! answered must not be.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -118,6 +119,9 @@ struct Pair {
     faults: bool,
     store: Option<Store>,
     starts: u32,
+    lost: u32,
+    /// The backup has been level since it began: only then may the primary's disk be lost.
+    level: bool,
 }
 
 type Outcome = Arc<Mutex<Option<Result<Answer, Refusal>>>>;
@@ -137,6 +141,8 @@ impl Pair {
             faults: false,
             store: None,
             starts: 0,
+            lost: 0,
+            level: false,
         }
     }
 
@@ -151,6 +157,9 @@ impl Pair {
     /// Starts a primary on the disk, again and again if it dies while starting.
     fn store(&mut self) -> &mut Store {
         while self.store.is_none() {
+            if self.faults && self.level && self.dice.roll(5) == 0 {
+                self.lose_disk();
+            }
             self.disk.crash(self.dice.roll(4) as usize);
             let life = self.dice.roll(120) as i64 + 3;
             let fuse = if self.faults {
@@ -161,11 +170,12 @@ impl Pair {
             let engine: Arc<dyn Engine> = Arc::new(self.disk.open(fuse.clone()));
             self.starts += 1;
             self.store = self.start(engine, fuse).ok();
+            self.level |= self.store.is_some();
         }
         self.store.as_mut().expect("the primary was started")
     }
 
-    fn start(&self, engine: Arc<dyn Engine>, fuse: Fuse) -> Result<Store, Fatal> {
+    fn start(&mut self, engine: Arc<dyn Engine>, fuse: Fuse) -> Result<Store, Fatal> {
         let identity = match Identity::load(&*engine)? {
             Some(identity) => identity,
             None => {
@@ -176,8 +186,20 @@ impl Pair {
             }
         };
         let pause = Box::new(move || fuse.step().map_err(Fatal::from));
-        let copies = Copies::in_turn(self.wire.clone(), identity.id.clone(), pause);
+        let before = self.dice.roll(2) == 0;
+        let copies = Copies::in_turn(self.wire.clone(), identity.id.clone(), pause, before);
         Store::start(engine, Arc::new(TestClock::default()), identity, copies)
+    }
+
+    /// The dead primary's disk is gone: the backup's disk is the primary's from now on, and a new backup
+    /// begins with nothing.
+    fn lose_disk(&mut self) {
+        let mut wire = self.wire.0.lock().unwrap();
+        wire.backup = None;
+        wire.disk.crash(self.dice.roll(4) as usize);
+        self.disk = std::mem::take(&mut wire.disk);
+        self.lost += 1;
+        self.level = false;
     }
 
     /// One round over some ops; `None` = the primary died and nothing was told.
@@ -278,6 +300,22 @@ impl Device {
         page.more
     }
 
+    /// Highest position in the conversation with `peer`, from either side.
+    fn newest_with(&self, peer: UserId) -> u64 {
+        let items = self
+            .state
+            .values()
+            .filter(|item| item.kind() == Kind::Message);
+        items
+            .filter(|item| {
+                let message = terminal::Message::decode(item.payload.clone()).expect("a message");
+                message.sender == peer.0 || message.receiver == peer.0
+            })
+            .filter_map(|item| item.pos.map(|pos| pos.count))
+            .max()
+            .unwrap_or(0)
+    }
+
     fn messages_from(&self, sender: UserId) -> Vec<(u64, u64, String)> {
         let mut messages: Vec<_> = self
             .state
@@ -369,10 +407,12 @@ struct Talk {
     receiver: usize,
     answered: u64,
     in_flight: Vec<(u64, String)>,
+    /// Highest position that the sender had seen in the conversation when it spoke.
+    floor: u64,
     acked: HashMap<u64, terminal::Sent>,
 }
 
-fn world(seed: u64, steps: u32) -> u32 {
+fn world(seed: u64, steps: u32) -> (u32, u32) {
     let mut dice = Dice(seed);
     let mut pair = Pair::new(seed);
     let users = friends(&mut pair, &["ann", "bob", "cy", "dee"]);
@@ -386,6 +426,7 @@ fn world(seed: u64, steps: u32) -> u32 {
                 receiver,
                 answered: 0,
                 in_flight: Vec::new(),
+                floor: 0,
                 acked: HashMap::new(),
             }
         })
@@ -400,6 +441,7 @@ fn world(seed: u64, steps: u32) -> u32 {
             }
             if talk.in_flight.is_empty() {
                 let first = talk.answered;
+                talk.floor = devices[talk.sender].newest_with(users[talk.receiver]);
                 talk.in_flight = (first..=first + dice.roll(3))
                     .map(|n| (index as u64 * 1_000_000 + n, format!("{index}/{n}")))
                     .collect();
@@ -432,7 +474,7 @@ fn world(seed: u64, steps: u32) -> u32 {
         devices[who].sync(&mut pair, users[who], 1 + dice.roll(7) as usize);
     }
     finish(&mut pair, &users, &mut devices, &mut talks);
-    pair.starts
+    (pair.starts, pair.lost)
 }
 
 fn note(talk: &mut Talk, reply: terminal::SendReply) {
@@ -442,6 +484,8 @@ fn note(talk: &mut Talk, reply: terminal::SendReply) {
             before.is_none_or(|before| before == sent),
             "a retry is answered as the first was"
         );
+        let count = sent.pos.expect("a sent message has a position").count;
+        assert!(count > talk.floor, "an answer stands after its question");
     }
     talk.answered = talk.acked.len() as u64;
     talk.in_flight
@@ -512,10 +556,12 @@ proptest! {
 
 #[test]
 fn the_world_does_crash() {
-    let starts: u32 = (0..8).map(|seed| world(seed, 60)).sum();
+    let worlds: Vec<_> = (0..8).map(|seed| world(seed, 60)).collect();
+    let starts: u32 = worlds.iter().map(|world| world.0).sum();
+    let lost: u32 = worlds.iter().map(|world| world.1).sum();
     assert!(
-        starts > 24,
-        "the primary was started only {starts} times in 8 worlds"
+        starts > 24 && lost > 8,
+        "the primary was started only {starts} times in 8 worlds and lost {lost} disks"
     );
 }
 

@@ -75,9 +75,7 @@ pub enum Fatal {
 pub struct Copies {
     peer: Arc<dyn Peer>,
     store_id: bytes::Bytes,
-    /// Sends each Append while the round syncs its own log. `None`: the round sends it itself, later.
-    carrier: Option<Carrier>,
-    open: Option<pb::AppendRequest>,
+    travel: Travel,
     /// Called between two attempts to reach the other copy; an error ends the waiting.
     pause: Pause,
 }
@@ -85,33 +83,53 @@ pub struct Copies {
 /// Waits a little before the next attempt.
 pub type Pause = Box<dyn FnMut() -> Result<(), Fatal> + Send>;
 
+/// How Appends travel while the round syncs its own log.
+enum Travel {
+    /// Meanwhile, on a thread of its own.
+    Meanwhile(Carrier),
+    /// Before it, on the round's thread; this is what came of it.
+    Before(Option<Outcome>),
+    /// After it, on the round's thread; this is what is to go.
+    After(Option<pb::AppendRequest>),
+}
+
+type Outcome = Result<pb::AppendReply, PeerError>;
+
 /// A thread that makes the calls.
 struct Carrier {
     requests: Sender<pb::AppendRequest>,
-    replies: Receiver<Result<pb::AppendReply, PeerError>>,
+    replies: Receiver<Outcome>,
 }
 
 impl Copies {
     /// Over `peer`; Appends travel while the round syncs.
     pub fn new(peer: Arc<dyn Peer>, store_id: bytes::Bytes, pause: Pause) -> Self {
-        let carrier = Some(Carrier::start(Arc::clone(&peer)));
+        let travel = Travel::Meanwhile(Carrier::start(Arc::clone(&peer)));
         Self {
             peer,
             store_id,
-            carrier,
-            open: None,
+            travel,
             pause,
         }
     }
 
-    /// Over `peer`; Appends travel after the round's own sync, on the same thread. For models, where
-    /// nothing may happen by chance.
-    pub fn in_turn(peer: Arc<dyn Peer>, store_id: bytes::Bytes, pause: Pause) -> Self {
+    /// Over `peer`; Appends travel before or after the round's own sync, on the same thread. For models,
+    /// where nothing may happen by chance.
+    pub fn in_turn(
+        peer: Arc<dyn Peer>,
+        store_id: bytes::Bytes,
+        pause: Pause,
+        before: bool,
+    ) -> Self {
+        let travel = if before {
+            Travel::Before(None)
+        } else {
+            Travel::After(None)
+        };
         Self {
             peer,
             store_id,
-            carrier: None,
-            open: None,
+            travel,
             pause,
         }
     }
@@ -159,10 +177,11 @@ impl Copies {
             epoch,
             segments,
         };
-        match &self.carrier {
+        match &mut self.travel {
             // A carrier that has ended shows when its reply is asked for.
-            Some(carrier) => drop(carrier.requests.send(request)),
-            None => self.open = Some(request),
+            Travel::Meanwhile(carrier) => drop(carrier.requests.send(request)),
+            Travel::Before(outcome) => *outcome = Some(self.peer.append(request)),
+            Travel::After(waiting) => *waiting = Some(request),
         }
     }
 
@@ -174,14 +193,16 @@ impl Copies {
         epoch: u64,
         logs: &[(&ShardLog, u64)],
     ) -> Result<(), Fatal> {
-        let outcome = match (&self.carrier, self.open.take()) {
-            (Some(carrier), _) => carrier.replies.recv().unwrap_or_else(|_| {
+        let outcome = match &mut self.travel {
+            Travel::Meanwhile(carrier) => carrier.replies.recv().unwrap_or_else(|_| {
                 Err(PeerError::Unreachable(
                     "the carrier thread has ended".to_owned(),
                 ))
             }),
-            (None, Some(request)) => self.peer.append(request),
-            (None, None) => return Ok(()),
+            Travel::Before(outcome) => outcome.take().expect("finish follows begin"),
+            Travel::After(waiting) => self
+                .peer
+                .append(waiting.take().expect("finish follows begin")),
         };
         match outcome {
             Ok(reply) if reply.lacking.is_empty() => Ok(()),
