@@ -34,6 +34,11 @@ pub use listener::{Accepted, Listener};
 pub use outflow::{Flushed, Outflow, Queued, flush};
 pub use socket::{Received, Sent, Socket};
 
+/// Whether the caller is a worker: its loop, or a coroutine on it. Elsewhere no turn ends.
+pub(crate) fn on_worker() -> bool {
+    Handle::try_current().is_some()
+}
+
 /// Sends the edges of `fd` to `handler`, on the loop of the least loaded worker of the running runtime.
 ///
 /// # Errors

@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, TcpKeepalive, Type};
 
 use crate::base::socket::{SEND_BUFFERS_MAX, recv_into, send_queue};
 
@@ -69,6 +70,14 @@ impl Socket {
         let kind = Type::STREAM.nonblocking().cloexec();
         let stream = socket2::Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
         stream.set_tcp_nodelay(true)?;
+        // A peer that vanished without a word is noticed: probed while idle, given up on while sending.
+        stream.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(PROBE_AFTER)
+                .with_interval(PROBE_EVERY)
+                .with_retries(PROBES),
+        )?;
+        stream.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
         match stream.connect(&addr.into()) {
             Ok(()) => Ok(Self { stream }),
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Self { stream }),
@@ -172,6 +181,13 @@ fn take_front(queue: &mut VecDeque<Bytes>, mut count: usize) {
         queue.pop_front();
     }
 }
+
+/// Idle time before the first keep-alive probe, between probes, and how many go unanswered.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
+/// How long sent bytes may go unacknowledged.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

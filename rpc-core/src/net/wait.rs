@@ -55,6 +55,11 @@ pub fn wait_for_wake<T>(
     }
 }
 
+/// Whether the coroutine that asks was cancelled.
+pub fn is_cancelled() -> bool {
+    cancelled()
+}
+
 /// When the scope that the caller runs in ends; [`Instant::NEVER`] without a deadline.
 pub fn scope_deadline() -> Instant {
     limit(Instant::NEVER)

@@ -58,10 +58,9 @@ fn a_deadline_cuts_the_handlers_blocking_read() {
         ..Ask::default()
     };
     let options = CallOptions::new().deadline(Duration::from_millis(50));
-    let status = server
-        .client()
-        .read_forever_with(request, options)
-        .unwrap_err();
+    // Kept: a connection that goes with its channel would cancel the read before its time is over.
+    let client = server.client();
+    let status = client.read_forever_with(request, options).unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     server.stage.until(|state| state.reads.len() == 1);
     let ended = server.stage.state.lock().reads[0].clone();

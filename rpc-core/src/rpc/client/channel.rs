@@ -151,6 +151,9 @@ impl Channel {
         if until <= now {
             return Err(never_sent(GaveUp::TimedOut));
         }
+        if wait::is_cancelled() {
+            return Err(never_sent(GaveUp::Cancelled));
+        }
         let connection = match self.pick_now(options.wait_for_ready) {
             Pick::Ready(connection) => connection,
             _ => self.pick(until, options.wait_for_ready)?,

@@ -25,7 +25,7 @@ use crate::base::time::Instant;
 use crate::net::wait::{GaveUp, Waiter, wait_for_wake};
 use crate::net::{
     Attachment, Bell, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
-    at_turn_end, flush, watch,
+    at_turn_end, flush, on_worker, watch,
 };
 use crate::rpc::protocol::prpc::PrpcClient;
 use crate::rpc::protocol::{ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall};
@@ -53,6 +53,8 @@ struct State {
     out: Outflow,
     /// Calls under way; the key is the session's token. At most `Limits::max_in_flight`.
     slots: Slab<Slot>,
+    /// Calls sent; each [`WRITE_EVERY`]th is written at once with those before it.
+    calls: u32,
     /// The socket may hold bytes for which no edge will come.
     read_pending: bool,
     /// As in the server's connection: a short read does not mean that there is nothing more to learn.
@@ -109,6 +111,7 @@ impl Connection {
                 session: Box::new(PrpcClient::new(limits)),
                 out: Outflow::default(),
                 slots: Slab::new(),
+                calls: 0,
                 read_pending: false,
                 hung_up: false,
                 lost: None,
@@ -142,7 +145,7 @@ impl Connection {
 
     /// Sends a call and waits for its answer until `until`, the scope's end included by the caller.
     pub fn call(&self, call: OutgoingCall<'_>, until: Instant) -> Result<IncomingReply, Status> {
-        let (key, id) = {
+        let (key, id, write_now) = {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             if let Some(why) = &state.lost {
@@ -158,7 +161,10 @@ impl Connection {
                 ..call
             };
             match state.session.call(call) {
-                Ok(id) => (key, id),
+                Ok(id) => {
+                    state.calls = state.calls.wrapping_add(1);
+                    (key, id, state.calls.is_multiple_of(WRITE_EVERY))
+                }
                 Err(status) => {
                     state.slots.remove(key);
                     return Err(status);
@@ -166,6 +172,9 @@ impl Connection {
             }
         };
         self.ask_for_turn();
+        if write_now {
+            self.write_out();
+        }
         let done = || {
             let mut state = self.state.lock();
             match state.slots.get(key) {
@@ -190,6 +199,10 @@ impl Connection {
 
     /// As on the server: one flush for all that a turn's coroutines have queued.
     fn ask_for_turn(&self) {
+        if !on_worker() {
+            // Nor does it take the flag: a worker that sees it set relies on a turn that also reads.
+            return self.write_out();
+        }
         // AcqRel pairs with the swap in `flush`: a turn that is still to come sees what we queued.
         if self.turn_queued.swap(true, Ordering::AcqRel) {
             return;
@@ -198,9 +211,7 @@ impl Connection {
             .this
             .upgrade()
             .expect("whoever queues bytes holds a reference");
-        if !at_turn_end(this) {
-            self.flush();
-        }
+        at_turn_end(this);
     }
 
     fn write_out(&self) {
@@ -353,5 +364,7 @@ fn given_up(gave_up: GaveUp) -> Status {
     }
 }
 
+/// Calls that wait for the end of the turn together at most: the server works on them while we go on.
+const WRITE_EVERY: u32 = 32;
 /// Bytes read in one turn; see the server's.
 const READ_PER_TURN: usize = 64 << 10;

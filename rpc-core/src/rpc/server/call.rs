@@ -2,7 +2,7 @@
 //!
 //! Knows: decoding, the handler's coroutine, counting.   Does not know: sockets, frames.
 //!
-//! A call holds no lock while the handler runs. `Exchange` is the duty to answer: whoever drops it
+//! A call holds no lock while the handler runs. `PendingCall` is the duty to answer: whoever drops it
 //! unanswered (a handler that panicked) answers INTERNAL.
 
 use std::any::Any;
@@ -19,11 +19,12 @@ use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
 use crate::rpc::descriptor::ServiceDescriptor;
 use crate::rpc::message::{Request, Response};
+use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{
-    Body, BodyFormat, CallId, IncomingCall, Page, PageRequest, Reply, Route, Success,
+    Body, BodyFormat, IncomingCall, Page, PageRequest, RawBody, Reply, Success,
 };
 use crate::rpc::status::Status;
-use crate::rpc::status_map::EREQUEST;
+use crate::rpc::status_map::{EREJECT, EREQUEST};
 use crate::runtime::Run;
 
 /// A service as the server sees it. Generated code implements it for `…Server` types.
@@ -42,133 +43,215 @@ pub struct Finished(());
 
 /// A call that waits for its answer.
 pub struct ServerCall {
-    incoming: IncomingCall,
-    exchange: Exchange,
+    /// Nobody else refers to it: it is shared only to be spawned.
+    call: Arc<PendingCall>,
 }
 
-/// The duty to answer one call.
-struct Exchange {
+/// A call from its arrival to its answer, in one place of the heap. It is the duty to answer.
+pub(super) struct PendingCall {
     connection: Arc<Connection>,
-    id: CallId,
-    route: Route,
-    arrived: Instant,
-    /// The place in the connection's table of running calls.
+    /// The body and what is beside it are taken out when the handler runs.
+    incoming: IncomingCall,
+    /// The place in the connection's table of running calls; `usize::MAX` before it runs.
     place: usize,
+    /// Counted as running.
+    began: bool,
     answered: bool,
 }
 
 impl ServerCall {
     /// Decodes the request, runs `handler`, encodes what it returns.
     pub fn unary<In, Out>(
-        self,
+        mut self,
         handler: impl FnOnce(Request<In>) -> Result<Response<Out>, Status>,
     ) -> Finished
     where
         In: Message + Default,
         Out: Message,
     {
-        let Self { incoming, exchange } = self;
-        let (format, deadline) = (incoming.format, incoming.deadline());
-        let message = match exchange.decode::<In>(incoming.body, &incoming.attachment, format) {
+        let call = self.own();
+        let decoded = call.body().and_then(|bytes| {
+            In::decode(bytes).map_err(|error| call.undecodable(&error.to_string()))
+        });
+        let message = match decoded {
             Ok(message) => message,
-            Err(status) => return exchange.refuse(&status),
+            Err(status) => return call.refuse(&status),
         };
-        let mut request = Request::from_parts(
-            message,
-            incoming.metadata,
-            incoming.attachment,
-            incoming.log_id,
-        );
-        request.set_origin(Some(exchange.connection.peer()), deadline);
-        match handler(request) {
-            Ok(response) => exchange.succeed(response, format),
-            Err(status) => exchange.answer(Reply::Failed(&status), Outcome::Failed),
+        match handler(call.request(message)) {
+            Ok(response) => {
+                let (message, metadata, attachment) = response.into_parts();
+                // A small message is encoded under the connection's lock, straight into what is sent; a
+                // large one before, into bytes that are sent without another copy.
+                let body = match call.incoming.format {
+                    BodyFormat::Protobuf if message.encoded_len() < ENCODE_IN_PLACE_MAX => {
+                        Ok(Body::Message(&message))
+                    }
+                    format => call
+                        .encoded(message.encode_to_vec(), format)
+                        .map(Body::Bytes),
+                };
+                match body {
+                    Ok(body) => call.succeed(body, attachment, &metadata),
+                    Err(status) => call.refuse(&status),
+                }
+            }
+            Err(status) => call.answer(Reply::Failed(&status), Outcome::Failed),
         }
     }
 
     /// Answers that the method is not implemented here.
-    pub fn unimplemented(self) -> Finished {
-        let names = self.exchange.method().descriptor;
+    pub fn unimplemented(mut self) -> Finished {
+        let call = self.own();
+        let names = call.method().descriptor;
         let status = Status::unimplemented(format!(
             "{}/{} is not implemented here",
             names.service, names.name
         ));
-        self.exchange.refuse(&status)
+        call.refuse(&status)
+    }
+
+    fn own(&mut self) -> &mut PendingCall {
+        Arc::get_mut(&mut self.call).expect("a call that runs has one owner")
     }
 }
 
-impl Exchange {
-    fn method(&self) -> &Method {
-        self.connection.core().registry.method(self.route)
-    }
-
-    fn decode<In: Message + Default>(
-        &self,
-        body: crate::rpc::protocol::RawBody,
-        attachment: &Bytes,
-        format: BodyFormat,
-    ) -> Result<In, Status> {
-        let max = self.connection.core().config.limits.max_decompressed;
-        let bytes = body.open(attachment, max)?;
-        let bytes = match format {
-            BodyFormat::Protobuf => bytes,
-            BodyFormat::Json => self.method().json.request_from_json(&bytes)?,
-        };
-        In::decode(bytes).map_err(|error| {
-            let names = self.method().descriptor;
-            let text = format!("the request is no valid {}: {error}", names.input);
-            Status::from_errno(EREQUEST, text)
+impl PendingCall {
+    pub fn new(connection: Arc<Connection>, incoming: IncomingCall) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            incoming,
+            place: usize::MAX,
+            began: false,
+            answered: false,
         })
     }
 
-    fn succeed<Out: Message>(self, response: Response<Out>, format: BodyFormat) -> Finished {
-        let (message, metadata, attachment) = response.into_parts();
-        let body = match format {
-            // A small message is encoded under the connection's lock, straight into what is sent; a
-            // large one before, into bytes that are sent without another copy.
-            BodyFormat::Protobuf if message.encoded_len() < ENCODE_IN_PLACE_MAX => {
-                Body::Message(&message)
-            }
-            BodyFormat::Protobuf => Body::Bytes(message.encode_to_vec().into()),
-            BodyFormat::Json => {
-                match self
-                    .method()
-                    .json
-                    .response_to_json(&message.encode_to_vec())
-                {
-                    Ok(json) => Body::Bytes(json),
-                    Err(status) => return self.refuse(&status),
-                }
-            }
-        };
+    fn method(&self) -> &Method {
+        self.connection.core().registry.method(self.incoming.route)
+    }
+
+    /// Takes the request's bytes out, checked, decompressed, and as protobuf.
+    fn body(&mut self) -> Result<Bytes, Status> {
+        let body = std::mem::replace(&mut self.incoming.body, RawBody::plain(Bytes::new()));
+        let max = self.connection.core().config.limits.max_decompressed;
+        let bytes = body.open(&self.incoming.attachment, max)?;
+        match self.incoming.format {
+            BodyFormat::Protobuf => Ok(bytes),
+            BodyFormat::Json => self.method().json.request_from_json(&bytes),
+        }
+    }
+
+    fn undecodable(&self, why: &str) -> Status {
+        let names = self.method().descriptor;
+        let text = format!("the request is no valid {}: {why}", names.input);
+        Status::from_errno(EREQUEST, text)
+    }
+
+    /// The request around its message, with what came beside it.
+    fn request<In>(&mut self, message: In) -> Request<In> {
+        let incoming = &mut self.incoming;
+        let deadline = incoming.deadline();
+        let mut request = Request::from_parts(
+            message,
+            std::mem::take(&mut incoming.metadata),
+            std::mem::take(&mut incoming.attachment),
+            incoming.log_id,
+        );
+        request.set_origin(Some(self.connection.peer()), deadline);
+        request
+    }
+
+    fn encoded(&self, message: Vec<u8>, format: BodyFormat) -> Result<Bytes, Status> {
+        match format {
+            BodyFormat::Protobuf => Ok(message.into()),
+            BodyFormat::Json => self.method().json.response_to_json(&message),
+        }
+    }
+
+    fn succeed(&mut self, body: Body<'_>, attachment: Bytes, metadata: &MetadataMap) -> Finished {
         let success = Success {
             body,
             compression: Compression::None,
             attachment,
-            metadata: &metadata,
+            metadata,
         };
         self.answer(Reply::Success(success), Outcome::Answered)
     }
 
-    fn refuse(self, status: &Status) -> Finished {
+    fn refuse(&mut self, status: &Status) -> Finished {
         self.answer(Reply::Refused(status), Outcome::Refused)
     }
 
-    fn answer(mut self, reply: Reply<'_>, outcome: Outcome) -> Finished {
+    fn answer(&mut self, reply: Reply<'_>, outcome: Outcome) -> Finished {
         self.end(Some(reply), outcome);
         Finished(())
     }
 
     fn end(&mut self, reply: Option<Reply<'_>>, outcome: Outcome) {
         self.answered = true;
-        let alive = self.connection.end_call(self.place, self.id, reply);
+        let alive = self
+            .connection
+            .end_call(self.place, self.incoming.id, reply);
         let outcome = if alive { outcome } else { Outcome::Lost };
-        let latency = Instant::now().saturating_since(self.arrived);
-        self.method().stats.ended(outcome, latency);
+        let now = Instant::now();
+        self.connection.core().seen(now);
+        let latency = now.saturating_since(self.incoming.arrived);
+        self.method().stats.ended(outcome, latency, self.began);
+    }
+
+    /// Enters the call into its connection's table, or ends it. True if the handler is to run.
+    fn begin(&mut self) -> bool {
+        self.method().stats.began();
+        self.began = true;
+        let deadline = self.incoming.deadline();
+        match self.connection.begin_call(deadline) {
+            Some(place) => self.place = place,
+            None => {
+                self.end(None, Outcome::Lost);
+                return false;
+            }
+        }
+        let core = self.connection.core();
+        if core.is_surely_before(deadline) || Instant::now() < deadline {
+            return true;
+        }
+        core.stats.expired.add(1);
+        let text = "the call's time was over before it could run";
+        self.refuse(&Status::deadline_exceeded(text));
+        false
     }
 }
 
-impl Drop for Exchange {
+impl Run for PendingCall {
+    fn run(mut self: Arc<Self>) {
+        let call = Arc::get_mut(&mut self).expect("a call that was spawned has one owner");
+        if !call.begin() {
+            return;
+        }
+        let core = Arc::clone(call.connection.core());
+        let method = core.registry.method(call.incoming.route);
+        let call = ServerCall { call: self };
+        // The call is consumed; the service is shared by calls that never saw this one's state.
+        let result = catch_unwind(AssertUnwindSafe(|| method.service.call(method.index, call)));
+        if let Err(payload) = result {
+            let names = method.descriptor;
+            let said = panic_text(payload.as_ref());
+            tracing::error!(
+                "handler of {}/{} panicked: {said}",
+                names.service,
+                names.name
+            );
+        }
+    }
+
+    fn abandon(mut self: Arc<Self>) {
+        let call = Arc::get_mut(&mut self).expect("a call that waits has one owner");
+        let text = "the server had no room to run the call; it did not run";
+        call.refuse(&Status::from_errno(EREJECT, text));
+    }
+}
+
+impl Drop for PendingCall {
     fn drop(&mut self) {
         if self.answered {
             return;
@@ -185,77 +268,6 @@ impl Drop for Exchange {
             )
         };
         self.end(Some(Reply::Refused(&Status::internal(text))), outcome);
-    }
-}
-
-/// A call on its way to a coroutine.
-pub(super) struct PendingCall {
-    connection: Arc<Connection>,
-    incoming: IncomingCall,
-}
-
-impl PendingCall {
-    pub fn new(connection: Arc<Connection>, incoming: IncomingCall) -> Arc<Self> {
-        Arc::new(Self {
-            connection,
-            incoming,
-        })
-    }
-
-    fn run(self) {
-        let Self {
-            connection,
-            incoming,
-        } = self;
-        let core = Arc::clone(connection.core());
-        let method = core.registry.method(incoming.route);
-        method.stats.began();
-        let deadline = incoming.deadline();
-        let place = connection.begin_call(deadline);
-        let mut exchange = Exchange {
-            id: incoming.id,
-            route: incoming.route,
-            arrived: incoming.arrived,
-            place: place.unwrap_or(usize::MAX),
-            answered: false,
-            connection,
-        };
-        if place.is_none() {
-            return exchange.end(None, Outcome::Lost);
-        }
-        if !deadline.is_never() && Instant::now() >= deadline {
-            core.stats.expired.add(1);
-            let text = "the call's time was over before it could run";
-            exchange.refuse(&Status::deadline_exceeded(text));
-            return;
-        }
-        let call = ServerCall { incoming, exchange };
-        // The call is consumed; the service is shared by calls that never saw this one's state.
-        let result = catch_unwind(AssertUnwindSafe(|| method.service.call(method.index, call)));
-        if let Err(payload) = result {
-            let names = method.descriptor;
-            let said = panic_text(payload.as_ref());
-            tracing::error!(
-                "handler of {}/{} panicked: {said}",
-                names.service,
-                names.name
-            );
-        }
-    }
-}
-
-impl Run for PendingCall {
-    fn run(self: Arc<Self>) {
-        let call = Arc::into_inner(self).expect("a call that waits has one owner");
-        // Beyond the handler nothing panics by design; if it does, the call answers INTERNAL on its way.
-        let _ = catch_unwind(AssertUnwindSafe(|| call.run()));
-    }
-
-    fn abandon(self: Arc<Self>) {
-        let status = Status::unavailable("the server has no room to run the call; it did not run");
-        let reply = Reply::Refused(&status);
-        self.connection
-            .end_call(usize::MAX, self.incoming.id, Some(reply));
     }
 }
 

@@ -28,6 +28,7 @@ use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::net::{
     Attachment, Flush, Flushed, Handler, Outflow, Queued, Ready, Socket, at_turn_end, flush,
+    on_worker,
 };
 use crate::rpc::protocol::{CallId, Page, Reply, ServerSession, server_session};
 use crate::runtime::{self, TaskRef};
@@ -57,6 +58,8 @@ pub(super) struct State {
     running: Slab<TaskRef>,
     /// Calls and pages given out and not ended (C-2).
     pub open_calls: usize,
+    /// Calls answered; each [`WRITE_EVERY`]th is written at once with those before it.
+    answers: u32,
     /// The socket may hold bytes for which no edge will come.
     pub read_pending: bool,
     /// The peer has ended its stream, or the kernel says the connection is broken: a short read does not
@@ -121,6 +124,7 @@ impl Connection {
                 leftover: VecDeque::new(),
                 running: Slab::new(),
                 open_calls: 0,
+                answers: 0,
                 read_pending: false,
                 hung_up: false,
                 ending: None,
@@ -162,9 +166,14 @@ impl Connection {
         let mut state = self.state.lock();
         state.running.try_remove(place);
         let alive = self.answer(&mut state, id, reply);
+        state.answers = state.answers.wrapping_add(1);
+        let write_now = state.answers.is_multiple_of(WRITE_EVERY);
         drop(state);
         self.core.release();
         self.ask_for_turn();
+        if write_now {
+            self.write_out();
+        }
         alive
     }
 
@@ -198,6 +207,11 @@ impl Connection {
 
     /// Puts this connection into the worker's list for the end of the turn, once (C-3).
     pub(super) fn ask_for_turn(&self) {
+        if !on_worker() {
+            // A call answered from an OS thread. It does not take the flag: a worker that sees it set
+            // relies on a turn that also reads.
+            return self.write_out();
+        }
         // AcqRel pairs with the swap in `flush`: a turn that is still to come sees what we queued.
         if self.turn_queued.swap(true, Ordering::AcqRel) {
             return;
@@ -205,9 +219,7 @@ impl Connection {
         let Some(this) = self.this.upgrade() else {
             return;
         };
-        if !at_turn_end(this) {
-            self.flush();
-        }
+        at_turn_end(this);
     }
 
     /// Writes what is queued and acts on how that went.
@@ -337,6 +349,9 @@ impl Connection {
         self.this.upgrade()
     }
 }
+
+/// Answers that wait for the end of the turn together at most: the peer works on them while we go on.
+const WRITE_EVERY: u32 = 32;
 
 fn cancel_all(running: &mut Slab<TaskRef>) {
     for task in running.drain() {

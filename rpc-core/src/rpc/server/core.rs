@@ -2,8 +2,9 @@
 //!
 //! Knows: services, bounds, the table of connections.   Does not know: how one connection works.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -37,6 +38,8 @@ pub(super) struct Core {
     pub bell: Bell,
     draining: AtomicBool,
     pub started: Instant,
+    /// The time when a call last ended or bytes last came, in nanoseconds.
+    last_seen: AtomicU64,
     /// The runtime that serves; set before the first connection.
     home: OnceLock<Handle>,
 }
@@ -53,6 +56,7 @@ impl Core {
             bell: Bell::new(),
             draining: AtomicBool::new(false),
             started: Instant::now(),
+            last_seen: AtomicU64::new(0),
             home: OnceLock::new(),
         }
     }
@@ -87,6 +91,19 @@ impl Core {
                 self.options.max_concurrency
             ),
         ))
+    }
+
+    /// Takes note of the time, for [`is_surely_before`](Self::is_surely_before).
+    pub fn seen(&self, now: Instant) {
+        // Relaxed: an older time only means that the clock is asked.
+        self.last_seen.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// True if `deadline` is so far from the time last seen that the clock need not be asked. The time is
+    /// seen whenever a call ends and whenever bytes come, so it is late by one call's run at most.
+    pub fn is_surely_before(&self, deadline: Instant) -> bool {
+        let seen = Instant::from_nanos(self.last_seen.load(Ordering::Relaxed));
+        seen + SURELY < deadline
     }
 
     /// Gives a call's place back.
@@ -244,5 +261,7 @@ impl Core {
     }
 }
 
+/// A deadline this far ahead needs no look at the clock before a call begins.
+const SURELY: Duration = Duration::from_millis(100);
 /// Connections looked at under one lock.
 const BATCH: usize = 256;

@@ -144,7 +144,9 @@ fn receive(connection: &Connection, state: &mut State, share: &mut usize) -> Ste
     match connection.socket.receive(session.recv_space(), *share) {
         Received::Bytes { count, drained } => {
             *share -= count;
-            let parsed = session.received(count, Instant::now());
+            let now = Instant::now();
+            connection.core().seen(now);
+            let parsed = session.received(count, now);
             if parsed.is_err() {
                 state.ending = Some(CloseReason::BadInput);
                 return Step::Enough;

@@ -52,9 +52,11 @@ impl MethodStats {
         self.running.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts the end of a call.
-    pub fn ended(&self, outcome: Outcome, latency: Duration) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
+    /// Counts the end of a call; `began` if its beginning was counted.
+    pub fn ended(&self, outcome: Outcome, latency: Duration, began: bool) {
+        if began {
+            self.running.fetch_sub(1, Ordering::Relaxed);
+        }
         match outcome {
             Outcome::Answered => &self.answered,
             Outcome::Failed => &self.failed,
