@@ -32,7 +32,8 @@ fn a_late_reply_is_dropped_and_counted() {
     // The next answer on the same connection comes after the late one.
     assert_eq!(client.echo(ask("next")).unwrap().text, "next");
     let after = on_a_thread(move || metric(addr, "rpc_server_late_replies_total"));
-    assert_eq!(after - before, 1.0);
+    // The counter is the process's: a test beside this one may have a late reply of its own.
+    assert!(after - before >= 1.0);
     server.stop();
 }
 
@@ -227,25 +228,72 @@ fn a_channel_at_its_bound_of_pending_calls_says_so_at_once() {
 }
 
 #[rpc_core::test]
-fn a_peer_that_never_reads_is_no_longer_read_and_then_closed() {
-    let server = Served::with(|b| b.unwritten(1 << 20, 4 << 20, PATIENCE));
+fn a_peer_that_never_reads_is_closed_at_the_bound_and_counted() {
+    let server = Served::with(|builder| builder.unwritten(1 << 20, 1 << 20, PATIENCE));
     let addr = server.addr;
     let sample = "rpc_server_connections_closed_total{reason=\"unwritten_limit\"}";
+    on_a_thread(move || {
+        let mut peer = Peer::connect(addr);
+        // More than the sockets of both ends hold, whatever their sizes.
+        let greedy = Ask {
+            size: 16 << 20,
+            ..Ask::default()
+        };
+        for id in 0..4 {
+            let call = Frame::call(id, "probe.Probe", "Echo", &greedy).encode();
+            // It fails where the server has closed already.
+            let _ = peer.0.write_all(&call);
+        }
+        while metric(addr, sample) == 0.0 {
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(server.client().echo(ask("others")).unwrap().text, "others");
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_slow_reader_is_not_read_meanwhile_and_gets_every_answer() {
+    let server = Served::with(|builder| builder.unwritten(1 << 16, 1 << 30, PATIENCE));
+    let addr = server.addr;
     on_a_thread(move || {
         let mut peer = Peer::connect(addr);
         let greedy = Ask {
             size: 2 << 20,
             ..Ask::default()
         };
-        // A write fails once the server has closed; until then it is only ever a call more.
-        let mut sent = 0;
-        let call = Frame::call(1, "probe.Probe", "Echo", &greedy).encode();
-        while sent < 10_000 && peer.0.write_all(&call).is_ok() {
-            sent += 1;
+        for id in 0..40 {
+            peer.send(&Frame::call(id, "probe.Probe", "Echo", &greedy));
         }
-        assert_eq!(metric(addr, sample), 1.0, "after {sent} calls");
+        let mut ids: Vec<i64> = (0..40)
+            .map(|_| {
+                let answer = peer.receive().unwrap();
+                assert!(answer.body.len() > 2 << 20);
+                answer.meta.correlation_id()
+            })
+            .collect();
+        ids.sort_unstable();
+        assert!(ids.into_iter().eq(0..40));
     });
-    assert_eq!(server.client().echo(ask("others")).unwrap().text, "others");
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_peer_that_stalls_is_closed_after_its_time() {
+    let server = Served::with(|builder| builder.unwritten(1 << 20, 1 << 30, Duration::ZERO));
+    let addr = server.addr;
+    let sample = "rpc_server_connections_closed_total{reason=\"stalled\"}";
+    on_a_thread(move || {
+        let mut peer = Peer::connect(addr);
+        let greedy = Ask {
+            size: 32 << 20,
+            ..Ask::default()
+        };
+        peer.send(&Frame::call(1, "probe.Probe", "Echo", &greedy));
+        while metric(addr, sample) == 0.0 {
+            std::thread::yield_now();
+        }
+    });
     server.stop();
 }
 

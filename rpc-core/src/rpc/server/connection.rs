@@ -226,7 +226,12 @@ impl Connection {
     pub(super) fn write_out(&self) {
         match flush(&self.socket, &self.state) {
             Flushed::Done => self.after_written(),
-            Flushed::Waiting => {}
+            Flushed::Waiting => {
+                let mut state = self.state.lock();
+                if state.unwritten() > self.core.options.unwritten_close {
+                    self.close(&mut state, CloseReason::UnwrittenLimit);
+                }
+            }
             Flushed::Failed(_) => self.lose(CloseReason::PeerReset),
         }
     }
