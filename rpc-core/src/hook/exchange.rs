@@ -13,10 +13,9 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::cut;
 use super::description::{self, Handle, Kind};
 use super::raw::{c_int, failure, original};
-use super::table;
+use super::{cut, fairness, table};
 use crate::base::time::Instant;
 use crate::runtime::park::park;
 use crate::runtime::reactor::{Dir, Io, Wait};
@@ -63,9 +62,11 @@ impl Exchange {
         {
             return None;
         }
+        fairness::count_call();
         Some(Self::new(task, handle, dir))
     }
 
+    #[inline]
     pub(super) const fn new(task: TaskRef, handle: Handle, dir: Dir) -> Self {
         Self {
             task,
@@ -91,6 +92,7 @@ impl Exchange {
         &self.handle
     }
 
+    #[inline]
     pub(super) fn kind(&self) -> Kind {
         self.handle.description.kind()
     }
@@ -106,7 +108,10 @@ impl Exchange {
         }
     }
 
+    // Inlined into each hook: a return costs far more than a call after a system call has emptied the
+    // processor's return stack.
     /// Attempts until the answer is not EAGAIN or the wait ends; the kernel's result.
+    #[inline(always)]
     pub(super) fn turn(&mut self, transfer: &mut impl Transfer) -> isize {
         self.observe();
         if self.may_skip() {
@@ -158,6 +163,7 @@ impl Exchange {
         }
     }
 
+    #[inline(always)]
     fn attempt(&mut self, transfer: &mut impl Transfer) -> isize {
         let description = self.handle.description;
         let (refuses_nowait, _) = self.direction_flags();
@@ -204,6 +210,7 @@ impl Exchange {
     }
 
     /// `poll(0)`, then the plain call, one at a time: two who both saw one byte must not both read.
+    #[inline(never)]
     pub(super) fn in_turn(&mut self, call: impl FnOnce() -> isize) -> isize {
         let (_, turn) = self.direction_flags();
         let description = self.handle.description;
@@ -237,6 +244,7 @@ impl Exchange {
     }
 
     /// Parks until the next edge. `Err` is the errno that ends the call.
+    #[inline(never)]
     pub(super) fn wait(&mut self) -> Result<(), c_int> {
         let Some(io) = self.io else {
             let acquired = self.handle.io_or_acquire(self.dir).ok_or(libc::ENOMEM)?;
@@ -271,6 +279,7 @@ impl Exchange {
         match outcome {
             Wait::Ready if self.handle.is_current() => {
                 cut::waited();
+                fairness::waited();
                 Ok(())
             }
             Wait::Ready | Wait::Closed => Err(libc::EBADF),

@@ -249,6 +249,7 @@ impl Single {
         }
     }
 
+    #[inline(always)]
     fn receive(mut self, mut exchange: Exchange) -> isize {
         let all = self.flags & libc::MSG_WAITALL != 0 && exchange.kind().is_stream_socket();
         if !all {
@@ -266,6 +267,7 @@ impl Single {
     }
 
     /// MSG_WAITALL: until the buffer is full, the stream ends, or an error comes after a part.
+    #[inline(never)]
     fn fill(mut self, exchange: &mut Exchange) -> isize {
         let mut done = 0;
         loop {
@@ -284,6 +286,7 @@ impl Single {
     }
 
     /// MSG_WAITALL | MSG_PEEK: looks again at each edge until enough is there.
+    #[inline(never)]
     fn peek_all(mut self, exchange: &mut Exchange) -> isize {
         loop {
             let result = exchange.turn(&mut self);
@@ -488,6 +491,7 @@ unsafe fn receive_message(
 }
 
 /// a TCP socket that gave less than asked is empty.
+#[inline]
 fn note(exchange: &mut Exchange, result: isize, wanted: usize) {
     if result > 0 && exchange.kind() == Kind::Tcp {
         exchange.note(result as usize, wanted);

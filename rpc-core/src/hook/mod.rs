@@ -16,6 +16,7 @@
 //! - **R-4** A short read on TCP means empty: the next read waits for an edge without asking first,
 //!   unless the peer hung up. A short write means full.
 //! - **R-5** Try first: one extra system call at most for a call that waits, none for one that need not.
+//! - A coroutine whose calls never wait gives way after 128 of them.
 //! - **P9** No hook panics, unwinds or allocates from the heap (getaddrinfo, poll, and what moves to
 //!   the blocking pool excepted, in coroutines alone).
 //! - Nobody sees a flag change: sockets are tried with MSG_DONTWAIT, pipes and event descriptors with
@@ -53,6 +54,7 @@ mod cut;
 mod description;
 mod descriptors;
 mod exchange;
+mod fairness;
 mod futex;
 mod input;
 mod output;

@@ -258,6 +258,7 @@ impl Single {
     }
 
     /// Sends until all is sent; an error after a part returns the part.
+    #[inline(always)]
     fn send(mut self, mut exchange: Exchange) -> isize {
         let mut done = 0;
         loop {

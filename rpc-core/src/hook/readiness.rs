@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use libc::{epoll_event, nfds_t, pollfd, sigset_t, timespec};
 
-use super::cut;
 use super::description::Handle;
 use super::raw::{answer_int, c_int, failure, original};
-use super::{sleep, table};
+use super::{cut, fairness, sleep, table};
 use crate::base::time::Instant;
 use crate::runtime::park::park;
 use crate::runtime::reactor::{Dir, Io, Wait};
@@ -129,7 +128,11 @@ pub unsafe extern "C" fn epoll_pwait(
             SIGSET_SIZE
         )
     };
-    let (Some(task), true) = (runtime::current(), millis != 0) else {
+    let current = runtime::current();
+    if current.is_some() {
+        fairness::count_call();
+    }
+    let (Some(task), true) = (current, millis != 0) else {
         return answer_int(ask(millis));
     };
     let timeout = u64::try_from(millis).ok().map(Duration::from_millis);
@@ -227,10 +230,14 @@ struct Polled {
 
 impl Polled {
     fn poll(&self, timeout: Option<Duration>) -> isize {
-        match runtime::current() {
-            Some(task) if timeout != Some(Duration::ZERO) => self.in_coroutine(task, timeout),
-            _ => self.ask(timeout),
+        let Some(task) = runtime::current() else {
+            return self.ask(timeout);
+        };
+        fairness::count_call();
+        if timeout == Some(Duration::ZERO) {
+            return self.ask(timeout);
         }
+        self.in_coroutine(task, timeout)
     }
 
     /// The kernel's answer.

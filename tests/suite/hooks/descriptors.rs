@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rpc_core::spawn;
 
@@ -197,6 +199,27 @@ fn a_fifo_of_the_file_system_waits_too() {
         all == expected
     });
     assert!(ok);
+}
+
+#[test]
+fn a_reader_that_never_waits_lets_others_run() {
+    let rounds = on_one_worker(|| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let greedy = spawn(move || {
+            let mut zeros = File::open("/dev/zero").unwrap();
+            let mut rounds = 0_u64;
+            while !stopped.load(Ordering::Relaxed) {
+                zeros.read_exact(&mut [0; 8]).unwrap();
+                rounds += 1;
+            }
+            rounds
+        });
+        let_others_run();
+        stop.store(true, Ordering::Relaxed);
+        greedy.join().unwrap()
+    });
+    assert!(rounds > 0);
 }
 
 #[test]
