@@ -55,7 +55,9 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         limits: Limits::default(),
     };
     let access = Access::new(settings, logic);
+    let meter = access.meter().clone();
     let server = Server::builder()
+        .metrics(move || meter.render())
         .add_service(AccessServer::new(AccessService(access.clone())))
         .bind(&options.rpc)
         .with_context(|| format!("--rpc {}", options.rpc))?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::OwnMetrics;
 use super::connection::Connection;
 use super::options::Options;
 use super::registry::Registry;
@@ -29,6 +30,8 @@ pub(super) struct Core {
     /// The same object as `config.routes`.
     pub registry: Arc<Registry>,
     pub options: Options,
+    /// Numbers that `/metrics` shows after the server's.
+    own_metrics: Option<OwnMetrics>,
     pub stats: ServerStats,
     /// Calls that were spawned and have not ended; at most `options.max_concurrency`.
     in_flight: AtomicUsize,
@@ -45,11 +48,17 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub fn new(config: Arc<ServerConfig>, registry: Arc<Registry>, options: Options) -> Self {
+    pub fn new(
+        config: Arc<ServerConfig>,
+        registry: Arc<Registry>,
+        options: Options,
+        own_metrics: Option<OwnMetrics>,
+    ) -> Self {
         Self {
             config,
             registry,
             options,
+            own_metrics,
             stats: ServerStats::default(),
             in_flight: AtomicUsize::new(0),
             connections: SpinLock::new(Slab::new()),
@@ -187,7 +196,14 @@ impl Core {
         if !self.options.console {
             return Page::text(404, "not found\n");
         }
-        console::page(request, || self.view())
+        let mut page = console::page(request, || self.view());
+        if let Some(render) = &self.own_metrics
+            && request.path == "/metrics"
+            && page.status == 200
+        {
+            page.body = [&page.body[..], render().as_bytes()].concat().into();
+        }
+        page
     }
 
     fn view(&self) -> ServerView {

@@ -48,7 +48,12 @@ pub struct ServerBuilder {
     services: Vec<Arc<dyn Service>>,
     limits: Limits,
     options: Options,
+    /// The program's own numbers for `/metrics`.
+    own_metrics: Option<OwnMetrics>,
 }
+
+/// Renders a program's own numbers in Prometheus' text format.
+type OwnMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 impl Server {
     /// A server without services and with default bounds.
@@ -57,6 +62,7 @@ impl Server {
             services: Vec::new(),
             limits: Limits::default(),
             options: Options::default(),
+            own_metrics: None,
         }
     }
 }
@@ -129,6 +135,14 @@ impl ServerBuilder {
     #[must_use]
     pub fn console(mut self, console: bool) -> Self {
         self.options.console = console;
+        self
+    }
+
+    /// Adds the program's own numbers to `/metrics`: `render` gives them in Prometheus' text format, each
+    /// time somebody looks. It runs on a worker's loop, so it must be short and never wait.
+    #[must_use]
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.own_metrics = Some(Box::new(render));
         self
     }
 

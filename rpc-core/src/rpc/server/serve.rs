@@ -43,7 +43,12 @@ impl BoundServer {
             routes: Arc::clone(&registry) as Arc<dyn Routes>,
             protocols,
         };
-        let core = Core::new(Arc::new(config), registry, builder.options);
+        let core = Core::new(
+            Arc::new(config),
+            registry,
+            builder.options,
+            builder.own_metrics,
+        );
         Ok(Self {
             core: Arc::new(core),
             listener,
