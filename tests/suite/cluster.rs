@@ -1,6 +1,6 @@
 //! `wechat-demo up` and `chat`: what people do first.
-#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -11,10 +11,12 @@ use tests::{PATIENCE, Program, bin};
 
 use crate::replay::refused;
 
-/// A cluster by `up`, and where its long links are.
+/// A cluster by `up`, and where its long links and the roles' pages are.
 struct Up {
     program: Program,
     address: String,
+    /// HOST:PORT by role.
+    pages: HashMap<String, String>,
     dir: tempfile::TempDir,
 }
 
@@ -29,10 +31,18 @@ impl Up {
         .unwrap();
         let line = program.line_with("terminals connect to ").unwrap();
         let address = line.rsplit(' ').next().unwrap().to_owned();
+        let pages = (0..4).map(|_| {
+            let line = program.line_with("/status").unwrap();
+            let (role, url) = line.trim().split_once(' ').unwrap();
+            let page = url.trim().strip_prefix("http://").unwrap();
+            (role.to_owned(), page.trim_end_matches("/status").to_owned())
+        });
+        let pages = pages.collect();
         program.line_with("Ctrl-C ends it").unwrap();
         Self {
             program,
             address,
+            pages,
             dir,
         }
     }
@@ -102,6 +112,14 @@ fn two_people_chat_side_by_side_and_find_their_history_again() {
     alice.hears("type a line");
     let mut bob = up.chat("bob", &["--to", "alice"]);
     bob.hears("type a line");
+    let page = format!("http://{}/metrics", up.pages["access"]);
+    let metrics = ureq::get(page)
+        .call()
+        .unwrap()
+        .body_mut()
+        .read_to_string()
+        .unwrap();
+    assert!(metrics.contains("\nwechat_access_links 2\n"), "{metrics}");
     alice.say("hello bob");
     bob.hears("alice: hello bob");
     bob.say("hello alice");

@@ -1,7 +1,6 @@
 //! `wechat-demo replay`: a chat log through real terminals and a cluster of separate processes, checked
 //! line by line. What it claims of itself is believed here only as far as the numbers go: its checker has
 //! its own tests, with planted faults.
-#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

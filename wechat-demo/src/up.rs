@@ -16,7 +16,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::Server;
 use rpc_core::time::Instant;
-use wechat_demo::cluster::{Cluster, Layout, Ports, Role, figures};
+use wechat_demo::cluster::{Cluster, Layout, Role, figures};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
@@ -45,13 +45,9 @@ pub(crate) struct Flags {
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let ports = Ports::choose(flags.port)?;
-    let layout = Layout::new(&flags.dir, ports);
     let binary = std::env::current_exe().context("the path of this program")?;
     let stop = Stop::on_signal()?;
-    let mut cluster = Cluster::start(layout, &binary)?;
-    println!("four processes start below {}", flags.dir.display());
-    cluster.wait_healthy()?;
+    let mut cluster = Cluster::bring_up(&flags.dir, flags.port, &[], &binary)?;
     make_accounts(&cluster.layout().link_address())?;
     greet(cluster.layout());
     watch(&mut cluster, &stop);

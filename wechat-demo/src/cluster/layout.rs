@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use rpc_core::base::rng::Rng;
 
 /// A process of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +84,10 @@ pub enum PortError {
 
 /// Ports of a cluster.
 const PORTS: u16 = 5;
+/// Where free ports are looked for; Linux gives 32768 and above to outgoing connections.
+const FREE_PORTS: Range<u16> = 10_000..32_000;
+/// Ports tried before there is said to be none.
+const ATTEMPTS: usize = 200;
 
 impl Ports {
     /// `first` and the four after it; 0 = whichever are free.
@@ -91,19 +98,17 @@ impl Ports {
         if first > u16::MAX - PORTS {
             return Err(PortError::TooHigh(first));
         }
+        let mut rng = Rng::from_entropy();
         let mut held = Vec::new();
         let mut ports = [0; PORTS as usize];
         for (offset, port) in (0..PORTS).zip(&mut ports) {
-            let wanted = if first == 0 { 0 } else { first + offset };
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).map_err(|error| {
-                if wanted == 0 {
-                    PortError::None(error)
-                } else {
-                    PortError::InUse(wanted)
-                }
-            })?;
-            *port = listener.local_addr().map_err(PortError::None)?.port();
             // Held until all are known, so that no two are the same.
+            let listener = match first {
+                0 => any_free(&mut rng)?,
+                _ => TcpListener::bind((Ipv4Addr::LOCALHOST, first + offset))
+                    .map_err(|_| PortError::InUse(first + offset))?,
+            };
+            *port = listener.local_addr().map_err(PortError::None)?.port();
             held.push(listener);
         }
         let [link, access, logic, primary, backup] = ports;
@@ -115,6 +120,21 @@ impl Ports {
             backup,
         })
     }
+}
+
+/// A free port below those the kernel gives to outgoing connections: else some connection may sit on it
+/// by the time a role is started there, or started again.
+fn any_free(rng: &mut Rng) -> Result<TcpListener, PortError> {
+    let mut refused = None;
+    for _ in 0..ATTEMPTS {
+        let span = u64::from(FREE_PORTS.end - FREE_PORTS.start);
+        let port = FREE_PORTS.start + rng.below(span) as u16;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(PortError::None(refused.expect("there was an attempt")))
 }
 
 /// A cluster's processes: their flags and their places.

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use rpc_core::base::time::Instant;
 
-use super::layout::{Layout, Role};
+use super::layout::{Layout, PortError, Ports, Role};
 use super::probe::is_healthy;
 
+/// Times that free ports are chosen before a used one is reported.
+const ATTEMPTS: usize = 3;
 /// Time for a cluster to become healthy.
 const START: Duration = Duration::from_secs(60);
 /// Time for a role to drain before it is killed.
@@ -25,6 +27,9 @@ const TAIL: u64 = 4 << 10;
 /// Why a cluster is not up.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
+    /// A port that cannot be had.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// A directory or a log cannot be written.
     #[error("cannot write {path}: {why}; pass --dir with a directory you may write")]
     Directory {
@@ -75,6 +80,33 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Starts a whole cluster below `dir` and waits until it is healthy. With `first_port` 0 it takes free
+    /// ports, and others when somebody was faster at one of them.
+    ///
+    /// # Errors
+    /// What [`Ports::choose`], [`Cluster::start`] or [`Cluster::wait_healthy`] say.
+    pub fn bring_up(
+        dir: &Path,
+        first_port: u16,
+        extra: &[(Role, String)],
+        binary: &Path,
+    ) -> Result<Self, ClusterError> {
+        let mut attempt = 1;
+        loop {
+            let mut layout = Layout::new(dir, Ports::choose(first_port)?);
+            layout.extra = extra.to_vec();
+            let mut cluster = Self::start(layout, binary)?;
+            match cluster.wait_healthy() {
+                Err(ClusterError::Ended { last_words, .. })
+                    if first_port == 0 && attempt < ATTEMPTS && last_words.contains("in use") =>
+                {
+                    attempt += 1;
+                }
+                result => return result.map(|()| cluster),
+            }
+        }
+    }
+
     /// Starts every role of a layout, all from `binary`.
     ///
     /// # Errors
@@ -260,7 +292,6 @@ fn last_line(log: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::Ports;
     use super::*;
 
     fn layout(dir: &Path) -> Layout {

@@ -27,7 +27,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::Runtime;
-use wechat_demo::cluster::{Cluster, Layout, Ports, Role};
+use wechat_demo::cluster::{Cluster, Role};
 
 use check::Verdict;
 use kill::Kill;
@@ -84,13 +84,15 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         .dir
         .clone()
         .unwrap_or_else(|| temporary.path().to_owned());
-    let mut layout = Layout::new(&dir, Ports::choose(0)?);
-    layout
-        .extra
-        .extend(LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned())));
+    if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        anyhow::bail!(
+            "{} is not empty; a replay starts from nothing",
+            dir.display()
+        );
+    }
+    let light = LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned()));
     let binary = std::env::current_exe().context("the path of this program")?;
-    let mut cluster = Cluster::start(layout, &binary)?;
-    cluster.wait_healthy()?;
+    let cluster = Cluster::bring_up(&dir, 0, &light, &binary)?;
 
     let cluster = Arc::new(Mutex::new(cluster));
     let runtime = Runtime::builder()

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use indicatif::ProgressBar;
 use prost::Message;
+use rpc_core::JoinHandle;
 use rpc_core::base::rng::fill_secret;
 use rpc_core::time::Instant;
 use wechat_demo::cluster::Cluster;
@@ -200,13 +201,16 @@ impl Stage {
             self.release(line);
         }
         let mut kills = Kills::new(&flags.kill);
-        let trouble = self.watch(cluster, &mut kills, bar);
+        let mut killing = Vec::new();
+        let trouble = self.watch(cluster, &mut kills, &mut killing, bar);
         bar.finish_and_clear();
         self.over.store(1, Ordering::Release);
         self.sooner.notify_all();
         pacer.join().map_err(|error| anyhow::anyhow!("{error}"))?;
         // Whoever was killed last is back before the comparison begins.
-        drop(cluster.lock().unwrap_or_else(PoisonError::into_inner));
+        for kill in killing {
+            kill.join().map_err(|error| anyhow::anyhow!("{error}"))?;
+        }
         let schedule = self.schedule();
         Ok(Played {
             lines: self.log.lines.len(),
@@ -221,11 +225,12 @@ impl Stage {
         })
     }
 
-    /// Looks on until all is done; why it ended otherwise.
+    /// Looks on until all is done; why it ended otherwise. `killing` gets the kills under way.
     fn watch(
         &self,
         cluster: &Arc<Mutex<Cluster>>,
         kills: &mut Kills,
+        killing: &mut Vec<JoinHandle<()>>,
         bar: &ProgressBar,
     ) -> Option<String> {
         let lines = self.log.lines.len();
@@ -263,7 +268,9 @@ impl Stage {
                     eprintln!("killing {role} with {delivered} of {lines} lines delivered")
                 });
                 let cluster = cluster.clone();
-                std::thread::spawn(move || kill_and_restart(&cluster, role));
+                killing.push(rpc_core::spawn_blocking(move || {
+                    kill_and_restart(&cluster, role);
+                }));
             } else if let Ok(mut cluster) = cluster.try_lock()
                 && let Some((role, status)) = cluster.ended().into_iter().next()
             {
