@@ -28,7 +28,7 @@ fn a_drain_answers_what_it_accepted_and_refuses_what_comes_after() {
     stage.open("accepted");
     assert_eq!(under_way.join().unwrap().unwrap().text, "accepted");
     server.stop();
-    let reached = on_a_thread(move || std::net::TcpStream::connect(addr));
+    let reached = on_a_thread(move || TcpStream::connect(addr));
     assert!(reached.is_err(), "nobody listens any more");
 }
 
@@ -83,7 +83,7 @@ fn idle_peers_do_not_keep_a_drain_from_ending() {
 #[rpc_core::test]
 fn the_drains_limit_cancels_what_does_not_end() {
     let server = Served::with(|builder| builder.drain_limit(Duration::from_millis(50)));
-    let (silent, accept) = super::peer::accept_one();
+    let (silent, accept) = peer::accept_one();
     let silence = std::thread::spawn(accept);
     let client = server.client();
     let request = Ask {

@@ -113,6 +113,56 @@ fn a_lost_connection_fails_its_calls_as_possibly_run() {
 }
 
 #[rpc_core::test]
+fn an_answer_to_no_call_is_dropped_and_the_right_one_still_arrives() {
+    let (addr, accept) = accept_one();
+    let server = std::thread::spawn(move || {
+        let mut stream = accept();
+        let call = Frame::read(&mut stream).unwrap().unwrap();
+        let id = call.meta.correlation_id();
+        let told = |text: &str| Told {
+            text: text.into(),
+            ..Told::default()
+        };
+        let stray = Frame::answer(id + 4711, &told("stray"));
+        let right = Frame::answer(id, &told("right"));
+        let again = Frame::answer(id, &told("again"));
+        let all = [stray.encode(), right.encode(), again.encode()].concat();
+        stream.write_all(&all).unwrap();
+        // The same connection carries the next call.
+        let call = Frame::read(&mut stream).unwrap().unwrap();
+        let next = Frame::answer(call.meta.correlation_id(), &told("next"));
+        stream.write_all(&next.encode()).unwrap();
+    });
+    let channel = Channel::builder(&addr)
+        .deadline(PATIENCE)
+        .connect()
+        .unwrap();
+    let client = ProbeClient::new(channel);
+    assert_eq!(client.echo(ask("1")).unwrap().text, "right");
+    assert_eq!(client.echo(ask("2")).unwrap().text, "next");
+    on_a_thread(move || server.join().unwrap());
+}
+
+#[rpc_core::test]
+fn a_server_that_sends_nonsense_fails_its_calls_and_is_left() {
+    let (addr, accept) = accept_one();
+    let server = std::thread::spawn(move || {
+        let mut stream = accept();
+        Frame::read(&mut stream).unwrap().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        // Our end closes.
+        stream.read_to_end(&mut Vec::new()).map(|_| ())
+    });
+    let channel = Channel::builder(&addr)
+        .deadline(PATIENCE)
+        .connect()
+        .unwrap();
+    let status = ProbeClient::new(channel).echo(ask("1")).unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let _ = on_a_thread(move || server.join().unwrap());
+}
+
+#[rpc_core::test]
 fn without_a_server_a_call_certainly_never_ran() {
     let (addr, accept) = accept_one();
     drop(accept);

@@ -64,7 +64,7 @@ fn the_console_shows_what_ran() {
         );
         let sample =
             "rpc_server_calls_total{service=\"probe.Probe\",method=\"Echo\",outcome=\"answered\"}";
-        assert_eq!(super::peer::metric(addr, sample), 1.0);
+        assert_eq!(peer::metric(addr, sample), 1.0);
         assert_eq!(get(addr, "/health").0, 200);
         assert_eq!(get(addr, "/").0, 200);
         assert_eq!(get(addr, "/nope").0, 404);

@@ -194,7 +194,7 @@ impl PendingCall {
             .end_call(self.place, self.incoming.id, reply);
         let outcome = if alive { outcome } else { Outcome::Lost };
         let now = Instant::now();
-        self.connection.core().seen(now);
+        self.connection.core().call_ended(now);
         let latency = now.saturating_since(self.incoming.arrived);
         self.method().stats.ended(outcome, latency, self.began);
     }

@@ -43,6 +43,8 @@ pub(super) struct Core {
     pub started: Instant,
     /// The time when a call last ended or bytes last came, in nanoseconds.
     last_seen: AtomicU64,
+    /// Moving average of how long a call keeps its worker, in nanoseconds.
+    mean_run_ns: AtomicU64,
     /// The runtime that serves; set before the first connection.
     home: OnceLock<Handle>,
 }
@@ -66,6 +68,7 @@ impl Core {
             draining: AtomicBool::new(false),
             started: Instant::now(),
             last_seen: AtomicU64::new(0),
+            mean_run_ns: AtomicU64::new(0),
             home: OnceLock::new(),
         }
     }
@@ -106,6 +109,23 @@ impl Core {
     pub fn seen(&self, now: Instant) {
         // Relaxed: an older time only means that the clock is asked.
         self.last_seen.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Takes note that a call ended `now`. What passed since the last end is taken for its run: true
+    /// where calls run one after the other, and a mere estimate elsewhere.
+    pub fn call_ended(&self, now: Instant) {
+        let before = Instant::from_nanos(self.last_seen.load(Ordering::Relaxed));
+        self.seen(now);
+        let run = now.saturating_since(before).min(RUN_MAX).as_nanos() as u64;
+        // Relaxed, and an update that loses against another is no loss: it is an average.
+        let mean = self.mean_run_ns.load(Ordering::Relaxed);
+        let next = mean - mean / SMOOTHING + run / SMOOTHING;
+        self.mean_run_ns.store(next, Ordering::Relaxed);
+    }
+
+    /// How long a call keeps its worker, roughly.
+    pub fn mean_run(&self) -> Duration {
+        Duration::from_nanos(self.mean_run_ns.load(Ordering::Relaxed))
     }
 
     /// True if `deadline` is so far from the time last seen that the clock need not be asked. The time is
@@ -277,6 +297,10 @@ impl Core {
     }
 }
 
+/// One call counts for so much less than its share in the moving average.
+const SMOOTHING: u64 = 16;
+/// A gap longer than this was no run but a pause.
+const RUN_MAX: Duration = Duration::from_millis(10);
 /// A deadline this far ahead needs no look at the clock before a call begins.
 const SURELY: Duration = Duration::from_millis(100);
 /// Connections looked at under one lock.

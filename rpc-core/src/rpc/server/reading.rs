@@ -6,6 +6,7 @@
 //! connection's lock, straight into the session's space; calls are spawned after it is released.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::call::{PendingCall, PendingPage};
 use super::connection::{Connection, Stage, State};
@@ -80,7 +81,7 @@ impl Connection {
         let this = self
             .shared()
             .expect("whoever reads holds a reference to the connection");
-        let mut started = 0;
+        let mut started: u32 = 0;
         loop {
             let event = {
                 let mut state = self.state.lock();
@@ -104,7 +105,8 @@ impl Connection {
                 }
             }
         }
-        if started >= NUDGE_AT {
+        // Calls that would wait for each other longer than a wake-up takes are shared out.
+        if started > 1 && self.core().mean_run() * started > WORTH_A_WAKE_UP {
             nudge();
         }
         // The session may have queued answers of its own: refusals, the reply to bad input.
@@ -203,6 +205,5 @@ fn discard(connection: &Connection, state: &mut State) -> Step {
     }
 }
 
-/// Calls found in one go from which on a sleeping worker is woken to take some of them. Below, the
-/// wake-up costs more than the calls are likely to.
-const NUDGE_AT: usize = 8;
+/// Expected work of the calls found in one go from which on a sleeping worker is woken to take some.
+const WORTH_A_WAKE_UP: Duration = Duration::from_micros(50);
