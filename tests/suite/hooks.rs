@@ -10,6 +10,7 @@
     reason = "calls C functions by name, as C libraries would"
 )]
 
+mod corners;
 mod descriptors;
 mod differential;
 mod limits;
