@@ -119,7 +119,10 @@ mod tests {
         assert!(send(&request(vec![])).is_err());
         assert!(send(&request(vec![message(16, 1); MESSAGES_PER_SEND + 1])).is_err());
         assert!(send(&request(vec![message(15, 1)])).is_err());
-        assert!(send(&request(vec![message(16, 0)])).is_ok(), "people send empty lines");
+        assert!(
+            send(&request(vec![message(16, 0)])).is_ok(),
+            "people send empty lines"
+        );
         assert!(send(&request(vec![message(16, TEXT_BYTES + 1)])).is_err());
     }
 }

@@ -12,7 +12,10 @@ use super::{
     remote::RemoteStores,
     service::LogicService,
 };
-use crate::{model::clock::SystemClock, proto::logic::LogicServer};
+use crate::{
+    model::{clock::SystemClock, limits::FRAME_BYTES},
+    proto::logic::LogicServer,
+};
 
 /// Flags of `wechat-demo logic`.
 #[derive(Args, Clone, Debug)]
@@ -62,6 +65,7 @@ pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
     let stores = Arc::new(RemoteStores::new(&options.storage)?);
     let business = Business::new(stores, passwords, Arc::new(SystemClock));
     let server = Server::builder()
+        .max_message_size(FRAME_BYTES)
         .add_service(LogicServer::new(LogicService { business }))
         .bind(&options.listen)
         .with_context(|| format!("--listen {}", options.listen))?;

@@ -44,6 +44,8 @@ pub const INLINE_BYTES: usize = 1024;
 pub const FRAME_BYTES: usize = 1 << 20;
 /// Requests that wait for the committer of one store; beyond, `Unavailable`.
 pub const WAITING_REQUESTS: usize = 16_384;
+/// Bytes of the requests that wait for the committer of one store; beyond, `Unavailable`.
+pub const WAITING_BYTES: usize = 64 << 20;
 /// Numbers by which `max_seq` is raised ahead (seqsvr's step).
 pub const SEQ_STEP: u64 = 10_000;
 

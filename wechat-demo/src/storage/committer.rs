@@ -9,13 +9,16 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
+use rpc_core::time::Instant;
+
 use super::{
     copies::Fatal,
+    meter::Meter,
     ops::{Op, Refusal, RefusalKind},
     shard::Moved,
     store::{Job, Reply, Round, Store},
 };
-use crate::model::limits::WAITING_REQUESTS;
+use crate::model::limits::{WAITING_BYTES, WAITING_REQUESTS};
 
 /// The way to a committer; cheap to clone.
 #[derive(Clone, Default)]
@@ -33,6 +36,8 @@ struct Shared {
 struct Queue {
     /// Oldest first, at most [`WAITING_REQUESTS`].
     jobs: VecDeque<Job>,
+    /// Room that the jobs take, at most [`WAITING_BYTES`] and the last one.
+    bytes: usize,
     /// Nothing more is taken; the committer ends when the queue is empty.
     closed: bool,
 }
@@ -53,11 +58,12 @@ impl Submit {
                 "the store is closing; try again soon",
             ));
         }
-        if queue.jobs.len() >= WAITING_REQUESTS {
-            let text =
-                format!("{WAITING_REQUESTS} requests wait for the store already; try again soon");
+        if queue.jobs.len() >= WAITING_REQUESTS || queue.bytes >= WAITING_BYTES {
+            let waiting = queue.jobs.len();
+            let text = format!("{waiting} requests wait for the store already; try again soon");
             return Err(Refusal::new(RefusalKind::Unavailable, text));
         }
+        queue.bytes += op.bytes();
         queue.jobs.push_back(Job { op, reply });
         let first = queue.jobs.len() == 1;
         drop(queue);
@@ -86,6 +92,7 @@ impl Submit {
         if jobs.is_empty() {
             // The emptied buffer goes back: no allocation per round.
             std::mem::swap(jobs, &mut queue.jobs);
+            queue.bytes = 0;
         }
         !(queue.closed && jobs.is_empty() && !busy)
     }
@@ -104,14 +111,23 @@ impl Submit {
 pub fn run(
     mut store: Store,
     submit: &Submit,
+    meter: &Meter,
     mut moved: impl FnMut(Vec<Moved>),
 ) -> Result<(), Fatal> {
     let mut jobs = VecDeque::new();
     while submit.take(&mut jobs, store.has_work()) {
+        let began = Instant::now();
         let Round {
             answers,
             moved: items,
         } = store.round(&mut jobs)?;
+        let refusals = answers.iter().filter(|(_, answer)| answer.is_err()).count();
+        meter.round(
+            began.elapsed(),
+            answers.len() as u64,
+            refusals as u64,
+            items.len() as u64,
+        );
         for (reply, answer) in answers {
             reply(answer);
         }
@@ -230,7 +246,7 @@ mod tests {
             Arc::new(SystemClock),
         ));
         let shut = submit.clone();
-        let committer = thread::spawn(move || run(store, &shut, drop));
+        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), drop));
         let mut users = Vec::new();
         let threads: Vec<_> = (0..PAIRS)
             .map(|pair| {
@@ -337,7 +353,7 @@ mod tests {
             Arc::new(SystemClock),
         ));
         let shut = submit.clone();
-        let committer = thread::spawn(move || run(store, &shut, drop));
+        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), drop));
         let ann = register(&primary, "ann");
         peer.away.store(true, Ordering::SeqCst);
         let writing = {
@@ -364,6 +380,21 @@ mod tests {
         assert_eq!(find("bob").unwrap().user_id, bob.0);
         submit.close();
         committer.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn large_requests_fill_the_queue_sooner() {
+        let submit = Submit::new();
+        let large = || {
+            Op::ClaimName(pb::ClaimNameRequest {
+                nickname: "x".repeat(1 << 20),
+                ..Default::default()
+            })
+        };
+        let taken = (0..WAITING_REQUESTS)
+            .take_while(|_| submit.submit(large(), Box::new(drop)).is_ok())
+            .count();
+        assert_eq!(taken, WAITING_BYTES >> 20);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod copies;
 pub mod engine;
 pub mod links;
 pub mod log;
+pub mod meter;
 #[cfg(test)]
 mod model_tests;
 pub mod notify;

@@ -9,16 +9,14 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prost::Message;
 
 use super::{
     links::{Link, Links},
+    meter::Meter,
     shard::Moved,
 };
 use crate::{
@@ -46,7 +44,7 @@ pub struct Notifier {
     calls: Arc<dyn AccessCalls>,
     spawn: Spawn,
     outboxes: Mutex<HashMap<Arc<str>, Arc<Outbox>>>,
-    dropped: Arc<AtomicU64>,
+    meter: Arc<Meter>,
 }
 
 /// What one access process is to be told next.
@@ -77,6 +75,7 @@ impl Notifier {
         clock: Arc<dyn Clock>,
         calls: Arc<dyn AccessCalls>,
         spawn: Spawn,
+        meter: Arc<Meter>,
     ) -> Self {
         Self {
             links,
@@ -84,20 +83,22 @@ impl Notifier {
             calls,
             spawn,
             outboxes: Mutex::default(),
-            dropped: Arc::default(),
+            meter,
         }
-    }
-
-    /// Notifies that were dropped since the start.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Takes what a round has made visible. Never waits for a call.
     pub fn moved(&self, moved: Vec<Moved>) {
         let now_ms = self.clock.unix_ms();
-        for (user, notify) in per_user(moved) {
-            for link in self.links.of(user, now_ms) {
+        let mut links: HashMap<UserId, Vec<Link>> = HashMap::new();
+        let live = moved.into_iter().filter(|moved| {
+            let links = links
+                .entry(moved.user)
+                .or_insert_with(|| self.links.of(moved.user, now_ms));
+            !links.is_empty()
+        });
+        for (user, notify) in per_user(live.collect()) {
+            for link in links.remove(&user).unwrap_or_default() {
                 self.put(user, link, notify.clone());
             }
         }
@@ -114,7 +115,7 @@ impl Notifier {
         let mut state = outbox.lock();
         if let Err(full) = state.add(target) {
             drop(full);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            Meter::add(&self.meter.notifies_dropped, 1);
         }
         if !std::mem::replace(&mut state.sending, true) {
             drop(state);
@@ -123,7 +124,7 @@ impl Notifier {
                 outbox,
                 links: Arc::clone(&self.links),
                 calls: Arc::clone(&self.calls),
-                dropped: Arc::clone(&self.dropped),
+                meter: Arc::clone(&self.meter),
             };
             (self.spawn)(Box::new(move || sender.run()));
         }
@@ -149,7 +150,7 @@ struct Sender {
     outbox: Arc<Outbox>,
     links: Arc<Links>,
     calls: Arc<dyn AccessCalls>,
-    dropped: Arc<AtomicU64>,
+    meter: Arc<Meter>,
 }
 
 impl Sender {
@@ -166,10 +167,7 @@ impl Sender {
                 .calls
                 .notify(&self.address, access::NotifyRequest { targets })
             {
-                None => drop(
-                    self.dropped
-                        .fetch_add(users.len() as u64, Ordering::Relaxed),
-                ),
+                None => Meter::add(&self.meter.notifies_dropped, users.len() as u64),
                 Some(reply) => {
                     for gone in reply.gone_links {
                         for &(_, user) in users.iter().filter(|(link, _)| *link == gone) {
@@ -261,6 +259,8 @@ fn keep_small(notify: &mut terminal::Notify) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::{
         model::{DeviceId, Seq, clock::TestClock},
@@ -301,6 +301,7 @@ mod tests {
             Arc::new(TestClock::default()),
             recorder.clone(),
             Box::new(move |job| queue.lock().unwrap().push(job)),
+            Arc::default(),
         );
         (notifier, recorder, jobs, links)
     }
@@ -402,7 +403,8 @@ mod tests {
                 .map(|user| moved(user, 0, 1, 1))
                 .collect(),
         );
-        assert_eq!(notifier.dropped(), 5);
+        let dropped = notifier.meter.notifies_dropped.load(Ordering::Relaxed);
+        assert_eq!(dropped, 5);
         run(&jobs);
         let calls = recorder.calls.lock().unwrap();
         assert!(

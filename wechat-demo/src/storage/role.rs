@@ -24,6 +24,7 @@ use super::{
     copies::{Copies, Fatal, backup::Backup},
     engine::{Engine, embedded::Embedded},
     links::Links,
+    meter::Meter,
     notify::Notifier,
     primary::Primary,
     service::{BackupThread, ReplicaService, StorageService},
@@ -159,7 +160,10 @@ fn start_primary(options: &Options) -> anyhow::Result<Ready> {
     let identity = identity(&*engine, options.shards).with_context(|| at(&options.data_dir))?;
     let serving = Arc::new(OnceLock::new());
     let service = StorageService::primary(Arc::clone(&serving));
+    let meter = Arc::new(Meter::default());
+    let figures = Arc::clone(&meter);
     let server = Server::builder()
+        .metrics(move || figures.render())
         .add_service(StorageServer::new(service))
         .bind(&options.listen)
         .with_context(|| listening(&options.listen))?;
@@ -174,6 +178,7 @@ fn start_primary(options: &Options) -> anyhow::Result<Ready> {
         stop: Arc::clone(&stop),
         serving,
         notifier_home: rpc_core::Handle::try_current().context("storage starts on a runtime")?,
+        meter,
     };
     let thread = store
         .start()
@@ -197,6 +202,7 @@ struct StoreThread {
     stop: Arc<AtomicBool>,
     serving: Arc<OnceLock<Primary>>,
     notifier_home: rpc_core::Handle,
+    meter: Arc<Meter>,
 }
 
 impl StoreThread {
@@ -213,7 +219,9 @@ impl StoreThread {
     fn run(self) -> Result<(), Fatal> {
         let clock = Arc::new(SystemClock);
         let stop = self.stop;
+        let meter = Arc::clone(&self.meter);
         let pause = Box::new(move || {
+            Meter::add(&meter.copy_misses, 1);
             if stop.load(Ordering::Relaxed) {
                 return Err(Fatal::Stopped);
             }
@@ -238,11 +246,15 @@ impl StoreThread {
             clock,
             Arc::new(RemoteAccess::default()),
             Box::new(move |job| drop(self.notifier_home.spawn(job))),
+            Arc::clone(&self.meter),
         );
+        let meter = self.meter;
+        meter.serving.store(1, Ordering::Relaxed);
+        meter.epoch.store(store.identity().epoch, Ordering::Relaxed);
         if self.serving.set(primary).is_err() {
             unreachable!("one thread sets it, once");
         }
-        committer::run(store, &self.submit, |moved| notifier.moved(moved))
+        committer::run(store, &self.submit, &meter, |moved| notifier.moved(moved))
     }
 }
 

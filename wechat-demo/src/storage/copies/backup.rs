@@ -191,8 +191,8 @@ impl Backup {
             return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
         };
         if identity.id != store_id || identity.place.shards() != shards {
-            let text = "this backup belongs to another primary's store; give each pair its own data \
-                        directories, or empty this one";
+            let text = "this backup belongs to another primary's store: if the primary has lost its \
+                        directory, copy the backup's there; else give each pair its own";
             return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
         }
         Ok(())

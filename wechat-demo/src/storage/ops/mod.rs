@@ -110,6 +110,20 @@ impl Op {
         place.shard(UserId(user))
     }
 
+    /// How much room it takes while it waits, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::ClaimName(request) => request.encoded_len(),
+                Self::CreateAccount(request) => request.encoded_len(),
+                Self::AddDevice(request) => request.encoded_len(),
+                Self::RemoveDevice(request) => request.encoded_len(),
+                Self::Send(request) => request.encoded_len(),
+                Self::AskContact(request) => request.encoded_len(),
+                Self::AcceptContact(request) => request.encoded_len(),
+            }
+    }
+
     /// Does it in `draft`.
     pub fn execute(
         &self,
