@@ -235,14 +235,13 @@ fn eventfd_and_timerfd_wait_for_the_coroutine_alone() {
         let count = waiter.join().unwrap();
         // SAFETY: takes no pointers.
         let timer = owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, 0) });
+        // SAFETY: zero is a valid empty time.
         let mut when: libc::itimerspec = unsafe { std::mem::zeroed() };
         when.it_value.tv_nsec = 2_000_000;
         let (fd, none) = (timer.as_raw_fd(), std::ptr::null_mut());
         // SAFETY: the setting lives across the call.
-        assert_eq!(
-            unsafe { libc::timerfd_settime(fd, 0, &raw const when, none) },
-            0
-        );
+        let set = unsafe { libc::timerfd_settime(fd, 0, &raw const when, none) };
+        assert_eq!(set, 0);
         (count, read_u64(fd))
     });
     assert_eq!((count, ticks), (5, 1));

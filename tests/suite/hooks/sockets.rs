@@ -308,7 +308,7 @@ fn threads_accept_on_a_listener_that_a_coroutine_waits_on() {
 fn a_socket_the_program_made_non_blocking_says_would_block() {
     on_one_worker(|| {
         let (near, mut far) = tcp_pair();
-        (&near).set_nonblocking(true).unwrap();
+        near.set_nonblocking(true).unwrap();
         let kind = (&near).read(&mut [0; 8]).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::WouldBlock);
         assert_ne!(flags_of(near.as_raw_fd()) & libc::O_NONBLOCK, 0);

@@ -157,8 +157,7 @@ fn locks_and_channels_of_many_workers_lose_nobody() {
         let received: u64 = receiver.iter().sum();
         players.into_iter().for_each(|p| p.join().unwrap());
         assert_eq!(received, counted.load(Ordering::Relaxed));
-        let total = *state.0.lock().unwrap();
-        total
+        *state.0.lock().unwrap()
     });
     assert_eq!(total, 64 * 200);
 }

@@ -49,8 +49,7 @@ fn a_std_mutex_held_across_a_yield_excludes_the_others() {
             }
         });
         finish(adders);
-        let count = *value.lock().unwrap();
-        count
+        *value.lock().unwrap()
     });
     assert_eq!(count, 1000);
 }
@@ -73,8 +72,7 @@ fn a_condvar_hands_the_turn_around() {
             }
         });
         finish(players);
-        let order = state.0.lock().unwrap().1.clone();
-        order
+        state.0.lock().unwrap().1.clone()
     });
     assert_eq!(order, (0..10).rev().collect::<Vec<_>>());
 }
@@ -201,8 +199,7 @@ fn parking_lot_locks_wait_for_the_coroutine_alone() {
         }
         drop(guard);
         finish(adders);
-        let count = *state.0.lock();
-        count
+        *state.0.lock()
     });
     assert_eq!(count, 1000);
 }
