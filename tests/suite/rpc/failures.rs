@@ -178,6 +178,25 @@ fn without_a_server_a_call_certainly_never_ran() {
 }
 
 #[rpc_core::test]
+fn a_loop_around_a_failing_call_does_not_starve_its_worker() {
+    let (addr, accept) = accept_one();
+    drop(accept);
+    let channel = Channel::builder(&addr).connect_lazy().unwrap();
+    let client = ProbeClient::new(channel);
+    let stop = Arc::new(AtomicUsize::new(0));
+    let seen = stop.clone();
+    let caller = rpc_core::spawn(move || {
+        while seen.load(Ordering::Relaxed) == 0 {
+            client.echo(ask("nobody")).unwrap_err();
+        }
+    });
+    // Its timer fires only if the loop lets the worker get to it.
+    rpc_core::time::sleep(Duration::from_millis(1));
+    stop.store(1, Ordering::Relaxed);
+    caller.join().unwrap();
+}
+
+#[rpc_core::test]
 fn a_channel_finds_its_server_again_after_a_restart() {
     let first = Served::start();
     let addr = first.addr.to_string();

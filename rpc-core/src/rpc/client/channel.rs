@@ -23,7 +23,7 @@ use crate::rpc::message::{IntoRequest, Request, Response};
 use crate::rpc::protocol::{Body, IncomingReply, OutgoingCall};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::ERESPONSE;
-use crate::runtime::{Handle, Reason, Runtime};
+use crate::runtime::{Handle, Reason, Runtime, yield_now};
 
 /// A way to call the servers of a service. Cheap to clone; connects again by itself; usable from
 /// coroutines and from plain OS threads.
@@ -120,7 +120,12 @@ impl Channel {
         } else {
             Body::Bytes(message.encode_to_vec().into())
         };
-        let reply = self.exchange(method, body, rest, options)?;
+        let reply = self
+            .exchange(method, body, rest, options)
+            .inspect_err(|_| {
+                // A call that fails without having waited must not let a loop around it starve the worker.
+                yield_now();
+            })?;
         let bad = |text: String| Status::from_errno(ERESPONSE, text);
         let bytes = reply
             .body
