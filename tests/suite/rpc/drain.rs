@@ -1,6 +1,6 @@
 //! Going away without losing a call.
 
-use super::peer::{Frame, Peer};
+use super::peer::{Frame, Peer, metric};
 use super::*;
 
 use rpc_core::Code;
@@ -120,4 +120,50 @@ fn sigterm_drains_a_server_program_and_it_ends_well() {
     let (status, lines) = server.finish().unwrap();
     assert!(status.success(), "{status}: {lines:?}");
     assert!(idle.rest().is_empty());
+}
+
+#[test]
+fn a_second_signal_ends_a_draining_program_at_once() {
+    let mut server = Program::start("brpc_echo", &["--addr", "127.0.0.1:0"]).unwrap();
+    let line = server.line_with("serving").unwrap();
+    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    // An answer that the peer does not read keeps the drain waiting.
+    let mut peer = Peer::connect(addr);
+    let mut call = Frame::call(1, "example.EchoService", "Echo", &ask("hello"));
+    call.meta.attachment_size = Some(32 << 20);
+    call.body.extend(vec![0; 32 << 20]);
+    peer.send(&call);
+    assert_eq!(peer.0.peek(&mut [0]).unwrap(), 1, "it answers");
+    server.terminate().unwrap();
+    // Once nobody listens any more, the first signal was taken.
+    while TcpStream::connect(addr).is_ok() {
+        std::thread::yield_now();
+    }
+    server.terminate().unwrap();
+    let (status, lines) = server.finish().unwrap();
+    assert_eq!(status.code(), Some(128 + libc::SIGTERM), "{lines:?}");
+}
+
+#[test]
+fn a_server_out_of_descriptors_goes_on_when_some_are_free_again() {
+    let program = tests::bin("brpc_echo");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 40; exec \"$0\" --addr 127.0.0.1:0"])
+        .arg(program);
+    let mut server = Program::start_command("brpc_echo", command).unwrap();
+    let line = server.line_with("serving").unwrap();
+    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    // The kernel completes all of them; the server can take in a part.
+    let mut peers: Vec<Peer> = (0..60).map(|_| Peer::connect(addr)).collect();
+    let hello = |id| Frame::call(id, "example.EchoService", "Echo", &ask("hello"));
+    peers[0].send(&hello(0));
+    assert_eq!(peers[0].receive().unwrap().error_code(), 0);
+    let mut last = peers.pop().unwrap();
+    last.send(&hello(59));
+    drop(peers);
+    assert_eq!(last.receive().unwrap().error_code(), 0);
+    assert!(metric(addr, "rpc_server_accept_exhausted_total") > 0.0);
+    server.terminate().unwrap();
+    assert!(server.finish().unwrap().0.success());
 }
