@@ -1,0 +1,7 @@
+//! `long_link` of `src/targets.rs` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::long_link(data);
+});
