@@ -3,6 +3,7 @@
 //! Knows:       the launcher, what people want to see of it.
 //! Does not know: what the roles do.
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ pub(crate) const DEMO_PASSWORD: &str = "wechat-demo";
 const ACCOUNTS: [(&str, &str); 2] = [("alice", "Alice"), ("bob", "Bob")];
 /// Pause between looks at the cluster.
 const LOOK: Duration = Duration::from_millis(200);
+/// A role that died younger than this was started again in vain.
+const YOUNG: Duration = Duration::from_secs(3);
 /// How long the two accounts may take while the copies of the store find each other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -205,12 +208,18 @@ fn watch(cluster: &mut Cluster, stop: &Stop) {
         ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed");
     bar.set_style(style);
     let mut rate = Rate::default();
+    let mut born: HashMap<Role, Instant> = HashMap::new();
     while !stop.is_asked() {
         for (role, status) in cluster.ended() {
             let (last_words, log) = cluster.last_words(role);
             bar.suspend(|| {
                 println!("{role} ended ({status}): {last_words} (see {log}); starting it again")
             });
+            let born = born.insert(role, Instant::now());
+            if born.is_some_and(|born| born.elapsed() < YOUNG) {
+                // What dies at once is not helped by haste, and nobody can read a flood of lines.
+                std::thread::sleep(YOUNG);
+            }
             if let Err(error) = cluster.spawn(role) {
                 bar.suspend(|| println!("{error}"));
             }

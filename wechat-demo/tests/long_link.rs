@@ -33,6 +33,8 @@ struct Fake {
     /// Answers of Send that are swallowed after the commit, as if a process had died between the two.
     swallow: AtomicUsize,
     registrations: AtomicUsize,
+    /// Calls of register_links.
+    batches: AtomicUsize,
     calls: AtomicUsize,
 }
 
@@ -227,6 +229,7 @@ impl Backend for Fake {
     }
 
     fn register_links(&self, links: Vec<Link>) -> Result<Vec<NewestKey>, Refusal> {
+        self.batches.fetch_add(1, Ordering::SeqCst);
         let reached = !self.down.load(Ordering::SeqCst);
         let mut users = self.users.lock().unwrap();
         let newest = links.into_iter().map(|link| {
@@ -670,6 +673,42 @@ fn notifies_for_links_that_are_gone_are_reported() {
         "another user's link is nobody's"
     );
     alice.stop();
+}
+
+#[rpc_core::test]
+fn beats_that_come_together_share_a_call_and_each_gets_its_own_users_key() {
+    let rig = rig(Limits::default());
+    let mut links: Vec<_> = (1..=40).map(|user| authenticated(&rig, user)).collect();
+    for user in 1..=40 {
+        let message = pb::Message {
+            message_id: user,
+            sender: 99,
+            receiver: user,
+            ..Default::default()
+        };
+        for _ in 0..user {
+            rig.fake.commit(user, &message, 1);
+        }
+    }
+    let before = rig.fake.batches.load(Ordering::SeqCst);
+    let noop = Frame {
+        cmd: 6,
+        seq: SEQ_NOOP,
+        body: Bytes::new(),
+    }
+    .to_bytes();
+    for link in &mut links {
+        link.write_all(&noop).unwrap();
+    }
+    for (user, link) in (1..=40).zip(&mut links) {
+        let mut decoder = Decoder::default();
+        let beat = std::iter::from_fn(|| Some(read_frame(link, &mut decoder)))
+            .find(|frame| frame.seq == SEQ_NOOP);
+        let beat = pb::Beat::decode(beat.unwrap().body).unwrap();
+        assert_eq!(beat.newest, Some(user));
+    }
+    let calls = rig.fake.batches.load(Ordering::SeqCst) - before;
+    assert!(calls < 40, "{calls} calls for 40 beats");
 }
 
 #[rpc_core::test]

@@ -1,15 +1,16 @@
 //! The access process: flags, start, serving, end.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use rpc_core::{Request, Response, Runtime, Server, Status};
 
 use super::remote::RemoteLogic;
 use super::serve::{Access, Settings};
 use super::session::Limits;
+use crate::model::limits::LINKS_PER_CALL;
 use crate::proto::access::{self as pb, AccessServer};
 
 /// Flags of `wechat-demo access`.
@@ -21,6 +22,9 @@ pub struct Options {
     /// HOST:PORT to answer RPC, /status, /health and /metrics on; primaries send notifies there
     #[arg(long, value_name = "HOST:PORT")]
     pub rpc: String,
+    /// HOST:PORT where primaries reach --rpc, if that is not what --rpc says
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
     /// HOST:PORT of the logic processes
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub logic: Vec<String>,
@@ -50,7 +54,7 @@ fn serve(options: &Options) -> anyhow::Result<()> {
     let links = TcpListener::bind(&options.listen)
         .with_context(|| format!("--listen {}", options.listen))?;
     let settings = Settings {
-        rpc_address: options.rpc.clone(),
+        rpc_address: reachable(options)?,
         max_links: options.max_links,
         limits: Limits::default(),
     };
@@ -69,6 +73,24 @@ fn serve(options: &Options) -> anyhow::Result<()> {
     served
 }
 
+/// The address that is registered with each link.
+fn reachable(options: &Options) -> anyhow::Result<String> {
+    if let Some(address) = &options.advertise {
+        return Ok(address.clone());
+    }
+    let vague = options
+        .rpc
+        .parse()
+        .is_ok_and(|address: SocketAddr| address.ip().is_unspecified() || address.port() == 0);
+    if vague {
+        bail!(
+            "--rpc {} does not say where primaries can reach it; pass --advertise HOST:PORT",
+            options.rpc
+        );
+    }
+    Ok(options.rpc.clone())
+}
+
 /// `wechat.access.Access` over RPC.
 struct AccessService(Arc<Access>);
 
@@ -77,7 +99,14 @@ impl pb::Access for AccessService {
         &self,
         request: Request<pb::NotifyRequest>,
     ) -> Result<Response<pb::NotifyReply>, Status> {
-        let gone_links = self.0.notify(request.into_inner().targets);
+        let targets = request.into_inner().targets;
+        if targets.len() > LINKS_PER_CALL {
+            return Err(Status::invalid_argument(format!(
+                "a notify call has at most {LINKS_PER_CALL} targets, this one {}",
+                targets.len()
+            )));
+        }
+        let gone_links = self.0.notify(targets);
         Ok(Response::new(pb::NotifyReply { gone_links }))
     }
 }
