@@ -138,6 +138,37 @@ fn a_deadline_reaches_the_nested_call() {
 }
 
 #[rpc_core::test]
+fn a_nested_call_carries_the_log_id_and_the_fields_marked_for_it() {
+    let (outer, inner) = (Served::start(), Served::start());
+    let mut request = Request::new(Ask {
+        text: "context".into(),
+        target: inner.addr.to_string(),
+        ..Ask::default()
+    });
+    request.set_log_id(4711);
+    request.metadata_mut().append("x-ctx-tenant", "acme");
+    request.metadata_mut().append("private", "stays");
+    let client = outer.client();
+    let carried = client.nested(request).unwrap();
+    assert_eq!(
+        carried.remaining_ms, 4711,
+        "the inner handler saw the log id"
+    );
+    assert_eq!(carried.metadata().get("x-ctx-tenant"), Some("acme"));
+    assert_eq!(carried.metadata().get("private"), None);
+    // The next call of the same connection comes with nothing, and carries nothing.
+    let bare = Ask {
+        text: "context".into(),
+        target: inner.addr.to_string(),
+        ..Ask::default()
+    };
+    let carried = client.nested(bare).unwrap();
+    assert!(carried.metadata().is_empty() && carried.remaining_ms == 0);
+    outer.stop();
+    inner.stop();
+}
+
+#[rpc_core::test]
 fn the_scope_a_call_is_made_in_bounds_it() {
     let server = Served::start();
     let client = server.client();

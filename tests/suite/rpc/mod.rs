@@ -118,7 +118,11 @@ impl Probe for Actor {
             .deadline(Duration::from_secs(3600))
             .connect()
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        ProbeClient::new(channel).remaining(Ask::default())
+        let client = ProbeClient::new(channel);
+        if request.text == "context" {
+            return client.echo(Ask::default());
+        }
+        client.remaining(Ask::default())
     }
 
     fn read_forever(&self, request: Request<Ask>) -> Result<Response<Told>, Status> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use prost::Message;
 
 use super::EHOSTDOWN;
+use super::ambient;
 use super::connection::Connection;
 use super::link::{Link, Phase};
 use super::options::CallOptions;
@@ -166,6 +167,10 @@ impl Channel {
         for (key, value) in options.metadata.iter() {
             beside.metadata_mut().append_bytes(key, value.clone());
         }
+        if let Some(log_id) = options.log_id {
+            beside.set_log_id(log_id);
+        }
+        let trace = ambient::add_to(&mut beside);
         let call = OutgoingCall {
             service: method.service,
             method: method.name,
@@ -174,8 +179,8 @@ impl Channel {
             checksum: options.checksum,
             attachment: beside.attachment().clone(),
             metadata: beside.metadata(),
-            log_id: options.log_id.or(beside.log_id()),
-            trace: None,
+            log_id: beside.log_id(),
+            trace: trace.as_deref(),
             timeout: (!until.is_never()).then(|| until - now),
             token: 0,
         };

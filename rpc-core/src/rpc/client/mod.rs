@@ -15,6 +15,7 @@
 //!
 //! Read first: [`channel`], then `connection.rs`.
 
+pub(in crate::rpc) mod ambient;
 mod backoff;
 pub mod channel;
 mod connection;

@@ -55,7 +55,8 @@ impl CallOptions {
         self
     }
 
-    /// Sends `key: value` beside the message.
+    /// Sends `key: value` beside the message. A key that begins with `x-ctx-` travels on: the calls that
+    /// the handler makes carry it too, and so the calls under those.
     #[must_use]
     pub fn metadata(mut self, key: impl AsRef<str>, value: impl Into<String>) -> Self {
         self.metadata.append(key, value);

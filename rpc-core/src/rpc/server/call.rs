@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::registry::Method;
 use super::stats::Outcome;
 use crate::base::time::Instant;
+use crate::rpc::client::ambient::Ambient;
 use crate::rpc::compression::Compression;
 use crate::rpc::descriptor::ServiceDescriptor;
 use crate::rpc::message::{Request, Response};
@@ -228,6 +229,7 @@ impl Run for PendingCall {
         if !call.begin() {
             return;
         }
+        let _ambient = Ambient::of(&call.incoming);
         let core = Arc::clone(call.connection.core());
         let method = core.registry.method(call.incoming.route);
         let call = ServerCall { call: self };
