@@ -34,7 +34,7 @@ impl Backoff {
 }
 
 const FIRST: Duration = Duration::from_millis(20);
-const MAX: Duration = Duration::from_secs(2);
+const MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -113,3 +113,89 @@ impl Routes for Registry {
         found.ok_or_else(|| no_such_method(service, method))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
+
+    use super::*;
+    use crate::rpc::descriptor::ServiceDescriptor;
+    use crate::rpc::server::{Finished, ServerCall};
+
+    struct Named(&'static ServiceDescriptor);
+
+    impl Service for Named {
+        fn descriptor(&self) -> &'static ServiceDescriptor {
+            self.0
+        }
+
+        fn call(&self, _method: usize, call: ServerCall) -> Finished {
+            call.unimplemented()
+        }
+    }
+
+    fn service(name: &'static str, methods: &[&'static str]) -> Arc<dyn Service> {
+        let file = FileDescriptorProto {
+            name: Some("t.proto".into()),
+            package: Some("t".into()),
+            message_type: vec![DescriptorProto {
+                name: Some("Empty".into()),
+                ..DescriptorProto::default()
+            }],
+            ..FileDescriptorProto::default()
+        };
+        let set = FileDescriptorSet { file: vec![file] };
+        let describe = |method: &&'static str| MethodDescriptor {
+            service: name,
+            name: method,
+            input: "t.Empty",
+            output: "t.Empty",
+            client_streaming: false,
+            server_streaming: false,
+        };
+        let methods: Vec<MethodDescriptor> = methods.iter().map(describe).collect();
+        Arc::new(Named(Box::leak(Box::new(ServiceDescriptor {
+            name,
+            methods: methods.leak(),
+            file_descriptor_set: set.encode_to_vec().leak(),
+        }))))
+    }
+
+    #[test]
+    fn full_names_lead_to_their_methods_and_short_ones_where_they_are_unique() {
+        let services = vec![
+            service("a.Echo", &["One", "Two"]),
+            service("b.Echo", &["One"]),
+            service("c.Chat", &["One"]),
+            service("Chat", &["Two"]),
+        ];
+        let registry = Registry::new(services).unwrap();
+        let found = |service, method| registry.find(service, method).ok().map(|route| route.0);
+        assert_eq!(found("a.Echo", "Two"), Some(1));
+        assert_eq!(found("b.Echo", "One"), Some(2));
+        assert_eq!(
+            found("Echo", "One"),
+            None,
+            "two services have this short name"
+        );
+        assert_eq!(
+            found("Chat", "Two"),
+            Some(4),
+            "a full name comes before a short one"
+        );
+        assert_eq!(found("Chat", "One"), None);
+        assert_eq!(found("a.Echo", "Three"), None);
+        assert_eq!(registry.method(Route(1)).descriptor.name, "Two");
+    }
+
+    #[test]
+    fn two_services_of_one_name_are_refused_by_that_name() {
+        let twice = vec![service("a.Echo", &["One"]), service("a.Echo", &["One"])];
+        let error = Registry::new(twice).err().unwrap().to_string();
+        assert!(
+            error.contains("a.Echo") && error.contains("twice"),
+            "{error}"
+        );
+    }
+}
