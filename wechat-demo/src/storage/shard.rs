@@ -32,11 +32,26 @@ pub struct Shard {
     pub users: Ahead,
     /// Ids for messages sent from here.
     pub messages: Ahead,
+    /// What its users' messages ask for again and again.
+    pub warm: Warm,
     /// Streams that begin here.
     pub outgoing: Outgoing,
     /// Streams that end here.
     pub incoming: Incoming,
 }
+
+/// Small facts of rows, as the newest draft has them. A fact that is not here is in its row; emptied whole,
+/// between rounds, when there are too many.
+#[derive(Debug, Default)]
+pub struct Warm {
+    /// (user, peer) → highest position count in their conversation that the user's home has seen.
+    pub counts: HashMap<(UserId, UserId), u64>,
+    /// (user, peer) → the peer may write to the user.
+    pub friends: HashMap<(UserId, UserId), bool>,
+}
+
+/// Facts of each sort that a shard keeps in memory.
+const WARM_FACTS: usize = 1 << 17;
 
 /// What all shards of a store have in common.
 #[derive(Clone, Copy, Debug)]
@@ -104,9 +119,21 @@ impl Shard {
             sequence: Sequence::default(),
             users: counter(Counter::Users)?,
             messages: counter(Counter::Messages)?,
+            warm: Warm::default(),
             outgoing: Outgoing::load(engine, home, id)?,
             incoming: Incoming::load(engine, home, id)?,
         })
+    }
+
+    /// Between rounds: lets go of what the tables have, when there is too much of it.
+    pub fn shrink(&mut self) {
+        self.sequence.shrink();
+        if self.warm.counts.len() > WARM_FACTS {
+            self.warm.counts.clear();
+        }
+        if self.warm.friends.len() > WARM_FACTS {
+            self.warm.friends.clear();
+        }
     }
 
     /// The id of a user whose name was claimed here.

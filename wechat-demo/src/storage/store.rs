@@ -257,7 +257,7 @@ impl Store {
         self.commit(&entries)?;
         self.feed_streams(reached, tasks)?;
         for shard in &mut self.shards {
-            shard.sequence.shrink();
+            shard.shrink();
         }
         Ok(Round { answers, moved })
     }

@@ -21,6 +21,9 @@ pub struct Embedded {
 
 /// Bytes of blocks kept in memory.
 const CACHE_BYTES: u64 = 64 << 20;
+/// Bytes of a memory table. Inserting walks a skip list, and a list that fits the processor's cache takes a
+/// quarter less time per message than fjall's default of 64 MiB.
+const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Bytes of journal before fjall flushes memory tables to let go of it: what a restart has to read again.
 const JOURNAL_BYTES: u64 = 128 << 20;
 
@@ -36,7 +39,8 @@ impl Embedded {
                 fjall::Error::Locked => EngineError::InUse(dir.display().to_string()),
                 other => EngineError::from(other),
             })?;
-        let open = |name| db.keyspace(name, KeyspaceCreateOptions::default);
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let open = |name| db.keyspace(name, options);
         let tables = [
             open("log")?,
             open("meta")?,

@@ -125,11 +125,16 @@ pub(super) fn accepted(
 
 /// Whether `peer` may write to `user`.
 pub(super) fn are_friends(
-    work: &Work<'_, '_>,
+    work: &mut Work<'_, '_>,
     user: UserId,
     peer: UserId,
 ) -> Result<bool, EngineError> {
-    Ok(state(&row(work, user, peer)?) == State::Friend)
+    if let Some(&known) = work.shard.warm.friends.get(&(user, peer)) {
+        return Ok(known);
+    }
+    let friends = state(&row(work, user, peer)?) == State::Friend;
+    work.shard.warm.friends.insert((user, peer), friends);
+    Ok(friends)
 }
 
 fn befriend(
@@ -177,6 +182,8 @@ fn write(
     if before.version > 0 {
         work.draft.supersede(user, Seq(before.number));
     }
+    let friends = contact.state() == State::Friend;
+    work.shard.warm.friends.insert((user, peer), friends);
     let row = pb::ContactRow {
         contact: Some(contact),
         version,

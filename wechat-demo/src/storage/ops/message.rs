@@ -40,7 +40,6 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
         return Err(invalid(text).into());
     }
     let known = look_up(work, sender, receiver, &send.messages)?;
-    let conversation = table::conversation(sender, receiver);
     let mut count = conversation_count(work, sender, receiver)?;
     let before = count;
     let mut sent = Vec::with_capacity(send.messages.len());
@@ -69,7 +68,7 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
         });
     }
     if count != before {
-        work.draft.put_row(&conversation, &count.to_be_bytes());
+        set_conversation_count(work, sender, receiver, count);
     }
     Ok(Answer::Sent(terminal::SendReply { sent }))
 }
@@ -94,10 +93,7 @@ pub(super) fn deliver(
     }
     let count = conversation_count(work, receiver, sender)?;
     if pos.count > count {
-        work.draft.put_row(
-            &table::conversation(receiver, sender),
-            &pos.count.to_be_bytes(),
-        );
+        set_conversation_count(work, receiver, sender, pos.count);
     }
     let given = work.add_item(receiver, |number| {
         message_item(
@@ -233,11 +229,26 @@ fn message_item(number: u64, id: MessageId, pos: Pos, payload: Bytes) -> termina
     }
 }
 
-fn conversation_count(work: &Work<'_, '_>, user: UserId, peer: UserId) -> Result<u64, EngineError> {
-    match work.draft.row(&table::conversation(user, peer))? {
-        None => Ok(0),
-        Some(row) => table::number(&row).ok_or_else(|| damaged("a conversation's count")),
+fn conversation_count(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    peer: UserId,
+) -> Result<u64, EngineError> {
+    if let Some(&count) = work.shard.warm.counts.get(&(user, peer)) {
+        return Ok(count);
     }
+    let count = match work.draft.row(&table::conversation(user, peer))? {
+        None => 0,
+        Some(row) => table::number(&row).ok_or_else(|| damaged("a conversation's count"))?,
+    };
+    work.shard.warm.counts.insert((user, peer), count);
+    Ok(count)
+}
+
+fn set_conversation_count(work: &mut Work<'_, '_>, user: UserId, peer: UserId, count: u64) {
+    let key = table::conversation(user, peer);
+    work.draft.put_row(&key, &count.to_be_bytes());
+    work.shard.warm.counts.insert((user, peer), count);
 }
 
 /// What makes two requests under one client id the same message.
