@@ -60,6 +60,38 @@ fn every_call_of_a_drained_server_is_answered_or_certainly_never_ran() {
     }
 }
 
+#[rpc_core::test(workers = 2)]
+fn with_another_address_a_drain_costs_no_call() {
+    let (going, staying) = (Served::start(), Served::start());
+    let target = format!("list://{},{}", going.addr, staying.addr);
+    let channel = Channel::builder(&target)
+        .deadline(PATIENCE)
+        .connect()
+        .unwrap();
+    let client = ProbeClient::new(channel);
+    let stop = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let (client, stop) = (client.clone(), stop.clone());
+            rpc_core::spawn(move || {
+                while stop.load(Ordering::Relaxed) == 0 {
+                    client.echo(ask("x")).unwrap();
+                }
+            })
+        })
+        .collect();
+    while going.handle.in_flight() == 0 {
+        rpc_core::yield_now();
+    }
+    going.stop();
+    client.echo(ask("after")).unwrap();
+    stop.store(1, Ordering::Relaxed);
+    for caller in callers {
+        caller.join().unwrap();
+    }
+    staying.stop();
+}
+
 #[rpc_core::test]
 fn idle_peers_do_not_keep_a_drain_from_ending() {
     let server = Served::with(|builder| builder.drain_limit(PATIENCE));

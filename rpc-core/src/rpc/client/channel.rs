@@ -23,7 +23,7 @@ use crate::rpc::error::Error;
 use crate::rpc::message::{IntoRequest, Request, Response};
 use crate::rpc::protocol::{Body, IncomingReply, OutgoingCall};
 use crate::rpc::status::Status;
-use crate::rpc::status_map::ERESPONSE;
+use crate::rpc::status_map::{ELOGOFF, ERESPONSE};
 use crate::runtime::{Handle, Reason, Runtime, yield_now};
 
 /// A way to call the servers of a service. Cheap to clone; connects again by itself; usable from
@@ -96,6 +96,9 @@ impl Channel {
 
     /// Makes one call and waits for its answer. Generated clients call this.
     ///
+    /// A server that refuses the call because it is going away is passed over for the next address; no
+    /// call that may have run is ever made again here.
+    ///
     /// The call's time is the smallest of the options' (or else the channel's) deadline and what is left
     /// to the surrounding call or scope; it is sent along.
     ///
@@ -148,7 +151,7 @@ impl Channel {
         mut beside: Request<()>,
         options: CallOptions,
     ) -> Result<IncomingReply, Status> {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let own = options
             .deadline
             .or(self.shared.deadline)
@@ -160,10 +163,6 @@ impl Channel {
         if wait::is_cancelled() {
             return Err(never_sent(GaveUp::Cancelled));
         }
-        let connection = match self.pick_now(options.wait_for_ready) {
-            Pick::Ready(connection) => connection,
-            _ => self.pick(until, options.wait_for_ready)?,
-        };
         for (key, value) in options.metadata.iter() {
             beside.metadata_mut().append_bytes(key, value.clone());
         }
@@ -171,20 +170,41 @@ impl Channel {
             beside.set_log_id(log_id);
         }
         let trace = ambient::add_to(&mut beside);
-        let call = OutgoingCall {
-            service: method.service,
-            method: method.name,
-            body,
-            compression: Compression::None,
-            checksum: options.checksum,
-            attachment: beside.attachment().clone(),
-            metadata: beside.metadata(),
-            log_id: beside.log_id(),
-            trace: trace.as_deref(),
-            timeout: (!until.is_never()).then(|| until - now),
-            token: 0,
-        };
-        connection.call(call, until)
+        let mut elsewhere = self.shared.links.len() - 1;
+        loop {
+            let connection = match self.pick_now(options.wait_for_ready) {
+                Pick::Ready(connection) => connection,
+                _ => {
+                    let connection = self.pick(until, options.wait_for_ready)?;
+                    now = Instant::now();
+                    connection
+                }
+            };
+            let call = OutgoingCall {
+                service: method.service,
+                method: method.name,
+                body: body.clone(),
+                compression: Compression::None,
+                checksum: options.checksum,
+                attachment: beside.attachment().clone(),
+                metadata: beside.metadata(),
+                log_id: beside.log_id(),
+                trace: trace.as_deref(),
+                timeout: (!until.is_never()).then(|| until - now),
+                token: 0,
+            };
+            match connection.call(call, until) {
+                // That server is going or gone and did not run the call: each other address may.
+                Err(status) if elsewhere > 0 && matches!(status.errno(), ELOGOFF | EHOSTDOWN) => {
+                    elsewhere -= 1;
+                    now = Instant::now();
+                    if until <= now {
+                        return Err(status);
+                    }
+                }
+                result => return result,
+            }
+        }
     }
 
     /// A connection to one of the addresses, in turn among those that have one.
