@@ -48,6 +48,28 @@ fn recorded_calls_are_answered_by_brpc_echo_field_for_field_as_brpc_did() {
     assert!(server.finish().unwrap().0.success());
 }
 
+#[test]
+fn recorded_json_calls_are_answered_byte_for_byte_as_brpc_did() {
+    let mut server = Program::start("brpc_echo", &["--addr", "127.0.0.1:0"]).unwrap();
+    let line = server.line_with("serving").unwrap();
+    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let (Some(sent), Some(answered)) =
+        (recorded("press_http", "c2s"), recorded("press_http", "s2c"))
+    else {
+        return;
+    };
+    let mut peer = Peer::connect(addr);
+    peer.0.write_all(&sent).unwrap();
+    let mut ours = vec![0; answered.len()];
+    peer.0.read_exact(&mut ours).unwrap();
+    assert_eq!(
+        ours.escape_ascii().to_string(),
+        answered.escape_ascii().to_string()
+    );
+    server.terminate().unwrap();
+    assert!(server.finish().unwrap().0.success());
+}
+
 /// The fields of an answer; what brpc writes out as zero or empty counts as absent, and the address
 /// before an error's text is that of the server that wrote it.
 fn fields(frame: &Frame) -> RpcMeta {
