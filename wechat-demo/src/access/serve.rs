@@ -1,11 +1,12 @@
-//! Accepting links and serving each: plain blocking code in two coroutines a link.
+//! Accepting links and serving each: plain blocking code in a coroutine a link, which reads.
 //!
-//! The reader feeds the session and acts on its events; the writer waits for packets and writes them.
-//! Commands of an authenticated link run in coroutines of their own, a few at a time, so that a send
-//! that waits for storage holds up neither syncs nor beats of the same link.
+//! It feeds the session and acts on its events. Whoever has something for the terminal writes it, or
+//! starts a coroutine that does; an idle link has none. Commands of an authenticated link run in
+//! coroutines of their own, a few at a time, so that a send that waits for storage holds up neither syncs
+//! nor beats of the same link.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::proto::access as access_pb;
 use crate::proto::terminal as pb;
 
 /// Bytes read at once.
-const READ: usize = 4 << 10;
+const READ: usize = 1 << 10;
 /// A terminal that takes nothing for so long does not read.
 const WRITE: Duration = Duration::from_secs(30);
 /// Pause between steps of the sweep.
@@ -147,9 +148,8 @@ impl Access {
         Meter::add(&self.meter.links);
         let number = self.next_link.fetch_add(1, Ordering::Relaxed);
         let link = Arc::new(Link::new(number, stream, self.settings.limits));
-        let (access, read, write) = (self.clone(), link.clone(), link);
-        spawn("link-reader", move || access.serve(&read));
-        spawn("link-writer", move || write_all(&write));
+        let access = self.clone();
+        spawn("link-reader", move || access.serve(&link));
     }
 
     fn serve(self: &Arc<Self>, link: &Arc<Link>) {
@@ -284,7 +284,7 @@ impl Access {
         Ok(())
     }
 
-    fn answer(&self, link: &Link, cmd: u32, seq: u32, result: Result<Answer, Refusal>) {
+    fn answer(&self, link: &Arc<Link>, cmd: u32, seq: u32, result: Result<Answer, Refusal>) {
         match &result {
             Ok(answer) => {
                 link.tell(answer.told);
@@ -299,7 +299,7 @@ impl Access {
     fn beside(
         self: &Arc<Self>,
         link: &Arc<Link>,
-        work: impl FnOnce(&Self, &Link) + Send + 'static,
+        work: impl FnOnce(&Self, &Arc<Link>) + Send + 'static,
     ) {
         if !link.enter() {
             return link.leave();
@@ -338,21 +338,4 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.leave();
     }
-}
-
-/// Writes what the link has for its terminal until the link ends.
-fn write_all(link: &Link) {
-    while let Ok(bytes) = link.next_write() {
-        if let Err(error) = (&link.stream).write_all(&bytes) {
-            let slow = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-            link.close(if slow {
-                Closing::SlowReader
-            } else {
-                Closing::Gone
-            });
-            break;
-        }
-    }
-    // Wakes the reader; it fails only when the connection is gone already.
-    let _ = link.stream.shutdown(Shutdown::Both);
 }

@@ -1,14 +1,14 @@
 //! The links of this process that speak for somebody, by their number.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::Bytes;
-
 use super::session::{Closing, Limits, Outbound};
+use super::task::spawn;
 use crate::proto::logic::Caller;
 use crate::proto::terminal as pb;
 
@@ -36,6 +36,8 @@ pub(super) struct Link {
 #[derive(Debug)]
 struct State {
     out: Outbound,
+    /// Somebody writes, or the link has ended. An idle link needs no coroutine for that.
+    writing: bool,
     in_flight: usize,
 }
 
@@ -43,6 +45,7 @@ impl Link {
     pub(super) fn new(number: u64, stream: TcpStream, limits: Limits) -> Self {
         let state = State {
             out: Outbound::new(limits),
+            writing: false,
             in_flight: 0,
         };
         Self {
@@ -67,32 +70,38 @@ impl Link {
     }
 
     /// Queues the AuthReply, then whatever was held.
-    pub(super) fn finish_auth(&self, cmd: u32, seq: u32, reply: &pb::Reply, newest: u64) {
+    pub(super) fn finish_auth(
+        self: &Arc<Self>,
+        cmd: u32,
+        seq: u32,
+        reply: &pb::Reply,
+        newest: u64,
+    ) {
         self.tell(newest);
         let mut state = self.state();
         state.out.reply(cmd, seq, reply);
         state.out.release();
-        self.settle(state);
+        self.flush(state, Writer::Here);
     }
 
-    pub(super) fn reply(&self, cmd: u32, seq: u32, reply: &pb::Reply) {
+    pub(super) fn reply(self: &Arc<Self>, cmd: u32, seq: u32, reply: &pb::Reply) {
         let mut state = self.state();
         state.out.reply(cmd, seq, reply);
-        self.settle(state);
+        self.flush(state, Writer::Here);
     }
 
-    pub(super) fn beat(&self, newest: Option<u64>) {
+    pub(super) fn beat(self: &Arc<Self>, newest: Option<u64>) {
         self.tell(newest.unwrap_or(0));
         let mut state = self.state();
         state.out.beat(newest);
-        self.settle(state);
+        self.flush(state, Writer::Here);
     }
 
-    pub(super) fn notify(&self, notify: pb::Notify) {
+    pub(super) fn notify(self: &Arc<Self>, notify: pb::Notify) {
         self.tell(notify.key);
         let mut state = self.state();
         state.out.notify(notify);
-        self.settle(state);
+        self.flush(state, Writer::Beside);
     }
 
     /// Notes that the terminal knows of `key`; what it knew before.
@@ -100,28 +109,11 @@ impl Link {
         self.told.fetch_max(key, Ordering::AcqRel)
     }
 
-    /// Ends the link; the writer sends what is queued, then closes the stream.
-    pub(super) fn close(&self, reason: Closing) {
+    /// Ends the link; what is queued is sent first, then the stream is closed.
+    pub(super) fn close(self: &Arc<Self>, reason: Closing) {
         let mut state = self.state();
         state.out.close(reason);
-        self.settle(state);
-    }
-
-    /// What is to be written next; waits for it. `None`: the link ends, and this says why.
-    pub(super) fn next_write(&self) -> Result<Bytes, Closing> {
-        let mut state = self.state();
-        loop {
-            if let Some(bytes) = state.out.take(WRITE_ROOM) {
-                return Ok(bytes);
-            }
-            if let Some(reason) = state.out.closing() {
-                return Err(reason);
-            }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        self.flush(state, Writer::Beside);
     }
 
     /// Why the link ends, if it does.
@@ -150,20 +142,73 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// Wakes the writer; a link that ends without waiting for its terminal is cut at once.
-    fn settle(&self, state: MutexGuard<'_, State>) {
-        let cut = state.out.closing() == Some(Closing::SlowReader);
+    /// Sees to it that what is queued is written, and the stream closed if the link ends: by whoever
+    /// writes already, or else by the caller or beside it.
+    fn flush(self: &Arc<Self>, mut state: MutexGuard<'_, State>, writer: Writer) {
+        let closing = state.out.closing();
+        let start = !state.writing && (state.out.unsent() > 0 || closing.is_some());
+        state.writing |= start;
         drop(state);
-        self.changed.notify_all();
-        if cut {
+        if closing.is_some() {
+            // Whoever waits for a place among the commands gives up.
+            self.changed.notify_all();
+        }
+        if closing == Some(Closing::SlowReader) {
             // The writer sits in a write that the terminal does not take; this wakes it.
             let _ = self.stream.shutdown(Shutdown::Both);
         }
+        match writer {
+            _ if !start => {}
+            Writer::Here => self.write(),
+            Writer::Beside => {
+                let link = self.clone();
+                spawn("link-writer", move || link.write());
+            }
+        }
+    }
+
+    /// Writes until nothing is queued. One coroutine at a time is here: the one that set `writing`.
+    fn write(self: &Arc<Self>) {
+        loop {
+            let bytes = {
+                let mut state = self.state();
+                match state.out.take(WRITE_ROOM) {
+                    Some(bytes) => bytes,
+                    None if state.out.closing().is_some() => break,
+                    None => {
+                        state.writing = false;
+                        return;
+                    }
+                }
+            };
+            if let Err(error) = (&self.stream).write_all(&bytes) {
+                let slow = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                let reason = if slow {
+                    Closing::SlowReader
+                } else {
+                    Closing::Gone
+                };
+                self.state().out.close(reason);
+                self.changed.notify_all();
+                break;
+            }
+        }
+        // Wakes the reader; it fails only when the connection is gone already. `writing` stays set: a link
+        // that ends is not written to again.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who writes when nobody does yet.
+enum Writer {
+    /// The caller: it has nothing else to do for others.
+    Here,
+    /// A coroutine of its own: the caller must not wait for this terminal.
+    Beside,
 }
 
 /// Links by number. Only those that speak for somebody are in it.
