@@ -24,7 +24,11 @@ use super::{
     timeline,
 };
 use crate::{
-    model::{Placement, Seq, SyncKey, UserId, clock::TestClock},
+    model::{
+        Placement, Seq, SyncKey, UserId,
+        clock::TestClock,
+        limits::{FRAME_BYTES, TEXT_BYTES},
+    },
     proto::{
         storage as pb,
         terminal::{self, Item, Kind},
@@ -661,4 +665,24 @@ fn a_key_that_was_never_given_is_refused() {
         };
         assert_eq!(refusal.kind, RefusalKind::FailedPrecondition);
     }
+}
+
+#[test]
+fn a_page_of_long_messages_ends_before_it_outgrows_a_frame() {
+    let mut pair = Pair::new(6);
+    let users = friends(&mut pair, &["ann", "bob"]);
+    for n in 0..100 {
+        pair.must(send(users[0], users[1], &[(n, "x".repeat(TEXT_BYTES))]));
+    }
+    pair.drain();
+    let (mut key, mut items, mut pages) = (0, 0, 0);
+    loop {
+        let page = pair.page(users[1], key, 1000);
+        assert!(page.encoded_len() < FRAME_BYTES);
+        (key, items, pages) = (page.key, items + page.items.len(), pages + 1);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!((items, pages), (102, 2));
 }

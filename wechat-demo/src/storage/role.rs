@@ -260,11 +260,19 @@ impl StoreThread {
 
 fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
     std::fs::create_dir_all(dir).with_context(|| {
-        format!(
-            "--data-dir {} cannot be made; give a directory that can",
-            dir.display()
-        )
+        let text = "cannot be made; give a directory that can";
+        format!("--data-dir {} {text}", dir.display())
     })?;
+    let empty = std::fs::read_dir(dir)
+        .with_context(|| at(dir))?
+        .next()
+        .is_none();
+    if !empty && !Embedded::is_there(dir) {
+        bail!(
+            "--data-dir {} holds other files; give an empty directory or a store's",
+            dir.display()
+        );
+    }
     Ok(Arc::new(Embedded::open(dir).with_context(|| at(dir))?))
 }
 
@@ -300,4 +308,29 @@ fn at(dir: &Path) -> String {
 
 fn listening(address: &str) -> String {
     format!("--listen {address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_other_files_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("diary.txt"), "dear diary").unwrap();
+        let error = open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("holds other files"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_store_is_opened_again_and_its_shards_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = identity(&*open(&dir.path().join("store")).unwrap(), Some(4)).unwrap();
+        let engine = open(&dir.path().join("store")).unwrap();
+        assert_eq!(identity(&*engine, None).unwrap(), first);
+        assert_eq!(identity(&*engine, Some(4)).unwrap(), first);
+        let error = identity(&*engine, Some(8)).unwrap_err().to_string();
+        assert!(error.contains("4 shards for ever"), "{error}");
+    }
 }

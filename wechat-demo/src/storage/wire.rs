@@ -120,8 +120,12 @@ pub fn status(refusal: Refusal) -> Status {
 /// Whether the other copy may answer better when asked again.
 fn peer_error(status: Status) -> PeerError {
     match status.code() {
-        Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
+        Code::FailedPrecondition | Code::InvalidArgument => {
             PeerError::Refused(status.message().to_owned())
+        }
+        Code::Unimplemented => {
+            let text = "it is no backup; give --peer the address of one started with --role backup";
+            PeerError::Refused(text.to_owned())
         }
         _ => PeerError::Unreachable(status.to_string()),
     }

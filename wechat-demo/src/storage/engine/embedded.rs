@@ -51,6 +51,11 @@ impl Embedded {
         Ok(Self { db, tables })
     }
 
+    /// Whether there is a database in `dir`.
+    pub fn is_there(dir: &Path) -> bool {
+        dir.join("version").is_file() && dir.join("keyspaces").is_dir()
+    }
+
     fn table(&self, table: Table) -> &Keyspace {
         &self.tables[table as usize]
     }
