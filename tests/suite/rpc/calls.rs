@@ -207,3 +207,16 @@ fn several_addresses_share_the_calls() {
     one.stop();
     two.stop();
 }
+
+#[rpc_core::test]
+fn a_dropped_channel_leaves_no_connection_behind() {
+    let server = Served::start();
+    for round in 0..100 {
+        let client = server.client();
+        assert_eq!(client.echo(ask("x")).unwrap().text, "x", "round {round}");
+    }
+    while server.handle.connections() > 0 {
+        rpc_core::yield_now();
+    }
+    server.stop();
+}

@@ -389,3 +389,47 @@ fn a_cancelled_caller_leaves_at_once() {
     server.stage.open("abandoned");
     server.stop();
 }
+
+#[rpc_core::test]
+fn a_connection_above_the_bound_is_closed_at_once_and_counted() {
+    let server = Served::with(|builder| builder.max_connections(2));
+    let addr = server.addr;
+    let sample = "rpc_server_connections_closed_total{reason=\"too_many_connections\"}";
+    on_a_thread(move || {
+        let mut first = Peer::connect(addr);
+        first.send(&Frame::call(1, "probe.Probe", "Echo", &ask("first")));
+        assert_eq!(first.receive().unwrap().error_code(), 0);
+        let mut second = Peer::connect(addr);
+        second.send(&Frame::call(1, "probe.Probe", "Echo", &ask("second")));
+        assert_eq!(second.receive().unwrap().error_code(), 0);
+        assert!(Peer::connect(addr).rest().is_empty());
+        drop(second);
+        // Its place is free as soon as the server has seen its end.
+        let refused = loop {
+            let mut probe = Peer::connect(addr);
+            probe.send(&Frame::call(1, "probe.Probe", "Echo", &ask("probe")));
+            if matches!(Frame::read(&mut probe.0), Ok(Some(_))) {
+                drop(probe);
+                break loop {
+                    if let Some(count) = try_metric(addr, sample) {
+                        break count;
+                    }
+                };
+            }
+        };
+        assert!(refused >= 1.0);
+    });
+    server.stop();
+}
+
+/// As [`metric`], where the server may close the connection instead.
+fn try_metric(addr: SocketAddr, sample: &str) -> Option<f64> {
+    let mut peer = Peer::connect(addr);
+    peer.0
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        .ok()?;
+    let mut answer = String::new();
+    peer.0.read_to_string(&mut answer).ok()?;
+    let line = answer.lines().find_map(|line| line.strip_prefix(sample));
+    line?.trim().parse().ok()
+}
