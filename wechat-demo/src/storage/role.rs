@@ -70,6 +70,8 @@ pub enum RoleFlag {
 
 /// How long the primary waits before it tries to reach its backup again.
 const PEER_PAUSE: Duration = Duration::from_millis(50);
+/// Of how many failed attempts to reach the backup one is written down: about one in 10 s.
+const MISSES_PER_WARNING: u64 = 200;
 /// Exit status when the disk or the other copy leaves no way to go on.
 const EXIT_FATAL: i32 = 74;
 
@@ -207,9 +209,12 @@ struct StoreThread {
 
 impl StoreThread {
     fn start(self) -> std::io::Result<JoinHandle<()>> {
-        let run = move || match self.run() {
-            Ok(()) | Err(Fatal::Stopped) => {}
-            Err(fatal) => end(&fatal),
+        let run = move || {
+            let _guard = EndOnPanic;
+            match self.run() {
+                Ok(()) | Err(Fatal::Stopped) => {}
+                Err(fatal) => end(&fatal),
+            }
         };
         std::thread::Builder::new()
             .name("committer".to_owned())
@@ -220,8 +225,13 @@ impl StoreThread {
         let clock = Arc::new(SystemClock);
         let stop = self.stop;
         let meter = Arc::clone(&self.meter);
+        let mut misses = 0_u64;
         let pause = Box::new(move || {
             Meter::add(&meter.copy_misses, 1);
+            misses += 1;
+            if misses % MISSES_PER_WARNING == 1 {
+                tracing::warn!(misses, "the backup cannot be reached; writes wait for it");
+            }
             if stop.load(Ordering::Relaxed) {
                 return Err(Fatal::Stopped);
             }
@@ -300,6 +310,19 @@ fn end(error: &dyn std::error::Error) {
     tracing::error!(%error, "storage ends");
     eprintln!("storage: {error}");
     std::process::exit(EXIT_FATAL);
+}
+
+/// Held by a thread without which the process only seems to live: its panic ends the process.
+pub(super) struct EndOnPanic;
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The panic's own text has been printed.
+            eprintln!("storage: a thread that it cannot do without has panicked; start it again");
+            std::process::exit(EXIT_FATAL);
+        }
+    }
 }
 
 fn at(dir: &Path) -> String {

@@ -12,6 +12,7 @@ use super::{
     engine::EngineError,
     ops::{Refusal, Stop},
     primary::Primary,
+    role::EndOnPanic,
     wire::status,
 };
 use crate::proto::{logic as lp, storage as pb, terminal};
@@ -211,6 +212,7 @@ impl BackupThread {
     ) -> std::io::Result<Self> {
         let (jobs, inbox) = sync_channel::<BackupJob>(WAITING_CALLS);
         let work = move || {
+            let _guard = EndOnPanic;
             while let Ok(job) = inbox.recv() {
                 if let Err(error) = job(&mut backup) {
                     return failed(error);
