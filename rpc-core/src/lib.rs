@@ -12,6 +12,7 @@ pub mod sync;
 
 pub use coroutine::identity::IdentityError;
 pub use rpc::client::{CallOptions, Channel, ChannelBuilder};
+pub use rpc::compression::Compression;
 pub use rpc::error::Error;
 pub use rpc::message::{IntoRequest, Request, Response};
 pub use rpc::metadata::MetadataMap;

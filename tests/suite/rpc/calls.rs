@@ -2,7 +2,7 @@
 
 use super::*;
 
-use rpc_core::{CallOptions, Code};
+use rpc_core::{CallOptions, Code, Compression};
 
 #[rpc_core::test]
 fn message_attachment_metadata_and_log_id_come_back() {
@@ -38,6 +38,22 @@ fn a_large_message_and_attachment_arrive_whole() {
     let response = client.echo(request).unwrap();
     assert!(response.text == text && response.data == vec![7; 2 << 20]);
     assert!(response.attachment() == &vec![9; 5 << 20]);
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_compressed_message_arrives_as_it_was_and_an_unknown_kind_is_not_sent() {
+    let server = Served::start();
+    let client = server.client();
+    let text = "again and ".repeat(10_000);
+    for kind in [Compression::Gzip, Compression::Zlib] {
+        let options = CallOptions::new().compression(kind).checksum(true);
+        let response = client.echo_with(ask(&text), options).unwrap();
+        assert!(response.text == text, "{kind}");
+    }
+    let options = CallOptions::new().compression(Compression::Snappy);
+    let status = client.echo_with(ask(&text), options).unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
     server.stop();
 }
 

@@ -17,7 +17,7 @@ use super::options::CallOptions;
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::net::wait::{self, GaveUp, Waiter, wait_for};
-use crate::rpc::compression::Compression;
+use crate::rpc::compression::{Compression, CompressionError, compress};
 use crate::rpc::descriptor::MethodDescriptor;
 use crate::rpc::error::Error;
 use crate::rpc::message::{IntoRequest, Request, Response};
@@ -119,7 +119,11 @@ impl Channel {
         let (message, rest) = split(request.into_request());
         // As on the server: small ones are encoded under the connection's lock, straight into what is
         // sent; large ones before.
-        let body = if message.encoded_len() < ENCODE_IN_PLACE_MAX {
+        let body = if options.compression != Compression::None {
+            let compressed = compress(options.compression, &message.encode_to_vec());
+            let refuse = |error: CompressionError| Status::invalid_argument(error.to_string());
+            Body::Bytes(compressed.map_err(refuse)?)
+        } else if message.encoded_len() < ENCODE_IN_PLACE_MAX {
             Body::Message(&message)
         } else {
             Body::Bytes(message.encode_to_vec().into())
@@ -184,7 +188,7 @@ impl Channel {
                 service: method.service,
                 method: method.name,
                 body: body.clone(),
-                compression: Compression::None,
+                compression: options.compression,
                 checksum: options.checksum,
                 attachment: beside.attachment().clone(),
                 metadata: beside.metadata(),

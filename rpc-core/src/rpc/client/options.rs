@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::rpc::compression::Compression;
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::Checksum;
 
@@ -11,6 +12,7 @@ pub struct CallOptions {
     /// `None` = the channel's.
     pub(super) deadline: Option<Duration>,
     pub(super) checksum: Checksum,
+    pub(super) compression: Compression,
     pub(super) log_id: Option<i64>,
     /// Added to the request's own.
     pub(super) metadata: MetadataMap,
@@ -23,6 +25,7 @@ impl CallOptions {
         Self {
             deadline: None,
             checksum: Checksum::None,
+            compression: Compression::None,
             log_id: None,
             metadata: MetadataMap::new(),
             wait_for_ready: false,
@@ -45,6 +48,13 @@ impl CallOptions {
         } else {
             Checksum::None
         };
+        self
+    }
+
+    /// Sends the message compressed; gzip and zlib are spoken. Attachments never are.
+    #[must_use]
+    pub const fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
         self
     }
 
