@@ -54,7 +54,7 @@ const fn case(
 }
 
 /// Peers stand first under each name: ratios are to the first.
-const CASES: [Case; 16] = [
+const CASES: [Case; 15] = [
     case(
         YIELD,
         "tokio current_thread",
@@ -146,13 +146,6 @@ const CASES: [Case; 16] = [
         "rpc-core",
         "bench_runtime",
         &["park", "--count", "100000"],
-        PARK,
-    ),
-    case(
-        PARKED,
-        "rpc-core, 10,000 of them",
-        "bench_runtime",
-        &["park", "--count", "10000"],
         PARK,
     ),
     Case {
