@@ -5,6 +5,7 @@
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
 //! * `cluster` starts a whole backend with `up` and chats in it.
 //! * `replay` plays a real chat log through terminals, with processes killed on the way.
+//! * `readme` holds code, commands, links and figures of the documents to what is there.
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
 
@@ -17,6 +18,7 @@ mod architecture;
 mod cluster;
 mod examples;
 mod hooks;
+mod readme;
 mod replay;
 mod rpc;
 mod runtime;

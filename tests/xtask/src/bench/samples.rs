@@ -52,7 +52,9 @@ impl Samples {
 /// Three significant digits below a thousand, thousands set apart above.
 pub(crate) fn number(value: f64) -> String {
     let whole = value.round();
-    if value.abs() < 10.0 {
+    if value == whole && value.abs() < 100.0 {
+        format!("{value:.0}")
+    } else if value.abs() < 10.0 {
         format!("{value:.2}")
     } else if value.abs() < 100.0 {
         format!("{value:.1}")
@@ -80,14 +82,14 @@ mod tests {
         for value in [30.0, 10.0, 20.0] {
             samples.push(value);
         }
-        assert_eq!(samples.spread(), "20.0 (10.0–30.0)");
+        assert_eq!(samples.spread(), "20 (10–30)");
         samples.push(40.0);
         assert_eq!(samples.median(), Some(25.0));
     }
 
     #[test]
     fn numbers_are_short_and_readable() {
-        let shown = [0.5, 12.34, 999.6, 69_564.0, 1_234_567.0].map(number);
-        assert_eq!(shown, ["0.50", "12.3", "1,000", "69,564", "1,234,567"]);
+        let shown = [0.0, 0.5, 12.34, 999.6, 69_564.0, 1_234_567.0].map(number);
+        assert_eq!(shown, ["0", "0.50", "12.3", "1,000", "69,564", "1,234,567"]);
     }
 }
