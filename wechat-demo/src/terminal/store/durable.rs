@@ -11,6 +11,7 @@
 //! - `key`    owner → key
 //! - `login`  user name → encoded `LoginReply`
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -258,6 +259,8 @@ fn commit_batch(tables: &Tables, jobs: &[Job]) -> Result<(), StoreError> {
         .database
         .batch()
         .durability(Some(PersistMode::SyncData));
+    // A busy terminal has several requests in one batch; only its last key counts.
+    let mut keys: HashMap<u64, u64> = HashMap::new();
     for op in jobs.iter().flat_map(|job| &job.ops) {
         match op {
             Op::Talk { key, message } => {
@@ -275,13 +278,19 @@ fn commit_batch(tables: &Tables, jobs: &[Job]) -> Result<(), StoreError> {
                 }
             }
             Op::Key { owner, key } => {
-                batch.insert(&tables.key, owner.to_be_bytes(), key.to_be_bytes())
+                keys.insert(*owner, *key);
             }
             Op::Login { name, login } => {
                 batch.insert(&tables.login, name.as_str(), login.encode_to_vec())
             }
-            Op::Forget { owner } => forget(tables, &mut batch, *owner)?,
+            Op::Forget { owner } => {
+                keys.remove(owner);
+                forget(tables, &mut batch, *owner)?;
+            }
         }
+    }
+    for (owner, key) in keys {
+        batch.insert(&tables.key, owner.to_be_bytes(), key.to_be_bytes());
     }
     batch.commit().map_err(engine)
 }
