@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// What may wait for the loop; whoever brings more waits.
 const EVENTS: usize = 1_024;
+/// Contacts named in a message.
+const NAMED: usize = 10;
 /// Lines that may wait for a contact to accept.
 const HELD: usize = 1_000;
 
@@ -476,24 +478,7 @@ fn listen(events: SyncSender<Event>) -> anyhow::Result<()> {
 /// Whom `--to` names, or the only contact.
 fn find_peer(flags: &Flags, terminal: &Terminal) -> anyhow::Result<pb::FindUserReply> {
     let Some(name) = &flags.to else {
-        let talks = terminal.store().conversations()?;
-        let [only] = talks[..] else {
-            bail!(
-                "you have conversations with {} people; pass --to NAME",
-                talks.len()
-            );
-        };
-        let stored = terminal.store().state(pb::Kind::Contact, only)?;
-        let contact = stored
-            .map(|item| pb::Contact::decode(item.payload))
-            .transpose()?;
-        let contact = contact
-            .context("your only conversation is with somebody who is no contact; pass --to NAME")?;
-        return Ok(pb::FindUserReply {
-            user_id: only,
-            name: contact.name,
-            nickname: contact.nickname,
-        });
+        return only_contact(terminal);
     };
     if *name == flags.user {
         bail!("--to names yourself; name somebody else");
@@ -509,6 +494,34 @@ fn find_peer(flags: &Flags, terminal: &Terminal) -> anyhow::Result<pb::FindUserR
             }
             other => unreachable(flags, &other),
         })
+}
+
+fn only_contact(terminal: &Terminal) -> anyhow::Result<pb::FindUserReply> {
+    let mut friends = Vec::new();
+    for item in terminal.store().states(pb::Kind::Contact)? {
+        let contact = pb::Contact::decode(item.payload)?;
+        if contact.state() == State::Friend {
+            friends.push(contact);
+        }
+    }
+    if friends.len() != 1 {
+        let names: Vec<String> = friends
+            .iter()
+            .take(NAMED)
+            .map(|friend| printable(&friend.name))
+            .collect();
+        bail!(
+            "say whom to chat with: --to NAME; you have {} contacts: {}",
+            friends.len(),
+            names.join(", ")
+        );
+    }
+    let friend = friends.remove(0);
+    Ok(pb::FindUserReply {
+        user_id: friend.user_id,
+        name: friend.name,
+        nickname: friend.nickname,
+    })
 }
 
 /// `HH:MM:SS` of the day in UTC.

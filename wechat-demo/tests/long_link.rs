@@ -605,17 +605,20 @@ fn before_auth_only_the_door_is_open() {
 
 #[rpc_core::test]
 fn a_link_that_never_authenticates_or_falls_silent_is_closed() {
-    let limits = Limits {
-        opening: Duration::from_millis(50),
-        idle: Duration::from_millis(150),
+    let short = Duration::from_millis(500);
+    let hasty = rig(Limits {
+        opening: short,
         ..Limits::default()
-    };
-    let rig = rig(limits);
-    assert_eq!(read_to_end(&mut rig.raw()), b"");
-    assert_eq!(rig.access.meter().closed_for("never_authenticated"), 1);
-    let mut link = authenticated(&rig, 3);
+    });
+    assert_eq!(read_to_end(&mut hasty.raw()), b"");
+    assert_eq!(hasty.access.meter().closed_for("never_authenticated"), 1);
+    let patient = rig(Limits {
+        idle: short,
+        ..Limits::default()
+    });
+    let mut link = authenticated(&patient, 3);
     assert_eq!(read_to_end(&mut link), b"");
-    assert_eq!(rig.access.meter().closed_for("idle"), 1);
+    assert_eq!(patient.access.meter().closed_for("idle"), 1);
 }
 
 #[rpc_core::test]

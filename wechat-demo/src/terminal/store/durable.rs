@@ -27,6 +27,8 @@ use crate::proto::terminal as pb;
 const QUEUE: usize = 1_024;
 /// Requests in one batch.
 const BATCH: usize = 4_096;
+/// Bytes of owner and kind in a key of `state`.
+const STATE_PREFIX: usize = 12;
 /// Bytes of owner and other in a key of `talk`.
 const TALK_PREFIX: usize = 16;
 
@@ -233,6 +235,14 @@ impl LocalStore for Durable {
         stored
             .map(|bytes| pb::Item::decode(&*bytes).map_err(engine))
             .transpose()
+    }
+
+    fn states(&self, kind: pb::Kind) -> Result<Vec<pb::Item>, StoreError> {
+        let prefix = &state_key(self.owner, kind as i32, 0)[..STATE_PREFIX];
+        let stored = self.depot.tables.state.prefix(prefix);
+        stored
+            .map(|entry| pb::Item::decode(&*entry.value().map_err(engine)?).map_err(engine))
+            .collect()
     }
 }
 

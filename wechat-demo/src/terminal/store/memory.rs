@@ -21,7 +21,7 @@ struct Inner {
     /// By the other user, then in the order of the conversation (D-3: the number last).
     talks: HashMap<u64, BTreeMap<(Pos, u64), pb::Message>>,
     /// By kind and id.
-    states: HashMap<(i32, u64), pb::Item>,
+    states: BTreeMap<(i32, u64), pb::Item>,
 }
 
 impl Memory {
@@ -106,5 +106,13 @@ impl LocalStore for Memory {
 
     fn state(&self, kind: pb::Kind, id: u64) -> Result<Option<pb::Item>, StoreError> {
         Ok(self.lock().states.get(&(kind as i32, id)).cloned())
+    }
+
+    fn states(&self, kind: pb::Kind) -> Result<Vec<pb::Item>, StoreError> {
+        let inner = self.lock();
+        let of_kind = inner
+            .states
+            .range((kind as i32, 0)..=(kind as i32, u64::MAX));
+        Ok(of_kind.map(|(_, item)| item.clone()).collect())
     }
 }

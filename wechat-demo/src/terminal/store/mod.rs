@@ -49,6 +49,12 @@ pub trait LocalStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] when the disk fails.
     fn state(&self, kind: pb::Kind, id: u64) -> Result<Option<pb::Item>, StoreError>;
+
+    /// The newest versions of all state items of a kind, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn states(&self, kind: pb::Kind) -> Result<Vec<pb::Item>, StoreError>;
 }
 
 /// A message as the store shows it.

@@ -129,6 +129,34 @@ fn a_state_never_goes_back_to_an_older_version() {
 }
 
 #[test]
+fn the_states_of_one_kind_are_listed_without_those_of_others() {
+    both(|store| {
+        let other = |id, number, kind: pb::Kind| pb::Item {
+            id,
+            kind: kind as i32,
+            ..contact(number, 1)
+        };
+        let items = [
+            other(900, 1, pb::Kind::Contact),
+            other(7, 2, pb::Kind::Contact),
+            other(7, 3, pb::Kind::Account),
+            other(8, 4, pb::Kind::Refused),
+        ];
+        store.apply(0, &items, 4).unwrap();
+        let ids = |kind| {
+            store
+                .states(kind)
+                .unwrap()
+                .iter()
+                .map(|item| item.id)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids(pb::Kind::Contact), [7, 900]);
+        assert_eq!(ids(pb::Kind::Account), [7]);
+    });
+}
+
+#[test]
 fn a_message_handed_out_twice_is_seen_twice() {
     both(|store| {
         store.apply(0, &[message(1, 1, BOB, "x")], 1).unwrap();
