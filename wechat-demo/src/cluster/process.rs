@@ -307,18 +307,25 @@ mod tests {
         )
     }
 
+    /// An executable file with this text. A child writes it: were it open for writing here, a program
+    /// that another test starts meanwhile would inherit it, and running it would be "text file busy".
+    fn script(dir: &Path, text: &str) -> PathBuf {
+        let path = dir.join("role");
+        let write = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", write]).arg(&path).arg(text);
+        assert!(shell.status().unwrap().success());
+        path
+    }
+
     #[test]
     fn a_role_that_ends_at_once_is_quoted() {
         let dir = tempfile::tempdir().unwrap();
-        let script = dir.path().join("role");
-        std::fs::write(
-            &script,
+        let role = script(
+            dir.path(),
             "#!/bin/sh\necho one; echo 'cannot do it' >&2; exit 3\n",
-        )
-        .unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
-        let mut cluster = Cluster::start(layout(dir.path()), &script).unwrap();
+        );
+        let mut cluster = Cluster::start(layout(dir.path()), &role).unwrap();
         let error = cluster.wait_healthy().unwrap_err().to_string();
         assert!(
             error.contains("exit status: 3") && error.contains("cannot do it"),
@@ -329,11 +336,8 @@ mod tests {
     #[test]
     fn draining_closes_the_pipe_and_a_child_that_heeds_it_is_not_killed() {
         let dir = tempfile::tempdir().unwrap();
-        let script = dir.path().join("role");
-        std::fs::write(&script, "#!/bin/sh\ncat > /dev/null\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
-        let mut cluster = Cluster::start(layout(dir.path()), &script).unwrap();
+        let role = script(dir.path(), "#!/bin/sh\ncat > /dev/null\n");
+        let mut cluster = Cluster::start(layout(dir.path()), &role).unwrap();
         assert!(cluster.ended().is_empty());
         let first = cluster.pid(Role::Logic);
         cluster.kill(Role::Logic);
