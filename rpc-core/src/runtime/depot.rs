@@ -10,8 +10,8 @@ use crate::coroutine::identity::Facts;
 pub(super) fn take(size: usize, facts: &'static Facts) -> io::Result<TaskRef> {
     {
         let mut idle = IDLE.lock();
-        if let Some(at) = idle.iter().rposition(|task| task.task().stack_size == size) {
-            return Ok(idle.swap_remove(at));
+        if let Some(task) = shelf(&mut idle, size).pop() {
+            return Ok(task);
         }
     }
     let task = TaskRef::create(size, facts)?;
@@ -21,12 +21,12 @@ pub(super) fn take(size: usize, facts: &'static Facts) -> io::Result<TaskRef> {
 
 /// Keeps an idle task for whoever needs one.
 pub(super) fn put(task: TaskRef) {
-    IDLE.lock().push(task);
+    shelf(&mut IDLE.lock(), task.task().stack_size).push(task);
 }
 
 /// Keeps many.
 pub(super) fn put_all(tasks: Vec<TaskRef>) {
-    IDLE.lock().extend(tasks);
+    tasks.into_iter().for_each(put);
 }
 
 /// Every task ever made, idle ones included.
@@ -34,5 +34,16 @@ pub(super) fn all() -> Vec<TaskRef> {
     ALL.lock().clone()
 }
 
-static IDLE: SpinLock<Vec<TaskRef>> = SpinLock::new(Vec::new());
+/// The idle tasks with `size` usable bytes.
+fn shelf(idle: &mut Vec<(usize, Vec<TaskRef>)>, size: usize) -> &mut Vec<TaskRef> {
+    let at = idle.iter().position(|(known, _)| *known == size);
+    let at = at.unwrap_or_else(|| {
+        idle.push((size, Vec::new()));
+        idle.len() - 1
+    });
+    &mut idle[at].1
+}
+
+/// By size of stack: a program uses few sizes, and many tasks of each.
+static IDLE: SpinLock<Vec<(usize, Vec<TaskRef>)>> = SpinLock::new(Vec::new());
 static ALL: SpinLock<Vec<TaskRef>> = SpinLock::new(Vec::new());

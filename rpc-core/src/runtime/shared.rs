@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-use crossbeam_deque::Injector;
+use crossbeam_deque::{Injector, Steal};
 
 use super::task::Job;
 use super::worker::Worker;
@@ -57,10 +57,26 @@ impl Shared {
         least.expect("a runtime has a worker")
     }
 
-    /// Queues a closure from outside and sees to it that somebody runs it.
+    /// Queues a closure from outside and sees to it that somebody runs it, or says that nobody will.
     pub(super) fn inject(&self, job: Job) {
         self.injector.push(job);
+        // Order of W-2 against `end`: either the workers' last look finds the job, or we find the end.
+        fence(Ordering::SeqCst);
+        if self.ends() {
+            return self.abandon_injected();
+        }
         self.wake_one();
+    }
+
+    /// Drops what came from outside and has not started: its handles learn that it never will.
+    pub(super) fn abandon_injected(&self) {
+        loop {
+            match self.injector.steal() {
+                Steal::Success(job) => job.run.abandon(),
+                Steal::Empty => return,
+                Steal::Retry => std::hint::spin_loop(),
+            }
+        }
     }
 
     /// As [`Shared::wake_one`], for callers that a worker of this runtime runs.

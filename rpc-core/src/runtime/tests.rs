@@ -189,6 +189,17 @@ fn a_cancelled_coroutine_ends_with_the_runtime() {
 }
 
 #[test]
+fn a_closure_for_a_runtime_that_has_ended_is_cancelled_and_not_waited_for() {
+    let rt = runtime(1);
+    let handle = rt.handle();
+    rt.shutdown(Duration::from_secs(10));
+    assert!(matches!(
+        handle.spawn(|| 1).join(),
+        Err(JoinError::Cancelled)
+    ));
+}
+
+#[test]
 fn deadlines_nest_and_are_restored() {
     let rt = runtime(1);
     rt.block_on(|| {

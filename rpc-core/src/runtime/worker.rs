@@ -342,9 +342,7 @@ impl Worker {
         while let Some(job) = self.local.fresh.pop() {
             job.run.abandon();
         }
-        while let Some(job) = take(|| self.shared.injector.steal()) {
-            job.run.abandon();
-        }
+        self.shared.abandon_injected();
         if !self.local.told_to_end.replace(true) {
             self.each_live(TaskRef::cancel);
         }

@@ -99,7 +99,8 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Sends if there is room now.
+    /// Sends if there is room now. Fails with [`WaitError::TimedOut`] if there is none, with
+    /// [`WaitError::Closed`] if no receiver is left.
     pub fn try_send(&self, value: T) -> Result<(), SendError<T>> {
         let mut state = self.shared.0.lock();
         let error = match state.receivers {
