@@ -37,8 +37,8 @@ const FACADE: u8 = 6;
 
 /// Roles of wechat-demo: processes that meet over RPC alone.
 const ROLES: [&str; 4] = ["access", "logic", "storage", "terminal"];
-/// What every role may import: the words and the wires they share. These import each other alone.
-const SHARED_BY_ROLES: [&str; 3] = ["model", "proto", "longlink"];
+/// What every role may import: the words and the wires they share, and how they start coroutines. These import each other alone.
+const SHARED_BY_ROLES: [&str; 4] = ["model", "proto", "longlink", "task"];
 
 /// The files that may say `unsafe`, and why each must. A trailing `/` means the folder.
 const UNSAFE_FILES: &[(&str, &str)] = &[

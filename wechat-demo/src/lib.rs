@@ -11,4 +11,5 @@ pub mod longlink;
 pub mod model;
 pub mod proto;
 pub mod storage;
+mod task;
 pub mod terminal;

@@ -29,7 +29,6 @@ mod role;
 mod serve;
 pub mod session;
 mod table;
-mod task;
 
 pub use backend::{Answer, Backend, Refusal};
 pub use meter::Meter;

@@ -20,9 +20,9 @@ use super::meter::Meter;
 use super::registrar::{Registrar, Sweep};
 use super::session::{Closing, Event, Inbound, Limits, Request};
 use super::table::{Link, Table};
-use super::task::spawn;
 use crate::proto::access as access_pb;
 use crate::proto::terminal as pb;
+use crate::task::spawn;
 
 /// Bytes read at once.
 const READ: usize = 1 << 10;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::session::{Closing, Limits, Outbound};
-use super::task::spawn;
 use crate::proto::logic::Caller;
 use crate::proto::terminal as pb;
+use crate::task::spawn;
 
 /// Commands of one link that may be under way at once; the reader then waits with the next.
 const IN_FLIGHT: usize = 8;

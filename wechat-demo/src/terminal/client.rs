@@ -19,8 +19,8 @@ use super::link::{Link, Push, Reader};
 use super::outbox::{Full, Outbox};
 use super::store::{LocalStore, StoreError};
 use super::sync::{Step, Sync};
-use super::task::spawn;
 use crate::proto::terminal as pb;
+use crate::task::spawn;
 
 /// Pushes that wait for the applier; beyond, only the newest key is remembered.
 const EVENTS: usize = 512;

@@ -27,7 +27,6 @@ mod link;
 pub mod outbox;
 pub mod store;
 pub mod sync;
-mod task;
 
 pub use client::{Config, Observer, Terminal, new_client_id};
 pub use connection::{Connection, login, register};
