@@ -17,7 +17,7 @@ use rpc_core::rpc::protocol::call::{fill, no_such_method};
 use rpc_core::rpc::protocol::http1::Http1;
 use rpc_core::rpc::protocol::prpc::{Prpc, PrpcClient};
 use rpc_core::rpc::protocol::{
-    BadReason, Body, ClientEvent, ClientSession, Limits, OutgoingCall, Page, Protocol, Reply,
+    BadReason, Body, ClientEvent, ClientSession, Kind, Limits, OutgoingCall, Page, Protocol, Reply,
     Route, Routes, ServerConfig, ServerEvent, ServerSession, Success, server_session,
 };
 use rpc_core::rpc::status::Status;
@@ -109,7 +109,10 @@ struct OneMethod;
 impl Routes for OneMethod {
     fn find(&self, service: &str, method: &str) -> Result<Route, Status> {
         match (service, method) {
-            ("S" | "p.S", "m") => Ok(Route(0)),
+            ("S" | "p.S", "m") => Ok(Route {
+                method: 0,
+                kind: Kind::Unary,
+            }),
             _ => Err(no_such_method(service, method)),
         }
     }
@@ -167,6 +170,8 @@ fn handle(session: &mut dyn ServerSession, outcome: &mut Outcome) {
                 outcome.pages += 1;
                 session.answer(page.id, Reply::Page(Page::text(200, page.body)));
             }
+            // The streams of calls that were answered above.
+            _ => {}
         }
     }
     for piece in session.transmit().drain(..) {

@@ -83,14 +83,18 @@ fn is_carried_on(key: &str) -> bool {
 mod tests {
     use super::*;
     use crate::base::time::Instant;
-    use crate::rpc::protocol::{BodyFormat, CallId, RawBody, Route};
+    use crate::rpc::protocol::{BodyFormat, CallId, Kind, RawBody, Route};
 
     fn call(log_id: Option<i64>, fields: &[(&str, &str)]) -> IncomingCall {
         IncomingCall {
             id: CallId::new(0, 0),
-            route: Route(0),
+            route: Route {
+                method: 0,
+                kind: Kind::Unary,
+            },
             format: BodyFormat::Protobuf,
             body: RawBody::plain(bytes::Bytes::new()),
+            offers_stream: false,
             attachment: bytes::Bytes::new(),
             metadata: fields.iter().copied().collect::<MetadataMap>(),
             log_id,

@@ -21,7 +21,7 @@ use crate::rpc::compression::{Compression, CompressionError, compress};
 use crate::rpc::descriptor::MethodDescriptor;
 use crate::rpc::error::Error;
 use crate::rpc::message::{IntoRequest, Request, Response};
-use crate::rpc::protocol::{Body, IncomingReply, OutgoingCall};
+use crate::rpc::protocol::{Body, IncomingReply, Kind, OutgoingCall};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{ELOGOFF, ERESPONSE};
 use crate::runtime::{Handle, Reason, Runtime, yield_now};
@@ -187,6 +187,8 @@ impl Channel {
             let call = OutgoingCall {
                 service: method.service,
                 method: method.name,
+                kind: Kind::Unary,
+                offers_stream: false,
                 body: body.clone(),
                 compression: options.compression,
                 checksum: options.checksum,

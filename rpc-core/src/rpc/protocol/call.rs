@@ -38,9 +38,50 @@ impl CallId {
     }
 }
 
-/// The number of a method in the server's table; [`super::Routes::find`] gives it, the driver reads it.
+/// How many messages each side of a call sends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Kind {
+    /// One request, one answer.
+    #[default]
+    Unary,
+    /// A stream of requests, one answer.
+    ClientStream,
+    /// One request, a stream of answers.
+    ServerStream,
+    /// Streams both ways, each at its own pace.
+    Bidi,
+}
+
+impl Kind {
+    /// The kind of a method whose client, or server, sends a stream.
+    pub const fn new(client_streaming: bool, server_streaming: bool) -> Self {
+        match (client_streaming, server_streaming) {
+            (false, false) => Self::Unary,
+            (true, false) => Self::ClientStream,
+            (false, true) => Self::ServerStream,
+            (true, true) => Self::Bidi,
+        }
+    }
+
+    /// True if the server takes a stream of requests.
+    pub const fn takes_stream(self) -> bool {
+        matches!(self, Self::ClientStream | Self::Bidi)
+    }
+
+    /// True if the server gives a stream of answers.
+    pub const fn gives_stream(self) -> bool {
+        matches!(self, Self::ServerStream | Self::Bidi)
+    }
+}
+
+/// A method as a server's table has it; [`super::Routes::find`] gives it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Route(pub u32);
+pub struct Route {
+    /// Its number in the table; the driver reads it.
+    pub method: u32,
+    /// Whether sessions collect its messages or pass them on.
+    pub kind: Kind,
+}
 
 /// How a body is written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -154,8 +195,12 @@ pub struct IncomingCall {
     pub route: Route,
     /// How the body is written, and how the answer's body has to be.
     pub format: BodyFormat,
-    /// The request message as it came; see [`RawBody::open`].
+    /// The request message as it came; see [`RawBody::open`]. Empty where the requests are a stream:
+    /// their messages follow as [`super::ServerEvent::Message`].
     pub body: RawBody,
+    /// The caller of a [`Kind::Unary`] method holds out a stream that would outlive the answer (brpc's
+    /// streaming_rpc); [`Success::accepts_stream`] takes it.
+    pub offers_stream: bool,
     /// Raw bytes after the message; empty = none.
     pub attachment: Bytes,
     /// brpc's `user_fields`, or HTTP headers that are not HTTP's own.
@@ -234,6 +279,9 @@ pub struct Success<'a> {
     pub attachment: Bytes,
     /// Key-value pairs beside the message.
     pub metadata: &'a MetadataMap,
+    /// The stream that the caller held out ([`IncomingCall::offers_stream`]) is taken: the call goes on
+    /// until [`super::ServerSession::finish`].
+    pub accepts_stream: bool,
 }
 
 impl<'a> Success<'a> {
@@ -245,6 +293,7 @@ impl<'a> Success<'a> {
             compression: Compression::None,
             attachment: Bytes::new(),
             metadata: &EMPTY,
+            accepts_stream: false,
         }
     }
 }
@@ -312,7 +361,11 @@ pub struct OutgoingCall<'a> {
     pub service: &'a str,
     /// Name of the method: `Echo`.
     pub method: &'a str,
-    /// The request message, compressed already if [`OutgoingCall::compression`] says so.
+    /// How many messages each side sends.
+    pub kind: Kind,
+    /// Holds out a stream beside a call of [`Kind::Unary`]; see [`IncomingCall::offers_stream`].
+    pub offers_stream: bool,
+    /// The request message (unused where the requests are a stream), compressed already if [`OutgoingCall::compression`] says so.
     pub body: Body<'a>,
     /// How the body is compressed.
     pub compression: Compression,
@@ -339,6 +392,8 @@ impl<'a> OutgoingCall<'a> {
         Self {
             service,
             method,
+            kind: Kind::Unary,
+            offers_stream: false,
             body,
             compression: Compression::None,
             checksum: Checksum::None,
@@ -359,8 +414,13 @@ pub struct IncomingReply {
     pub body: RawBody,
     /// Raw bytes after the message; empty = none.
     pub attachment: Bytes,
-    /// brpc's `user_fields`.
+    /// brpc's `user_fields`; what came before the message in protocols that tell that apart.
     pub metadata: MetadataMap,
+    /// What came after the message; always empty in protocols that do not tell it apart.
+    pub trailers: MetadataMap,
+    /// The stream that the call held out was taken: its events follow, up to
+    /// [`super::ClientEvent::End`].
+    pub stream_accepted: bool,
     /// When its bytes were read.
     pub arrived: Instant,
 }

@@ -9,8 +9,8 @@ use super::call::{fill, no_such_method};
 use super::http1::Http1;
 use super::prpc::{Prpc, PrpcClient};
 use super::{
-    Bad, BadReason, Body, ClientEvent, ClientSession, IncomingCall, Limits, Reply, Route, Routes,
-    ServerConfig, ServerEvent, ServerSession, Success,
+    Bad, BadReason, Body, ClientEvent, ClientSession, IncomingCall, Kind, Limits, Reply, Route,
+    Routes, ServerConfig, ServerEvent, ServerSession, Success,
 };
 use crate::base::time::Instant;
 use crate::rpc::status::Status;
@@ -21,7 +21,10 @@ pub struct EchoRoutes;
 impl Routes for EchoRoutes {
     fn find(&self, service: &str, method: &str) -> Result<Route, Status> {
         match (service, method) {
-            ("example.EchoService" | "EchoService", "Echo") => Ok(Route(0)),
+            ("example.EchoService" | "EchoService", "Echo") => Ok(Route {
+                method: 0,
+                kind: Kind::Unary,
+            }),
             _ => Err(no_such_method(service, method)),
         }
     }
@@ -138,7 +141,7 @@ impl Pair {
             while let Some(event) = self.server.next_event() {
                 match event {
                     ServerEvent::Call(call) => serve(&mut *self.server, call),
-                    ServerEvent::Page(page) => panic!("PRPC has no pages: {page:?}"),
+                    other => panic!("no call: {other:?}"),
                 }
             }
             if let Some(n) = move_some(&mut self.to_client, self.step, |bytes| {

@@ -8,6 +8,8 @@
 //!    calls [`ServerSession::received`] with the number of bytes and the time;
 //! 2. takes events with [`ServerSession::next_event`] until there is none;
 //! 3. gives each call its [`ServerSession::answer`], in any order, from whatever thread holds the session;
+//!    a call that gives a stream gets any number of [`ServerSession::send`] and one
+//!    [`ServerSession::finish`] instead (or an answer that is a failure, before its stream began);
 //! 4. writes out and pops what [`ServerSession::transmit`] holds;
 //! 5. closes when [`ServerSession::received`] said [`Bad`] or [`ServerSession::is_finished`] says so, after
 //!    transmit is written.
@@ -19,6 +21,10 @@
 //! - P-3  A body of 4 KiB or more that came alone into its buffer is never copied; one that straddled two
 //!   buffers is moved at most once and counted ([`counters::COPIED_BODIES`]).
 //! - P-4  Everything a peer can make a session hold is bounded by [`Limits`].
+//!
+//! - P-5  Streams push back. A sender stops at [`Room::Full`] until it is told of room; a receiver says what
+//!   it has taken ([`ServerSession::consumed`]), and the session lets its peer send no more than that and a
+//!   window. So what waits for a slow reader is bounded by the window, per stream.
 //!
 //! Read first: [`call`] (what travels), then `prpc/mod.rs`.
 
@@ -39,12 +45,14 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 
+use super::compression::Compression;
+use super::metadata::MetadataMap;
 use super::status::Status;
 use crate::base::time::Instant;
 
 pub use call::{
-    Body, BodyFormat, CallId, Checksum, Encode, IncomingCall, IncomingReply, OutgoingCall, Page,
-    PageRequest, RawBody, Reply, Route, Success, Trace,
+    Body, BodyFormat, CallId, Checksum, Encode, IncomingCall, IncomingReply, Kind, OutgoingCall,
+    Page, PageRequest, RawBody, Reply, Route, Success, Trace,
 };
 pub use counters::BadReason;
 pub use detect::server_session;
@@ -164,13 +172,49 @@ impl fmt::Display for Bad {
 
 impl std::error::Error for Bad {}
 
-/// What a server session has for its driver.
+/// Whether a stream takes more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a sender that does not stop at `Full` piles up what its peer does not take"]
+pub enum Room {
+    /// The next message may follow.
+    Open,
+    /// The message was taken; the next one waits for `Writable`. A session holds at most one message
+    /// above its window for a stream.
+    Full,
+}
+
+/// What a server session has for its driver. All but [`ServerEvent::Page`] are about a call, whose id is
+/// unlike that of any other call under way.
 #[derive(Debug)]
 pub enum ServerEvent {
-    /// A call to run and to [`ServerSession::answer`] once.
+    /// A call to run and to end once: with [`ServerSession::answer`], or with [`ServerSession::finish`]
+    /// where it gives a stream. Where it takes a stream it comes at once, and its messages follow.
     Call(IncomingCall),
     /// A plain HTTP request (console, health, metrics) to answer once with [`Reply::Page`].
     Page(PageRequest),
+    /// The next message of a call's request stream.
+    Message {
+        /// The call.
+        id: CallId,
+        /// The message as it came.
+        message: RawBody,
+    },
+    /// No more messages of the call's request stream will come.
+    HalfClosed {
+        /// The call.
+        id: CallId,
+    },
+    /// The peer gave the call up, whatever its kind. The driver cancels what runs it; the end that it
+    /// still gives the call is ignored.
+    Cancelled {
+        /// The call.
+        id: CallId,
+    },
+    /// After [`Room::Full`]: the call's answer stream takes the next message.
+    Writable {
+        /// The call.
+        id: CallId,
+    },
 }
 
 /// What becomes of the calls under way when the peer has sent its last byte.
@@ -201,9 +245,36 @@ pub trait ServerSession: Send {
     /// [want input](ServerSession::wants_input).
     fn next_event(&mut self) -> Option<ServerEvent>;
 
+    /// Whether calls of this kind can be carried. The driver refuses those that cannot (UNIMPLEMENTED).
+    fn carries(&self, kind: Kind) -> bool {
+        kind == Kind::Unary
+    }
+
     /// Ends a call: its answer is encoded behind those before it. Small bodies share one growing buffer,
-    /// large ones travel as they are.
+    /// large ones travel as they are. A call that gives a stream is ended so only by a failure, before
+    /// [`ServerSession::begin`] and the first [`ServerSession::send`].
     fn answer(&mut self, id: CallId, reply: Reply<'_>);
+
+    /// Begins the stream that answers a call, with what precedes its messages.
+    fn begin(&mut self, _id: CallId, _metadata: &MetadataMap) {}
+
+    /// Sends the next message of the stream that answers a call, begun or not; compressed already if
+    /// `compression` says so. The message is always taken.
+    fn send(&mut self, _id: CallId, _message: Body<'_>, _compression: Compression) -> Room {
+        debug_assert!(false, "only a session that carries streams is sent to");
+        Room::Open
+    }
+
+    /// Ends the stream that answers a call, with its status and what follows its messages (a failure's
+    /// own metadata follows too). The default serves sessions that carry no streams.
+    fn finish(&mut self, id: CallId, result: Result<(), &Status>, _trailers: &MetadataMap) {
+        let none = Status::unimplemented("this protocol carries no streams");
+        self.answer(id, Reply::Refused(result.err().unwrap_or(&none)));
+    }
+
+    /// The driver is done with a message of the call's request stream, whose data had this length: the
+    /// peer may send as much again. What a call that ended has not taken, the session gives back itself.
+    fn consumed(&mut self, _id: CallId, _bytes: usize) {}
 
     /// The bytes to write, in order. The driver pops what is written (and [`bytes::Buf::advance`]s what
     /// is written in part).
@@ -249,9 +320,9 @@ pub trait ServerSession: Send {
 
 /// What a client session has for its driver.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum ClientEvent {
-    /// A call ended.
+    /// A call ended that has one answer ([`Kind::Unary`], [`Kind::ClientStream`]). Where its requests are
+    /// a stream, that may come before all of them were sent; then no more are.
     Reply {
         /// The call.
         id: CallId,
@@ -259,6 +330,41 @@ pub enum ClientEvent {
         token: u64,
         /// Its answer, or why there is none.
         result: Result<IncomingReply, Status>,
+    },
+    /// The stream that answers a call begins. Comes before its messages, and before an end without a
+    /// failure.
+    Head {
+        /// The call.
+        id: CallId,
+        /// What [`OutgoingCall::token`] was.
+        token: u64,
+        /// What precedes the messages.
+        metadata: MetadataMap,
+    },
+    /// The next message of the stream that answers a call.
+    Message {
+        /// The call.
+        id: CallId,
+        /// What [`OutgoingCall::token`] was.
+        token: u64,
+        /// The message as it came.
+        message: RawBody,
+    },
+    /// A call ended that was answered by a stream.
+    End {
+        /// The call.
+        id: CallId,
+        /// What [`OutgoingCall::token`] was.
+        token: u64,
+        /// What follows the messages, or why the call failed.
+        result: Result<MetadataMap, Status>,
+    },
+    /// After [`Room::Full`]: the call's request stream takes the next message.
+    Writable {
+        /// The call.
+        id: CallId,
+        /// What [`OutgoingCall::token`] was.
+        token: u64,
     },
 }
 
@@ -273,16 +379,30 @@ pub trait ClientSession: Send {
     /// The connection cannot go on: the driver takes the events, then [`ClientSession::abort`]s the rest.
     fn received(&mut self, n: usize, now: Instant) -> Result<(), Bad>;
 
-    /// The next call that ended.
+    /// The next thing for the driver to do.
     fn next_event(&mut self) -> Option<ClientEvent>;
 
-    /// Encodes a call into [`ClientSession::transmit`].
+    /// Encodes a call into [`ClientSession::transmit`]. Where its requests are a stream, they follow.
     ///
     /// # Errors
-    /// Too many calls under way, or one that cannot be written (too large).
+    /// Too many calls under way, or one that cannot be written (too large, of a kind that the protocol
+    /// does not carry).
     fn call(&mut self, call: OutgoingCall<'_>) -> Result<CallId, Status>;
 
-    /// Forgets a call: a late answer is dropped and counted. True if it was under way.
+    /// Sends the next message of a call's request stream; compressed already if `compression` says so.
+    /// The message is always taken; one for a call that ended is dropped.
+    fn send(&mut self, _id: CallId, _message: Body<'_>, _compression: Compression) -> Room {
+        Room::Open
+    }
+
+    /// No more messages of the call's request stream will come.
+    fn half_close(&mut self, _id: CallId) {}
+
+    /// As [`ServerSession::consumed`], for the stream that answers a call.
+    fn consumed(&mut self, _id: CallId, _bytes: usize) {}
+
+    /// Forgets a call: the peer is told where the protocol can; a late answer is dropped and counted. No
+    /// event about it follows. True if it was under way.
     fn cancel(&mut self, id: CallId) -> bool;
 
     /// The connection is lost: every call under way ends with `status`, as events.

@@ -175,6 +175,7 @@ impl PendingCall {
             compression: Compression::None,
             attachment,
             metadata,
+            accepts_stream: false,
         };
         self.answer(Reply::Success(success), Outcome::Answered)
     }

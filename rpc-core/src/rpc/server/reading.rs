@@ -14,7 +14,8 @@ use super::options::{LINGER_BYTES_MAX, READ_PER_TURN};
 use super::stats::CloseReason;
 use crate::base::time::Instant;
 use crate::net::Received;
-use crate::rpc::protocol::{EndOfInput, IncomingCall, Reply, ServerEvent};
+use crate::rpc::protocol::{EndOfInput, IncomingCall, Kind, Reply, ServerEvent};
+use crate::rpc::status::Status;
 use crate::runtime::nudge;
 
 /// What one step of reading came to.
@@ -91,7 +92,9 @@ impl Connection {
                 let Some(event) = session.next_event() else {
                     break;
                 };
-                state.open_calls += 1;
+                if matches!(event, ServerEvent::Call(_) | ServerEvent::Page(_)) {
+                    state.open_calls += 1;
+                }
                 event
             };
             match event {
@@ -103,6 +106,7 @@ impl Connection {
                     let page = PendingPage::new(Arc::clone(&this), page);
                     self.core().spawn(page, "rpc page");
                 }
+                _ => debug_assert!(false, "calls of streams are refused"),
             }
         }
         // Calls that would wait for each other longer than a wake-up takes are shared out.
@@ -131,6 +135,10 @@ impl Connection {
 }
 
 fn start(connection: &Arc<Connection>, call: IncomingCall) {
+    if call.route.kind != Kind::Unary {
+        let status = Status::unimplemented("this protocol carries no streams");
+        return connection.refuse(call.id, Reply::Refused(&status));
+    }
     if let Err(status) = connection.core().admit() {
         return connection.refuse(call.id, Reply::Refused(&status));
     }

@@ -11,7 +11,7 @@ use crate::rpc::descriptor::MethodDescriptor;
 use crate::rpc::error::Error;
 use crate::rpc::json::Transcoder;
 use crate::rpc::protocol::call::no_such_method;
-use crate::rpc::protocol::{Route, Routes};
+use crate::rpc::protocol::{Kind, Route, Routes};
 use crate::rpc::status::Status;
 
 /// One method of one service, ready to be called.
@@ -92,7 +92,7 @@ impl Registry {
 
     /// The method that `route` names.
     pub fn method(&self, route: Route) -> &Method {
-        &self.methods[route.0 as usize]
+        &self.methods[route.method as usize]
     }
 
     /// All of them, in the order of their services.
@@ -108,7 +108,11 @@ impl Routes for Registry {
         let found = entry.and_then(|entry| {
             let own = &self.methods[entry.first..entry.first + entry.count];
             let index = own.iter().position(|m| m.descriptor.name == method)?;
-            Some(Route((entry.first + index) as u32))
+            let descriptor = own[index].descriptor;
+            Some(Route {
+                method: (entry.first + index) as u32,
+                kind: Kind::new(descriptor.client_streaming, descriptor.server_streaming),
+            })
         });
         found.ok_or_else(|| no_such_method(service, method))
     }
@@ -171,7 +175,12 @@ mod tests {
             service("Chat", &["Two"]),
         ];
         let registry = Registry::new(services).unwrap();
-        let found = |service, method| registry.find(service, method).ok().map(|route| route.0);
+        let found = |service, method| {
+            registry
+                .find(service, method)
+                .ok()
+                .map(|route| route.method)
+        };
         assert_eq!(found("a.Echo", "Two"), Some(1));
         assert_eq!(found("b.Echo", "One"), Some(2));
         assert_eq!(
@@ -186,7 +195,8 @@ mod tests {
         );
         assert_eq!(found("Chat", "One"), None);
         assert_eq!(found("a.Echo", "Three"), None);
-        assert_eq!(registry.method(Route(1)).descriptor.name, "Two");
+        let route = registry.find("a.Echo", "Two").unwrap();
+        assert_eq!(registry.method(route).descriptor.name, "Two");
     }
 
     #[test]

@@ -279,6 +279,7 @@ impl Http1Server {
             route,
             format: kind.format(),
             body,
+            offers_stream: false,
             attachment: Bytes::new(),
             metadata: head.metadata(),
             log_id: log_id.and_then(|text| text.trim().parse().ok()),

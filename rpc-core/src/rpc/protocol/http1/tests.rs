@@ -40,6 +40,7 @@ pub fn serve(session: &mut dyn ServerSession, event: ServerEvent) {
             .concat();
             session.answer(page.id, Reply::Page(Page::text(200, text)));
         }
+        other => panic!("HTTP/1 has no streams: {other:?}"),
     }
 }
 

@@ -16,6 +16,7 @@ use super::server::{part, write_message};
 use crate::base::buf::SendBuf;
 use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
+use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::call::{CallId, Checksum, IncomingReply, OutgoingCall, RawBody};
 use crate::rpc::protocol::{Bad, BadReason, ClientEvent, ClientSession, Limits, counters};
 use crate::rpc::status::Status;
@@ -112,6 +113,8 @@ impl PrpcClient {
                 },
                 attachment,
                 metadata,
+                trailers: MetadataMap::new(),
+                stream_accepted: false,
                 arrived: self.now,
             }),
         })

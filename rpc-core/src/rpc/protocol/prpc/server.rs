@@ -132,6 +132,7 @@ impl PrpcServer {
                 checksum,
                 sum,
             },
+            offers_stream: false,
             attachment,
             metadata,
             log_id,

@@ -54,7 +54,7 @@ pub fn packets(mut bytes: &[u8]) -> Vec<(Packet, &[u8])> {
 pub fn serve(session: &mut dyn ServerSession, event: ServerEvent) {
     match event {
         ServerEvent::Call(call) => echo(session, call),
-        ServerEvent::Page(page) => panic!("{page:?}"),
+        other => panic!("no call: {other:?}"),
     }
 }
 
@@ -402,7 +402,9 @@ fn a_handlers_failure_arrives_word_for_word() {
         let events = pair
             .run(|server, call| server.answer(call.id, Reply::Failed(&status)))
             .unwrap();
-        let ClientEvent::Reply { result, .. } = &events[0];
+        let ClientEvent::Reply { result, .. } = &events[0] else {
+            panic!("no answer")
+        };
         let got = result.as_ref().unwrap_err();
         assert_eq!(
             (got.code(), got.errno(), got.message()),
@@ -432,7 +434,9 @@ fn answers_in_any_order_find_their_callers() {
     let events = pair.run(echo).unwrap();
     assert_eq!(events.len(), ids.len());
     for event in events {
-        let ClientEvent::Reply { id, result, .. } = event;
+        let ClientEvent::Reply { id, result, .. } = event else {
+            panic!("no answer")
+        };
         let expected = ids.iter().find(|(own, _)| *own == id).unwrap().1;
         assert_eq!(&result.unwrap().body.data[..], [expected]);
     }
@@ -544,7 +548,9 @@ fn an_answer_above_the_limit_becomes_a_status() {
             server.answer(call.id, Reply::Success(success));
         })
         .unwrap();
-    let ClientEvent::Reply { result, .. } = &events[0];
+    let ClientEvent::Reply { result, .. } = &events[0] else {
+        panic!("no answer")
+    };
     assert_eq!(result.as_ref().unwrap_err().code(), Code::ResourceExhausted);
 }
 

@@ -122,7 +122,9 @@ fn recorded_answers_reach_the_caller_as_brpc_meant_them() {
             let mut meta = recorded.meta.clone();
             meta.correlation_id = Some(id.key() as i64);
             let bytes = frame(&meta, &recorded.data, &recorded.attachment);
-            let ClientEvent::Reply { result, .. } = &read(&mut client, &bytes).unwrap()[0];
+            let ClientEvent::Reply { result, .. } = &read(&mut client, &bytes).unwrap()[0] else {
+                panic!("no answer")
+            };
             match (result, recorded.meta.response.as_ref().unwrap()) {
                 (Ok(reply), response) => {
                     assert_eq!(response.error_code(), 0, "{name}");
