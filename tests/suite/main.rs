@@ -8,6 +8,7 @@
 //! * `readme` holds code, commands, links and figures of the documents to what is there.
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
+//! * `shared` is about coroutines without a thread's identity of their own: rules P2 to P4.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,3 +23,4 @@ mod readme;
 mod replay;
 mod rpc;
 mod runtime;
+mod shared;

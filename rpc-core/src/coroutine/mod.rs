@@ -1,4 +1,4 @@
-//! Floor 1: a stack that can be left and entered again, with a thread's identity of its own.
+//! Floor 1: a stack that can be left and entered again, with a thread's identity of its own or not.
 //!
 //! Knows: stacks, guards, thread-local blocks, the switch.
 //! Does not know: scheduling, readiness, who resumes or why.
@@ -13,6 +13,9 @@
 //!        │ 64 KiB guard              │  touching it ends the process with a report
 //!   low  └───────────────────────────┘
 //! ```
+//!
+//! Under shared identity there is no block: the stack begins at the high end, and code on it has the
+//! thread-locals of the thread that runs it. C-2 to C-4 are about blocks of their own.
 //!
 //! Invariants
 //! - C-1  A slot and its block are made once, used by one [`Coroutine`] for ever and never unmapped:
@@ -45,26 +48,37 @@ pub(crate) struct Coroutine {
     inner: corosensei::Coroutine<(), (), Infallible, Bounds>,
     /// Set by the coroutine itself at its first resume; null before. Lives at the stack's base.
     yielder: Cell<*const corosensei::Yielder<(), ()>>,
-    block: Block,
+    /// `None` under shared identity.
+    own: Option<Own>,
     slot: Slot,
+}
+
+/// A thread's identity.
+struct Own {
+    block: Block,
     facts: &'static Facts,
 }
 
 impl Coroutine {
-    /// Takes a stack of `size` usable bytes and makes its thread block.
+    /// Takes a stack of `size` usable bytes; makes its thread block where there are `facts` to make it by.
     ///
     /// `entry(argument)` runs at the first resume. Errors are those of `mmap` and `pthread_create`.
     pub(crate) fn new(
         size: usize,
-        facts: &'static Facts,
+        facts: Option<&'static Facts>,
         entry: fn(usize) -> Infallible,
         argument: usize,
         publish: fn(usize, *const corosensei::Yielder<(), ()>),
     ) -> io::Result<Self> {
         let slot = Slot::take(size)?;
-        let block = Block::make(facts, slot.limit(), slot.len())?;
+        let make = |facts| {
+            let block = Block::make(facts, slot.limit(), slot.len())?;
+            io::Result::Ok(Own { block, facts })
+        };
+        let own = facts.map(make).transpose()?;
+        let high = slot.limit() + slot.len();
         let bounds = Bounds {
-            base: block.stack_base(),
+            base: own.as_ref().map_or(high, |own| own.block.stack_base()),
             limit: slot.limit(),
         };
         let inner = corosensei::Coroutine::with_stack(bounds, move |yielder, ()| {
@@ -74,9 +88,8 @@ impl Coroutine {
         Ok(Self {
             inner,
             yielder: Cell::new(std::ptr::null()),
-            block,
+            own,
             slot,
-            facts,
         })
     }
 
@@ -96,17 +109,22 @@ impl Coroutine {
     /// - One thread at a time, never from a coroutine's own stack.
     #[inline(never)]
     pub(crate) unsafe fn resume(&mut self) {
-        let own = identity::thread_pointer();
+        // `entry` never returns, so `inner.resume` always ends by a suspension.
+        let Some(Own { block, facts }) = &self.own else {
+            let _ = self.inner.resume(());
+            return;
+        };
+        let (block, facts) = (block.thread_pointer(), *facts);
+        let thread = identity::thread_pointer();
         // C-4. SAFETY: both blocks are alive and hold libc's area at these offsets.
-        unsafe { self.facts.lend_malloc(own, self.block.thread_pointer()) };
+        unsafe { facts.lend_malloc(thread, block) };
         // C-2, C-3. SAFETY: the block was made by glibc for this very stack.
-        unsafe { identity::set_thread_pointer(self.block.thread_pointer()) };
-        // `entry` never returns, so this is always a suspension.
+        unsafe { identity::set_thread_pointer(block) };
         let _ = self.inner.resume(());
-        // SAFETY: `own` is the calling thread's; it was current when we came.
-        unsafe { identity::set_thread_pointer(own) };
+        // SAFETY: `thread` is the calling thread's; it was current when we came.
+        unsafe { identity::set_thread_pointer(thread) };
         // SAFETY: as above, the other way round.
-        unsafe { self.facts.lend_malloc(self.block.thread_pointer(), own) };
+        unsafe { facts.lend_malloc(block, thread) };
     }
 
     /// Leaves the coroutine; returns when it is resumed.
@@ -119,13 +137,15 @@ impl Coroutine {
         unsafe { (*self.yielder.get()).suspend(()) };
     }
 
-    /// Gives the block fresh thread-locals, as a new thread would have. Destructors have run.
+    /// Gives an own block fresh thread-locals, as a new thread would have. Destructors have run.
     ///
     /// # Safety
     /// - The coroutine is suspended, and nothing on its stack refers to its thread-locals.
     pub(crate) unsafe fn renew_thread_locals(&self) {
-        // SAFETY: the caller's promise is the callee's.
-        unsafe { self.block.renew(self.facts) };
+        if let Some(own) = &self.own {
+            // SAFETY: the caller's promise is the callee's.
+            unsafe { own.block.renew(own.facts) };
+        }
     }
 }
 

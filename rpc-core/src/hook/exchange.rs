@@ -56,6 +56,10 @@ impl Exchange {
     #[inline]
     pub(super) fn open(fd: RawFd, dir: Dir) -> Option<Self> {
         let task = runtime::current()?;
+        if fd <= libc::STDERR_FILENO && task.shares_thread() {
+            // P2: std's locks around these count by thread.
+            return None;
+        }
         let handle = Handle::find(fd)?;
         if handle.description.has(description::NONBLOCKING)
             || handle.description.kind() == Kind::Plain

@@ -9,7 +9,8 @@
 //!
 //! Emulated are FUTEX_WAIT and FUTEX_WAIT_BITSET with FUTEX_PRIVATE_FLAG in a coroutine. Shared words,
 //! PI and WAITV block the worker in the kernel. Requeueing and WAKE_OP wake all coroutines of the words
-//! they name, which the contract allows as spurious.
+//! they name, which the contract allows as spurious. Under shared identity every wait holds the worker in
+//! the kernel (P3), for the word may belong to a thread-local of std or parking_lot.
 //!
 //! Invariants
 //! - F-1  A node is linked only while its shard is locked, lies on the waiter's stack, and is unlinked
@@ -32,6 +33,7 @@ use libc::timespec;
 use super::raw::{answer, c_int, c_long, failure, syscall};
 use super::{descriptors, is_on, sleep};
 use crate::base::lock::SpinLock;
+use crate::base::sys;
 use crate::base::time::Instant;
 use crate::runtime::park::park;
 use crate::runtime::{self, Reason, TaskRef};
@@ -143,16 +145,42 @@ impl Call {
         // SAFETY: the program passes null or a valid time.
         let timeout = unsafe { timeout.as_ref() };
         let odd = bits == 0 || self.a == 0 || !self.a.is_multiple_of(align_of::<u32>());
-        let Some(task) = runtime::current().filter(|_| !odd) else {
+        let Some(task) = runtime::running().filter(|_| !odd) else {
             // SAFETY: the caller's promise.
             return unsafe { self.kernel() };
         };
         if timeout.is_some_and(|t| !sleep::is_valid(t)) {
             return failure(libc::EINVAL);
         }
+        if task.shares_thread() {
+            // SAFETY: as above.
+            return unsafe { self.wait_pinned(bits, &time.limit(timeout)) };
+        }
         // SAFETY: the program waits on a word that it keeps alive; the kernel would read it too.
         let word = unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(self.a)) };
         wait(word, self.c as u32, bits, task, time.limit(timeout))
+    }
+
+    /// Waits in the kernel, and holds the worker meanwhile.
+    ///
+    /// # Safety
+    /// - As for the kernel's futex call.
+    unsafe fn wait_pinned(&self, bits: u32, limit: &Limit) -> isize {
+        let operation = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
+        runtime::pinned(Reason::Futex(self.a), |pause| {
+            let until = limit.next().0.min(pause);
+            let spec = sys::to_timespec(until.saturating_since(Instant::ZERO));
+            let place = if until.is_never() {
+                ptr::null()
+            } else {
+                &raw const spec
+            };
+            // SAFETY: the caller's promise; `spec` lives across the call.
+            let result =
+                unsafe { syscall!(libc::SYS_futex, self.a, operation, self.c, place, 0, bits) };
+            let paused = result == failure(libc::ETIMEDOUT) && !limit.next().1;
+            (!paused).then_some(result)
+        })
     }
 
     /// Wakes up to `self.c` waiters, coroutines and threads; how many there were.

@@ -47,12 +47,12 @@ impl Deadline {
 
 /// The current scope's deadline; [`Instant::NEVER`] if none.
 pub(crate) fn current() -> Instant {
-    task::current().map_or_else(|| OF_THREAD.get(), task::TaskRef::deadline)
+    task::running().map_or_else(|| OF_THREAD.get(), task::TaskRef::deadline)
 }
 
 /// Sets the current scope's deadline, returns the old one.
 pub(crate) fn replace(deadline: Instant) -> Instant {
-    match task::current() {
+    match task::running() {
         Some(task) => task.set_deadline(deadline),
         None => OF_THREAD.replace(deadline),
     }

@@ -6,11 +6,12 @@ use super::task::TaskRef;
 use crate::base::lock::SpinLock;
 use crate::coroutine::identity::Facts;
 
-/// A task with `size` usable bytes of stack: an idle one, or a new one.
-pub(super) fn take(size: usize, facts: &'static Facts) -> io::Result<TaskRef> {
+/// A task with `size` usable bytes of stack and the identity that `facts` stand for: an idle one, or a
+/// new one.
+pub(super) fn take(size: usize, facts: Option<&'static Facts>) -> io::Result<TaskRef> {
     {
         let mut idle = IDLE.lock();
-        if let Some(task) = shelf(&mut idle, size).pop() {
+        if let Some(task) = shelf(&mut idle, (size, facts.is_some())).pop() {
             return Ok(task);
         }
     }
@@ -21,7 +22,8 @@ pub(super) fn take(size: usize, facts: &'static Facts) -> io::Result<TaskRef> {
 
 /// Keeps an idle task for whoever needs one.
 pub(super) fn put(task: TaskRef) {
-    shelf(&mut IDLE.lock(), task.task().stack_size).push(task);
+    let kind = (task.task().stack_size, !task.shares_thread());
+    shelf(&mut IDLE.lock(), kind).push(task);
 }
 
 /// Keeps many.
@@ -34,16 +36,19 @@ pub(super) fn all() -> Vec<TaskRef> {
     ALL.lock().clone()
 }
 
-/// The idle tasks with `size` usable bytes.
-fn shelf(idle: &mut Vec<(usize, Vec<TaskRef>)>, size: usize) -> &mut Vec<TaskRef> {
-    let at = idle.iter().position(|(known, _)| *known == size);
+/// Usable bytes, and whether the identity is its own.
+type Kind = (usize, bool);
+
+/// The idle tasks of one kind.
+fn shelf(idle: &mut Vec<(Kind, Vec<TaskRef>)>, kind: Kind) -> &mut Vec<TaskRef> {
+    let at = idle.iter().position(|(known, _)| *known == kind);
     let at = at.unwrap_or_else(|| {
-        idle.push((size, Vec::new()));
+        idle.push((kind, Vec::new()));
         idle.len() - 1
     });
     &mut idle[at].1
 }
 
-/// By size of stack: a program uses few sizes, and many tasks of each.
-static IDLE: SpinLock<Vec<(usize, Vec<TaskRef>)>> = SpinLock::new(Vec::new());
+/// By kind: a program uses few, and many tasks of each.
+static IDLE: SpinLock<Vec<(Kind, Vec<TaskRef>)>> = SpinLock::new(Vec::new());
 static ALL: SpinLock<Vec<TaskRef>> = SpinLock::new(Vec::new());

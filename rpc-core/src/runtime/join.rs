@@ -172,7 +172,7 @@ where
                 drop(closure);
                 return self.finish(Err(JoinError::Cancelled));
             }
-            slot.task = task::current();
+            slot.task = task::running();
         }
         // The closure is consumed and its result handed on: nothing half-done stays visible.
         let outcome = catch_unwind(AssertUnwindSafe(closure));

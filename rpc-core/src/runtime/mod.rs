@@ -6,8 +6,11 @@
 //! Rules of the scheduler
 //! - **P1**  A coroutine that has run once stays on its worker; only closures that have not started
 //!   are stolen.
-//! - **P2, P3**  (shared identity only, which this version does not offer)
-//! - **P4**  `errno` survives a park: it lies in the coroutine's own thread block.
+//! - **P2**  Under shared identity no coroutine parks while its thread is panicking ([`current`] says
+//!   none), nor in a read or write of the descriptors 0 to 2, whose locks count by thread.
+//! - **P3**  Under shared identity nothing borrowed from a `thread_local!` may live across a park (the
+//!   program's part); futex waits stay in the kernel and count as *pinned* (`pinned.rs`).
+//! - **P4**  `errno` survives a park: it lies in the coroutine's own thread block, or is kept on its stack.
 //! - **P5**  A worker ends every coroutine it owns before its thread ends: cancel, drain until the
 //!   deadline, then say what is left. A suspended stack is never unwound.
 //! - **P6**  Hooks are a default feature; `links` in Cargo.toml makes two versions in one program an
@@ -23,6 +26,7 @@ pub(crate) mod deadline;
 mod depot;
 mod join;
 pub(crate) mod park;
+mod pinned;
 mod pool;
 pub(crate) mod reactor;
 mod shared;
@@ -42,6 +46,7 @@ use crate::coroutine::identity::{Facts, IdentityError};
 
 pub use deadline::Deadline;
 pub use join::{JoinError, JoinHandle};
+pub use pinned::{Pinned, PinnedWait};
 pub use reactor::Dir;
 pub use sleep::{Elapsed, sleep, sleep_until, timeout};
 pub use task::Reason;
@@ -63,7 +68,25 @@ impl Runtime {
         RuntimeBuilder {
             workers: None,
             stack_size: STACK_SIZE,
+            identity: Identity::Own,
         }
+    }
+
+    /// What its coroutines have: [`Identity::Own`] or [`Identity::Shared`].
+    pub fn identity(&self) -> Identity {
+        match self.shared.facts {
+            Some(_) => Identity::Own,
+            None => Identity::Shared,
+        }
+    }
+
+    /// Waits in the kernel that held whole workers, since the start.
+    pub fn pinned(&self) -> Pinned {
+        let mut sum = Pinned::default();
+        for worker in self.shared.workers() {
+            worker.pins().add_to(&mut sum);
+        }
+        sum
     }
 
     /// Runs `f` as a coroutine and waits for it. A panic in it goes on here.
@@ -115,8 +138,27 @@ impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime")
             .field("workers", &self.threads.len())
+            .field("identity", &self.identity())
             .finish()
     }
+}
+
+/// Whose thread-locals a coroutine sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// Its own: to every library it is a thread. 8 to 9 KB for each coroutine.
+    #[default]
+    Own,
+    /// Those of its worker's thread: 4 to 5 KB for each coroutine, and rules the program has to keep.
+    ///
+    /// - Nothing borrowed from a `thread_local!` may live across a call that waits.
+    /// - Locks and channels of std, parking_lot and crossbeam hold the whole worker while they wait. What
+    ///   only a coroutine of the same worker can end then never ends; it is reported after a second.
+    ///   `rpc_core::sync` parks as ever. See [`Runtime::pinned`].
+    /// - While a panic unwinds, waiting calls hold the worker too; so do standard input and output.
+    Shared,
+    /// [`Identity::Own`] where it can be had, else [`Identity::Shared`], with the reason on stderr.
+    Auto,
 }
 
 /// Settings of a [`Runtime`].
@@ -124,6 +166,7 @@ impl fmt::Debug for Runtime {
 pub struct RuntimeBuilder {
     workers: Option<usize>,
     stack_size: usize,
+    identity: Identity,
 }
 
 impl RuntimeBuilder {
@@ -139,11 +182,17 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Whose thread-locals coroutines see. Default [`Identity::Own`].
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Fails with the reason where coroutines cannot have a thread's identity of their own (no
-    /// FSGSBASE, another libc than glibc, sanitizers, valgrind), and where the kernel refuses threads
-    /// or descriptors.
+    /// FSGSBASE, another libc than glibc, sanitizers, valgrind) and [`Identity::Own`] is asked for, and
+    /// where the kernel refuses threads or descriptors.
     pub fn build(self) -> Result<Runtime, BuildError> {
         let count = self.workers.unwrap_or_else(|| {
             thread::available_parallelism()
@@ -153,7 +202,16 @@ impl RuntimeBuilder {
         if count == 0 || count > WORKERS_MAX {
             return Err(BuildError::Workers(count));
         }
-        let facts = Facts::get().map_err(BuildError::Identity)?;
+        let facts = match self.identity {
+            Identity::Shared => None,
+            Identity::Own => Some(Facts::get().map_err(BuildError::Identity)?),
+            Identity::Auto => Facts::get()
+                .inspect_err(|error| {
+                    let text = format!("rpc-core: {error}; they share their worker's\n");
+                    crate::base::sys::write(2, text.as_bytes());
+                })
+                .ok(),
+        };
         crate::coroutine::install_overflow_report();
         let shared: &'static Shared =
             Box::leak(Box::new(Shared::new(stack_len(self.stack_size), facts)));
@@ -275,7 +333,8 @@ impl Builder {
     }
 
     /// Lets the coroutine find the thread-locals that an earlier one left, as a job of a thread pool
-    /// does, instead of fresh ones. Saves their set-up (a `HashMap`'s random seed costs 400 ns).
+    /// does, instead of fresh ones. Saves their set-up (a `HashMap`'s random seed costs 400 ns). Without
+    /// effect under [`Identity::Shared`].
     pub fn reuse_thread_locals(mut self, reuse: bool) -> Self {
         self.options.reuse_thread_locals = reuse;
         self
@@ -348,6 +407,10 @@ pub fn yield_now() {
     }
 }
 
+#[cfg(feature = "hooks")]
+pub(crate) use pinned::pinned;
+#[cfg(feature = "hooks")]
+pub(crate) use task::running;
 pub(crate) use task::{Run, TaskRef, current};
 pub(crate) use worker::Flush;
 

@@ -25,11 +25,12 @@ pub(crate) struct Shared {
     quiet: AtomicBool,
     /// Usable bytes of a default stack.
     pub(super) stack_size: usize,
-    pub(super) facts: &'static Facts,
+    /// `None` = coroutines share their worker's thread identity.
+    pub(super) facts: Option<&'static Facts>,
 }
 
 impl Shared {
-    pub(super) fn new(stack_size: usize, facts: &'static Facts) -> Self {
+    pub(super) fn new(stack_size: usize, facts: Option<&'static Facts>) -> Self {
         Self {
             workers: OnceLock::new(),
             injector: Injector::new(),

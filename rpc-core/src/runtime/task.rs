@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::timer::{NOWHERE, Owner};
 use super::worker::Worker;
+use crate::base::sys;
 use crate::base::time::Instant;
 use crate::coroutine::{Coroutine, identity::Facts};
 
@@ -92,7 +93,8 @@ pub(crate) struct Task {
     /// The worker that runs the current job; null before the first.
     worker: AtomicPtr<Worker>,
     coroutine: UnsafeCell<Option<Coroutine>>,
-    facts: &'static Facts,
+    /// `None` = the thread-locals are the worker's.
+    facts: Option<&'static Facts>,
     job: Cell<Option<Job>>,
     pub(super) action: Cell<Action>,
     pub(super) reason: Cell<Reason>,
@@ -117,14 +119,22 @@ const NOTIFIED: u32 = 1;
 const PARKED: u32 = 2;
 
 thread_local! {
-    /// The coroutine whose thread block this is; null on OS threads (P7). Needs no set-up and no
-    /// destructor: hooks read it before `main` and after thread-locals are gone.
+    /// The coroutine whose thread block this is; null on OS threads (P7). Under shared identity the
+    /// worker's thread sets it for as long as it runs the coroutine. Needs no set-up and no destructor:
+    /// hooks read it before `main` and after thread-locals are gone.
     static CURRENT: Cell<*const Task> = const { Cell::new(ptr::null()) };
 }
 
-/// The running coroutine; `None` on OS threads and on the worker's own stack.
+/// The running coroutine if it may park; `None` on OS threads and on the worker's own stack, and (P2)
+/// while a thread that coroutines share is panicking: its panic count must not meet another coroutine.
 #[inline]
 pub(crate) fn current() -> Option<TaskRef> {
+    running().filter(|task| !(task.shares_thread() && std::thread::panicking()))
+}
+
+/// The running coroutine, whether or not it may park.
+#[inline]
+pub(crate) fn running() -> Option<TaskRef> {
     // SAFETY: only tasks are stored, and tasks live for ever.
     unsafe { CURRENT.get().as_ref() }.map(TaskRef)
 }
@@ -143,8 +153,9 @@ pub(crate) fn forget_current() {
 pub(crate) struct TaskRef(&'static Task);
 
 impl TaskRef {
-    /// A task with a new stack of `stack_size` usable bytes.
-    pub(super) fn create(stack_size: usize, facts: &'static Facts) -> io::Result<Self> {
+    /// A task with a new stack of `stack_size` usable bytes, and an identity of its own if there are
+    /// `facts` to make one by.
+    pub(super) fn create(stack_size: usize, facts: Option<&'static Facts>) -> io::Result<Self> {
         let task: &'static Task = Box::leak(Box::new(Task {
             state: AtomicU32::new(RUNNING),
             cancelled: AtomicBool::new(false),
@@ -198,8 +209,15 @@ impl TaskRef {
         }
         // SAFETY: set in `create`; the caller is the only one who runs it.
         let coroutine = unsafe { (*self.0.coroutine.get()).as_mut().unwrap_unchecked() };
+        let shared = self.shares_thread();
+        if shared {
+            CURRENT.set(self.0);
+        }
         // SAFETY: the caller's promise.
         unsafe { coroutine.resume() };
+        if shared {
+            CURRENT.set(ptr::null());
+        }
         self.0.action.get()
     }
 
@@ -258,8 +276,19 @@ impl TaskRef {
 
     fn leave(self, action: Action) {
         self.0.action.set(action);
+        // P4: an own block has an errno of its own.
+        let errno = self.shares_thread().then(sys::errno);
         // SAFETY: only the running coroutine calls this, on its own stack.
         unsafe { self.coroutine().suspend() };
+        if let Some(errno) = errno {
+            sys::set_errno(errno);
+        }
+    }
+
+    /// Whether its thread-locals are those of its worker's thread.
+    #[inline]
+    pub(crate) fn shares_thread(self) -> bool {
+        self.0.facts.is_none()
     }
 
     /// Asks the job to end: its hooked calls and our primitives fail with "cancelled". Sticky.
@@ -297,8 +326,14 @@ impl TaskRef {
         self.0
     }
 
-    /// Name and place of birth of the current job. Only from the task's worker.
+    /// Name, place of birth and reason to wait of the current job. Only from the task's worker.
     pub(super) fn describe(self) -> String {
+        let reason = self.0.reason.get();
+        format!("{}, waiting for {reason:?}", self.name_and_place())
+    }
+
+    /// Name and place of birth of the current job. Only from the task's worker.
+    pub(super) fn name_and_place(self) -> String {
         let label = self.coroutine().label();
         let name = if label.name.get().is_empty() {
             "unnamed"
@@ -309,7 +344,7 @@ impl TaskRef {
             .spawned_at
             .get()
             .map_or_else(String::new, |p| format!(" spawned at {p}"));
-        format!("'{name}'{place}, waiting for {:?}", self.0.reason.get())
+        format!("'{name}'{place}")
     }
 
     fn coroutine(self) -> &'static Coroutine {
@@ -350,12 +385,17 @@ fn publish(address: usize, yielder: *const corosensei::Yielder<(), ()>) {
 fn main_loop(address: usize) -> Infallible {
     let task = task_at(address);
     loop {
-        CURRENT.set(task.0);
+        if !task.shares_thread() {
+            CURRENT.set(task.0);
+        }
         if let Some(job) = task.0.job.take() {
             job.run.run();
         }
-        if !task.0.reuse_thread_locals.get() {
-            task.0.facts.run_thread_local_destructors();
+        match task.0.facts {
+            Some(facts) if !task.0.reuse_thread_locals.get() => {
+                facts.run_thread_local_destructors()
+            }
+            _ => {}
         }
         task.leave(Action::Done);
     }

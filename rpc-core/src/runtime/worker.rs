@@ -30,8 +30,9 @@ use crossbeam_deque::{Steal, Stealer};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token};
 
+use super::pinned::Pins;
 use super::shared::Shared;
-use super::task::{Action, Job, TaskRef, current};
+use super::task::{Action, Job, TaskRef, running};
 use super::timer::Timers;
 use super::{depot, reactor};
 use crate::base::lock::SpinLock;
@@ -59,6 +60,7 @@ pub(crate) struct Worker {
     wake_fd: SpinLock<Option<RawFd>>,
     /// Descriptors registered here: the load by which connections are placed.
     sources: AtomicIsize,
+    pins: Pins,
     local: Local,
 }
 
@@ -82,18 +84,19 @@ unsafe impl Sync for Worker {}
 unsafe impl Send for Worker {}
 
 thread_local! {
-    /// The worker whose loop this OS thread runs; null elsewhere, also in coroutines' blocks.
+    /// The worker whose loop this OS thread runs; null elsewhere, also in coroutines' own
+    /// blocks.
     static ON_LOOP: Cell<*const Worker> = const { Cell::new(ptr::null()) };
 }
 
 /// Whether the caller is a worker's loop (not a coroutine).
 pub(super) fn on_loop() -> bool {
-    !ON_LOOP.get().is_null()
+    running().is_none() && !ON_LOOP.get().is_null()
 }
 
 /// The worker that runs the caller, be it a coroutine or a loop callback.
 pub(crate) fn here() -> Option<&'static Worker> {
-    match current() {
+    match running() {
         Some(task) => Some(task.worker()),
         // SAFETY: only workers are stored, and workers live for ever (W-3).
         None => unsafe { ON_LOOP.get().as_ref() },
@@ -117,6 +120,7 @@ impl Worker {
             epoll: poll.as_raw_fd(),
             wake_fd: SpinLock::new(Some(wake_fd)),
             sources: AtomicIsize::new(0),
+            pins: Pins::default(),
             local: Local {
                 ready: RefCell::default(),
                 fresh,
@@ -442,6 +446,20 @@ impl Worker {
 
     pub(super) fn shared(&self) -> &'static Shared {
         self.shared
+    }
+
+    /// Place in [`Shared::workers`].
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Jobs started and not ended. Only from this worker.
+    pub(super) fn live(&self) -> usize {
+        self.local.live.get()
     }
 }
 
