@@ -11,6 +11,7 @@ pub mod compression;
 mod console;
 pub mod descriptor;
 pub mod error;
+mod http_rule;
 pub mod json;
 pub mod message;
 pub mod metadata;

@@ -13,6 +13,7 @@ mod golden;
 mod http;
 mod peer;
 mod threads;
+mod transcoding;
 
 use std::collections::HashMap;
 use std::io::Read;

@@ -95,6 +95,7 @@ mod tests {
             format: BodyFormat::Protobuf,
             body: RawBody::plain(bytes::Bytes::new()),
             offers_stream: false,
+            bound: None,
             attachment: bytes::Bytes::new(),
             metadata: fields.iter().copied().collect::<MetadataMap>(),
             log_id,

@@ -83,6 +83,28 @@ pub struct Route {
     pub kind: Kind,
 }
 
+/// What a request of HTTP leads to by a rule of the schema; [`super::Routes::find_http`] gives it.
+#[derive(Debug)]
+pub enum HttpRoute {
+    /// A method, by the rule with this number, and the values that the path gives.
+    Rule(Route, u32, Vec<String>),
+    /// Other methods of HTTP are answered under this path: a value for `Allow`.
+    OtherMethod(String),
+    /// No rule has this path.
+    Nothing,
+}
+
+/// Where the parts of a request lie that is not all in the body: it came by a rule of the schema.
+#[derive(Debug, PartialEq)]
+pub struct Bound {
+    /// The rule, from [`HttpRoute::Rule`].
+    pub rule: u32,
+    /// The values that the path gives.
+    pub values: Vec<String>,
+    /// The query as written.
+    pub query: String,
+}
+
 /// How a body is written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BodyFormat {
@@ -201,6 +223,8 @@ pub struct IncomingCall {
     /// The caller of a [`Kind::Unary`] method holds out a stream that would outlive the answer (brpc's
     /// streaming_rpc); [`Success::accepts_stream`] takes it.
     pub offers_stream: bool,
+    /// Where the rest of the request is; `None` = the body is all of it.
+    pub bound: Option<Box<Bound>>,
     /// Raw bytes after the message; empty = none.
     pub attachment: Bytes,
     /// brpc's `user_fields`, or HTTP headers that are not HTTP's own.

@@ -51,8 +51,8 @@ use super::status::Status;
 use crate::base::time::Instant;
 
 pub use call::{
-    Body, BodyFormat, CallId, Checksum, Encode, IncomingCall, IncomingReply, Kind, OutgoingCall,
-    Page, PageRequest, RawBody, Reply, Route, Success, Trace,
+    Body, BodyFormat, Bound, CallId, Checksum, Encode, HttpRoute, IncomingCall, IncomingReply,
+    Kind, OutgoingCall, Page, PageRequest, RawBody, Reply, Route, Success, Trace,
 };
 pub use counters::BadReason;
 pub use detect::server_session;
@@ -104,6 +104,15 @@ pub trait Routes: Send + Sync + 'static {
     /// # Errors
     /// No such service or method: what the caller is told.
     fn find(&self, service: &str, method: &str) -> Result<Route, Status>;
+
+    /// What the schema says of a request of HTTP whose path names no method (`google.api.http`). `path` is
+    /// as written, without the query.
+    ///
+    /// # Errors
+    /// The path fits a rule and cannot be read.
+    fn find_http(&self, _method: &str, _path: &str) -> Result<HttpRoute, Status> {
+        Ok(HttpRoute::Nothing)
+    }
 }
 
 /// What sessions of one server share.

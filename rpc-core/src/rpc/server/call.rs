@@ -19,6 +19,7 @@ use crate::base::time::Instant;
 use crate::rpc::client::ambient::Ambient;
 use crate::rpc::compression::Compression;
 use crate::rpc::descriptor::ServiceDescriptor;
+use crate::rpc::http_rule::Rules;
 use crate::rpc::message::{Request, Response};
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{
@@ -131,14 +132,19 @@ impl PendingCall {
         self.connection.core().registry.method(self.incoming.route)
     }
 
+    fn rules(&self) -> &Rules {
+        &self.connection.core().registry.rules
+    }
+
     /// Takes the request's bytes out, checked, decompressed, and as protobuf.
     fn body(&mut self) -> Result<Bytes, Status> {
         let body = std::mem::replace(&mut self.incoming.body, RawBody::plain(Bytes::new()));
         let max = self.connection.core().config.limits.max_decompressed;
         let bytes = body.open(&self.incoming.attachment, max)?;
-        match self.incoming.format {
-            BodyFormat::Protobuf => Ok(bytes),
-            BodyFormat::Json => self.method().json.request_from_json(&bytes),
+        match (self.incoming.format, &self.incoming.bound) {
+            (BodyFormat::Protobuf, _) => Ok(bytes),
+            (BodyFormat::Json, None) => self.method().json.request_from_json(&bytes),
+            (BodyFormat::Json, Some(bound)) => self.rules().binding(bound).request(bound, &bytes),
         }
     }
 
@@ -165,7 +171,13 @@ impl PendingCall {
     fn encoded(&self, message: Vec<u8>, format: BodyFormat) -> Result<Bytes, Status> {
         match format {
             BodyFormat::Protobuf => Ok(message.into()),
-            BodyFormat::Json => self.method().json.response_to_json(&message),
+            BodyFormat::Json => {
+                let json = self.method().json.response_to_json(&message)?;
+                Ok(match &self.incoming.bound {
+                    Some(bound) => self.rules().binding(bound).answer(json),
+                    None => json,
+                })
+            }
         }
     }
 

@@ -9,9 +9,10 @@ use super::call::Service;
 use super::stats::MethodStats;
 use crate::rpc::descriptor::MethodDescriptor;
 use crate::rpc::error::Error;
+use crate::rpc::http_rule::Rules;
 use crate::rpc::json::Transcoder;
 use crate::rpc::protocol::call::no_such_method;
-use crate::rpc::protocol::{Kind, Route, Routes};
+use crate::rpc::protocol::{HttpRoute, Kind, Route, Routes};
 use crate::rpc::status::Status;
 
 /// One method of one service, ready to be called.
@@ -20,6 +21,8 @@ pub(super) struct Method {
     pub service: Arc<dyn Service>,
     /// Its index in the service's descriptor.
     pub index: usize,
+    /// Its place among all methods, and whether it streams.
+    route: Route,
     /// Its names.
     pub descriptor: &'static MethodDescriptor,
     /// JSON in and out.
@@ -35,6 +38,8 @@ pub(super) struct Registry {
     services: HashMap<&'static str, Entry>,
     /// Services by the last part of their name, which old brpc peers send; `None` = several have it.
     short_names: HashMap<&'static str, Option<Entry>>,
+    /// Paths that the schemas chose.
+    pub rules: Rules,
 }
 
 /// Where a service's methods stand in [`Registry::methods`].
@@ -50,6 +55,7 @@ impl Registry {
     pub fn new(services: Vec<Arc<dyn Service>>) -> Result<Self, Error> {
         let mut methods = Vec::new();
         let mut by_name = HashMap::new();
+        let mut rules = Rules::default();
         for service in services {
             let descriptor = service.descriptor();
             let entry = Entry {
@@ -65,9 +71,15 @@ impl Registry {
             let unusable = |why| Error::Config(format!("service {}: {why}", descriptor.name));
             let pool = Transcoder::pool(descriptor.file_descriptor_set).map_err(unusable)?;
             for (index, method) in descriptor.methods.iter().enumerate() {
+                let route = Route {
+                    method: methods.len() as u32,
+                    kind: Kind::new(method.client_streaming, method.server_streaming),
+                };
+                rules.add(&pool, method, route).map_err(unusable)?;
                 methods.push(Method {
                     service: Arc::clone(&service),
                     index,
+                    route,
                     descriptor: method,
                     json: Transcoder::new(&pool, method.input, method.output).map_err(unusable)?,
                     stats: MethodStats::default(),
@@ -87,6 +99,7 @@ impl Registry {
             methods,
             services: by_name,
             short_names,
+            rules,
         })
     }
 
@@ -107,14 +120,14 @@ impl Routes for Registry {
         let entry = self.services.get(service).copied().or_else(short);
         let found = entry.and_then(|entry| {
             let own = &self.methods[entry.first..entry.first + entry.count];
-            let index = own.iter().position(|m| m.descriptor.name == method)?;
-            let descriptor = own[index].descriptor;
-            Some(Route {
-                method: (entry.first + index) as u32,
-                kind: Kind::new(descriptor.client_streaming, descriptor.server_streaming),
-            })
+            let found = own.iter().find(|own| own.descriptor.name == method)?;
+            Some(found.route)
         });
         found.ok_or_else(|| no_such_method(service, method))
+    }
+
+    fn find_http(&self, method: &str, path: &str) -> Result<HttpRoute, Status> {
+        self.rules.find(method, path)
     }
 }
 

@@ -238,6 +238,7 @@ impl Http1Server {
                 route,
                 kind,
                 compression,
+                bound,
             } => {
                 let body = RawBody {
                     data: body,
@@ -245,7 +246,8 @@ impl Http1Server {
                     checksum: Checksum::None,
                     sum: 0,
                 };
-                let call = self.call(id, &head, route, kind, body);
+                let mut call = self.call(id, &head, route, kind, body);
+                call.bound = bound;
                 Step::Event(ServerEvent::Call(call))
             }
             Target::Page => Step::Event(ServerEvent::Page(PageRequest {
@@ -280,6 +282,7 @@ impl Http1Server {
             format: kind.format(),
             body,
             offers_stream: false,
+            bound: None,
             attachment: Bytes::new(),
             metadata: head.metadata(),
             log_id: log_id.and_then(|text| text.trim().parse().ok()),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::head::{Head, Length};
 use super::write::{Response, of_http, of_status};
 use crate::rpc::compression::Compression;
-use crate::rpc::protocol::{BodyFormat, Route, Routes};
+use crate::rpc::protocol::{BodyFormat, Bound, HttpRoute, Route, Routes};
 
 /// What a request is for.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub enum Target {
         route: Route,
         kind: Kind,
         compression: Compression,
+        /// What lies outside the body, if the path is one that the schema chose.
+        bound: Option<Box<Bound>>,
     },
     Page,
     /// Neither; the answer is ready, and so is its body's fate.
@@ -67,44 +69,71 @@ impl Target {
             let text = format!("the method {} is not known here", head.method);
             return Self::Refused(of_http(501, &text, None));
         }
-        let Some((service, method)) = names(&head.path) else {
-            return Self::Page;
-        };
-        match routes.find(service, method) {
-            Ok(_) if head.method != "POST" => {
+        let named = names(&head.path);
+        match named.map(|(service, method)| (service, routes.find(service, method))) {
+            Some((_, Ok(_))) if head.method != "POST" => {
                 let text = format!("call {} with POST", head.path);
                 Self::Refused(of_http(405, &text, Some("POST")))
             }
-            Ok(route) => Self::call(head, route),
-            Err(status) if service.contains('.') => Self::Refused(of_status(&status)),
-            Err(_) => Self::Page,
+            Some((_, Ok(_))) if head.body == Length::Absent => {
+                let text = "a call needs a Content-Length or a chunked body";
+                Self::Refused(of_http(411, text, None))
+            }
+            Some((_, Ok(route))) => Self::call(head, route, None),
+            Some((service, Err(status))) if service.contains('.') => {
+                Self::Refused(of_status(&status))
+            }
+            _ => Self::by_rule(head, routes),
         }
     }
 
-    fn call(head: &Head, route: Route) -> Self {
-        let refuse = |http, text: Cow<'_, str>| Self::Refused(of_http(http, &text, None));
-        if head.body == Length::Absent {
-            let text = "a call needs a Content-Length or a chunked body";
-            return refuse(411, text.into());
+    /// A path that the schema chose, or a page.
+    fn by_rule(head: &Head, routes: &dyn Routes) -> Self {
+        match routes.find_http(&head.method, &head.path) {
+            Ok(HttpRoute::Rule(route, rule, values)) => {
+                let query = head.query.clone();
+                let bound = Bound {
+                    rule,
+                    values,
+                    query,
+                };
+                match Self::call(head, route, Some(Box::new(bound))) {
+                    Self::Call { kind, .. } if kind.format() != BodyFormat::Json => {
+                        let text = "under this path a call is made in JSON: send application/json";
+                        Self::Refused(of_http(415, text, None))
+                    }
+                    target => target,
+                }
+            }
+            Ok(HttpRoute::OtherMethod(allow)) => {
+                let text = format!("call {} with {allow}", head.path);
+                Self::Refused(of_http(405, &text, Some(&allow)))
+            }
+            Ok(HttpRoute::Nothing) => Self::Page,
+            Err(status) => Self::Refused(of_status(&status)),
         }
+    }
+
+    fn call(head: &Head, route: Route, bound: Option<Box<Bound>>) -> Self {
+        let refuse = |text: Cow<'_, str>| Self::Refused(of_http(415, &text, None));
         let content_type = head.headers.get("content-type");
         let Some(kind) = Kind::of(content_type) else {
             let text = format!(
                 "Content-Type {} is not spoken here: send application/json or application/proto",
                 content_type.unwrap_or_default()
             );
-            return refuse(415, text.into());
+            return refuse(text.into());
         };
         match head.compression() {
             Some(compression) => Self::Call {
                 route,
                 kind,
                 compression,
+                bound,
             },
-            None => refuse(
-                415,
-                "Content-Encoding is not spoken here: send gzip, deflate or none".into(),
-            ),
+            None => {
+                refuse("Content-Encoding is not spoken here: send gzip, deflate or none".into())
+            }
         }
     }
 }

@@ -25,8 +25,8 @@ pub struct Say<'a> {
     pub headers: &'a MetadataMap,
     /// brpc's number of a failure; 0 = none.
     pub errno: i32,
-    /// The method that would be allowed.
-    pub allow: Option<&'static str>,
+    /// The methods that would be allowed.
+    pub allow: Option<&'a str>,
 }
 
 impl Say<'_> {
@@ -97,7 +97,7 @@ pub fn of_status(status: &Status) -> Response {
 }
 
 /// A refusal of the protocol's own.
-pub fn of_http(http: u16, text: &str, allow: Option<&'static str>) -> Response {
+pub fn of_http(http: u16, text: &str, allow: Option<&str>) -> Response {
     let say = Say {
         status: http,
         content_type: "application/json",

@@ -110,7 +110,10 @@ impl PrpcServer {
         let data_end = frame.bytes.len() - attachment.unwrap_or(0);
         let timeout = request.timeout_ms.filter(|ms| *ms > 0);
         let compression = Compression::from_number(meta.compress_type);
-        let json = meta.content_type != 0;
+        let format = match meta.content_type {
+            0 => BodyFormat::Protobuf,
+            _ => BodyFormat::Json,
+        };
         let (log_id, trace, metadata) = (request.log_id, request.trace(), meta.metadata());
         let attachment = part(&frame.bytes, data_end, frame.bytes.len());
         // The frame's own bytes become the data: no count is touched for it.
@@ -121,11 +124,7 @@ impl PrpcServer {
         Some(ServerEvent::Call(IncomingCall {
             id,
             route,
-            format: if json {
-                BodyFormat::Json
-            } else {
-                BodyFormat::Protobuf
-            },
+            format,
             body: RawBody {
                 data,
                 compression,
@@ -133,6 +132,7 @@ impl PrpcServer {
                 sum,
             },
             offers_stream: false,
+            bound: None,
             attachment,
             metadata,
             log_id,
