@@ -77,6 +77,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "tests/suite/hooks/",
         "calls the replaced functions as a C program does",
     ),
+    (
+        "tests/suite/libraries/hiredis.rs",
+        "loads a C program and calls it",
+    ),
 ];
 
 /// The files that may ask the OS for the time.
@@ -153,6 +157,10 @@ fn host_side_crates_and_peers_do_not_link_rpc_core() {
         ),
         (
             "tests/xtask/Cargo.toml",
+            &["[dependencies]", "[build-dependencies]"],
+        ),
+        (
+            "tests/libraries/Cargo.toml",
             &["[dependencies]", "[build-dependencies]"],
         ),
         (

@@ -26,7 +26,7 @@ use std::time::Duration;
 use rpc_core::Runtime;
 
 /// Runs `f` as a coroutine of a runtime with one worker. Ends the program if that takes a minute.
-fn on_one_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn on_one_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     on_workers(1, f)
 }
 

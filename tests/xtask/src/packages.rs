@@ -19,11 +19,43 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 1] = [Need {
-    package: "curl",
-    probe: &["curl", "--version"],
-    why: "the HTTP tests ask the console and the JSON door with a client that is not ours",
-}];
+const NEEDS: [Need; 7] = [
+    Need {
+        package: "curl",
+        probe: &["curl", "--version"],
+        why: "the HTTP tests ask the console and the JSON door with a client that is not ours",
+    },
+    Need {
+        package: "gcc",
+        probe: &["cc", "--version"],
+        why: "a C program is compiled and run on coroutines",
+    },
+    Need {
+        package: "redis-server",
+        probe: &["redis-server", "--version"],
+        why: "the redis driver, hiredis and a tokio client wait for it on coroutines",
+    },
+    Need {
+        package: "mariadb-server-core",
+        probe: &["mariadbd", "--version"],
+        why: "the mysql driver waits for it on coroutines",
+    },
+    Need {
+        package: "mariadb-client-core",
+        probe: &["my_print_defaults", "--version"],
+        why: "mariadb-install-db of mariadb-server-core reads its options with it",
+    },
+    Need {
+        package: "libhiredis-dev",
+        probe: &["test", "-e", "/usr/include/hiredis/hiredis.h"],
+        why: "a C program's redis client, run on coroutines",
+    },
+    Need {
+        package: "libcurl4-openssl-dev",
+        probe: &["curl-config", "--version"],
+        why: "libcurl on coroutines; without it the curl crate compiles a copy of its own",
+    },
+];
 
 /// Installs what is missing; says what is there.
 pub(crate) fn ensure() -> Result<()> {
