@@ -27,7 +27,7 @@ pub fn redis(addr: SocketAddr, key: &str, seconds: f64) -> Result<Call> {
     }))
 }
 
-/// As [`redis`], by the driver's asynchronous half on a tokio runtime of its own.
+/// As [`redis()`], by the driver's asynchronous half on a tokio runtime of its own.
 ///
 /// # Errors
 /// The driver's own.
