@@ -81,6 +81,14 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "tests/suite/libraries/hiredis.rs",
         "loads a C program and calls it",
     ),
+    (
+        "tests/suite/identity.rs",
+        "C objects shared by coroutines and threads",
+    ),
+    (
+        "tests/suite/identity/",
+        "calls C functions that ask who the thread is",
+    ),
 ];
 
 /// The files that may ask the OS for the time.

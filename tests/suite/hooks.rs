@@ -31,7 +31,10 @@ pub(super) fn on_one_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 's
 }
 
 /// [`on_one_worker`] with several.
-fn on_workers<T: Send + 'static>(count: usize, f: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn on_workers<T: Send + 'static>(
+    count: usize,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let name = std::thread::current()
         .name()
         .unwrap_or("unnamed")
@@ -54,7 +57,7 @@ fn on_workers<T: Send + 'static>(count: usize, f: impl FnOnce() -> T + Send + 's
 }
 
 /// Lets every other coroutine of the worker run until it waits.
-fn let_others_run() {
+pub(crate) fn let_others_run() {
     // A fresh coroutine starts within two turns; the rest is for those it wakes.
     (0..20).for_each(|_| rpc_core::yield_now());
 }

@@ -2,6 +2,7 @@
 //!
 //! * `examples` runs the examples as a reader would, and asks them with curl.
 //! * `hooks` calls the replaced C library functions from programs that know nothing of coroutines.
+//! * `identity` asks coroutines whether they are threads: C's locks, thread-locals, signals, fork.
 //! * `libraries` makes a thousand calls at once through other people's libraries, to real servers.
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
 //! * `cluster` starts a whole backend with `up` and chats in it.
@@ -20,6 +21,7 @@ mod architecture;
 mod cluster;
 mod examples;
 mod hooks;
+mod identity;
 mod libraries;
 mod readme;
 mod replay;

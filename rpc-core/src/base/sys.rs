@@ -152,6 +152,12 @@ pub fn gettid() -> i32 {
     unsafe { syscall!(libc::SYS_gettid) as i32 }
 }
 
+/// The process's id.
+pub fn getpid() -> i32 {
+    // SAFETY: takes no arguments.
+    unsafe { syscall!(libc::SYS_getpid) as i32 }
+}
+
 /// `read(2)`.
 pub fn read(fd: RawFd, out: &mut [u8]) -> isize {
     // SAFETY: pointer and length describe `out`.

@@ -428,7 +428,7 @@ fn next_tid() -> i32 {
 /// The calling thread's (or coroutine's) thread pointer.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn thread_pointer() -> usize {
+pub(crate) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: the control block's first word is its own address (x86-64 psABI, TLS variant II).
     unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags)) };
@@ -456,7 +456,7 @@ fn stack_pointer() -> usize {
 /// The calling thread's (or coroutine's) thread pointer.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-pub(super) fn thread_pointer() -> usize {
+pub(crate) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: reads a register.
     unsafe { std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack)) };

@@ -12,30 +12,27 @@
 //! they name, which the contract allows as spurious. Under shared identity every wait holds the worker in
 //! the kernel (P3), for the word may belong to a thread-local of std or parking_lot.
 //!
-//! Invariants
-//! - F-1  A node is linked only while its shard is locked, lies on the waiter's stack, and is unlinked
-//!   before the waiter returns.
-//! - F-2  Who unlinks decides: a waker marks the node woken after its last look at it; a waiter that
-//!   finds itself unlinked was woken, even if its time is up.
-//! - F-3  A waiter raises `waiters` before it reads the word, and a waker changes the word before it
-//!   reads `waiters` (both sequentially consistent): one of them sees the other.
+//! The pthread locks of this folder wait here as well, by [`wait`] and [`wake`].
+//!
+//! Read first: `waiters.rs`, whose F-1 to F-3 hold here.
 
 #![expect(
     unsafe_code,
-    reason = "nodes are linked by raw pointers, words are the program's"
+    reason = "waiters lie on their stacks, words are the program's"
 )]
 
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::timespec;
 
-use super::raw::{answer, c_int, c_long, failure, syscall};
+use super::raw::{answer, c_int, c_long, failure, original, syscall};
+use super::until::{Limit, Until};
+use super::waiters::{Node, Queue, Shard};
 use super::{descriptors, is_on, sleep};
 use crate::base::lock::SpinLock;
 use crate::base::sys;
 use crate::base::time::Instant;
-use crate::runtime::park::park;
 use crate::runtime::{self, Reason, TaskRef};
 
 /// `syscall(2)` with all six argument registers.
@@ -158,7 +155,8 @@ impl Call {
         }
         // SAFETY: the program waits on a word that it keeps alive; the kernel would read it too.
         let word = unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(self.a)) };
-        wait(word, self.c as u32, bits, task, time.limit(timeout))
+        let unchanged = || word.load(Ordering::SeqCst) == self.c as u32;
+        park(task, self.a, bits, &time.limit(timeout), unchanged)
     }
 
     /// Waits in the kernel, and holds the worker meanwhile.
@@ -187,31 +185,83 @@ impl Call {
     fn wake(&self, bits: u32) -> isize {
         // The kernel takes the count as an int; zero and less wake one.
         let wanted = u32::try_from(self.c as c_int).unwrap_or(1).max(1);
-        // SAFETY: the kernel looks the address up and checks it.
-        let kernel =
-            |count: u32| unsafe { syscall!(libc::SYS_futex, self.a, self.b, count, 0, 0, self.f) };
-        // F-3: the caller's change of the word comes before the look at `waiters`.
-        fence(Ordering::SeqCst);
-        let shard = shard_of(self.a);
-        if shard.waiters.load(Ordering::Relaxed) == 0 {
-            return kernel(wanted);
-        }
-        if wanted == 1 && shard.is_threads_turn() {
-            let woken = kernel(1);
-            if woken != 0 {
-                return woken;
-            }
-        }
-        let woken = wake_coroutines(self.a, wanted, bits);
-        if woken == wanted {
-            return woken as isize;
-        }
-        let threads = kernel(wanted - woken);
-        if threads < 0 && woken == 0 {
-            return threads;
-        }
-        woken as isize + threads.max(0)
+        wake(self.a, wanted, bits)
     }
+}
+
+/// Waits for a wake on the private word at `address`, in a coroutine or in a thread: 0 when woken or
+/// without reason, else what the kernel says, EINTR in threads alone.
+///
+/// `unchanged` says whether the word still has its value; the kernel compares it with `expected`. The
+/// word may be gone once a waker has changed it.
+pub(super) fn wait(
+    address: usize,
+    expected: u32,
+    bits: u32,
+    until: Until<'_>,
+    unchanged: impl FnOnce() -> bool,
+) -> isize {
+    match runtime::current().filter(|_| is_on()) {
+        Some(task) => park(task, address, bits, &until.limit(), unchanged),
+        None => kernel_wait(address, expected, bits, until, libc::FUTEX_PRIVATE_FLAG),
+    }
+}
+
+/// Waits in the kernel for a word that other processes see; holds the worker meanwhile.
+pub(super) fn wait_shared(address: usize, expected: u32, until: Until<'_>) -> isize {
+    held(|| kernel_wait(address, expected, u32::MAX, until, 0))
+}
+
+/// Runs a call that waits in the kernel whoever calls: counted where it holds a worker.
+pub(super) fn held<T>(call: impl Fn() -> T) -> T {
+    runtime::pinned(Reason::Lock, |_| Some(call()))
+}
+
+/// The kernel's own wait; `private` is FUTEX_PRIVATE_FLAG, or 0 for a word that other processes see.
+fn kernel_wait(
+    address: usize,
+    expected: u32,
+    bits: u32,
+    until: Until<'_>,
+    private: c_int,
+) -> isize {
+    let clock = match until {
+        Until::Wall(_) => libc::FUTEX_CLOCK_REALTIME,
+        Until::Never | Until::Monotonic(_) => 0,
+    };
+    let operation = libc::FUTEX_WAIT_BITSET | private | clock;
+    let spec = until.spec().map_or(ptr::null(), ptr::from_ref);
+    original!(SYS_futex, address, operation, expected, spec, 0, bits)
+}
+
+/// Wakes up to `wanted` coroutines and threads that wait on the private word at `address`; how many.
+/// The word itself is not looked at, and may be gone.
+pub(super) fn wake(address: usize, wanted: u32, bits: u32) -> isize {
+    let wanted = wanted.min(c_int::MAX as u32);
+    let kernel = |count: u32| {
+        let operation = libc::FUTEX_WAKE_BITSET | libc::FUTEX_PRIVATE_FLAG;
+        original!(SYS_futex, address, operation, count, 0, 0, bits)
+    };
+    // A child after `fork` has no coroutines, and the parent's may have left a shard locked.
+    let shard = shard_of(address);
+    if !is_on() || shard.waiters.is_empty() {
+        return kernel(wanted);
+    }
+    if wanted == 1 && shard.is_threads_turn() {
+        let woken = kernel(1);
+        if woken != 0 {
+            return woken;
+        }
+    }
+    let woken = wake_coroutines(address, wanted, bits);
+    if woken == wanted {
+        return woken as isize;
+    }
+    let threads = kernel(wanted - woken);
+    if threads < 0 && woken == 0 {
+        return threads;
+    }
+    woken as isize + threads.max(0)
 }
 
 /// How a wait's timeout is meant.
@@ -233,71 +283,21 @@ impl Time {
     }
 }
 
-/// When a wait ends.
-enum Limit {
-    At(Instant),
-    /// On a clock that can be set: read again each second.
-    Wall(timespec),
-}
-
-impl Limit {
-    /// The next instant to wake at for a look, and whether the time is up now.
-    fn next(&self) -> (Instant, bool) {
-        match self {
-            Self::At(instant) => (*instant, !instant.is_never() && Instant::now() >= *instant),
-            Self::Wall(wanted) => {
-                let left = sleep::until_on_clock(libc::CLOCK_REALTIME, wanted);
-                (Instant::after(left.min(sleep::RECHECK)), left.is_zero())
-            }
-        }
-    }
-}
-
-/// A coroutine that waits; lies on its stack (F-1).
-struct Node {
-    /// Address of the word.
-    word: usize,
-    /// Wakes must share a bit with this.
-    bits: u32,
-    /// Shard-wide number in order of arrival.
-    arrival: u64,
-    task: TaskRef,
-    /// 0 while linked; 1 once a waker is done with the node.
-    woken: AtomicU32,
-    next: *mut Self,
-    previous: *mut Self,
-}
-
-/// Waiters of all words that share a hash, oldest first.
-struct Queue {
-    first: *mut Node,
-    last: *mut Node,
-    /// Number of the next arrival.
-    arrivals: u64,
-}
-
-// SAFETY: the pointers are followed only under the shard's lock (F-1).
-unsafe impl Send for Queue {}
-
-#[repr(align(64))]
-struct Shard {
-    /// Nodes linked or about to be (F-3).
-    waiters: AtomicU32,
+/// The waiters of the words that share a hash.
+struct Place {
+    waiters: Shard<TaskRef>,
     /// Single wakes seen, for fairness between coroutines and threads.
     wakes: AtomicU32,
-    queue: SpinLock<Queue>,
 }
 
-impl Shard {
+impl Place {
     const fn new() -> Self {
         Self {
-            waiters: AtomicU32::new(0),
+            waiters: Shard {
+                waiters: AtomicU32::new(0),
+                queue: SpinLock::new(Queue::EMPTY),
+            },
             wakes: AtomicU32::new(0),
-            queue: SpinLock::new(Queue {
-                first: ptr::null_mut(),
-                last: ptr::null_mut(),
-                arrivals: 0,
-            }),
         }
     }
 
@@ -307,162 +307,51 @@ impl Shard {
     }
 }
 
-static SHARDS: [Shard; SHARD_COUNT] = [const { Shard::new() }; SHARD_COUNT];
+static SHARDS: [Place; SHARD_COUNT] = [const { Place::new() }; SHARD_COUNT];
 
-fn shard_of(word: usize) -> &'static Shard {
+fn shard_of(word: usize) -> &'static Place {
     // Fibonacci hashing: neighbours in one structure land far apart.
     let hash = (word >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     &SHARDS[hash >> (usize::BITS - SHARD_BITS)]
 }
 
-fn wait(word: &AtomicU32, expected: u32, bits: u32, task: TaskRef, limit: Limit) -> isize {
-    let address = word.as_ptr().addr();
-    let shard = shard_of(address);
-    let mut node = Node {
-        word: address,
-        bits,
-        arrival: 0,
-        task,
-        woken: AtomicU32::new(0),
-        next: ptr::null_mut(),
-        previous: ptr::null_mut(),
-    };
+/// Parks the coroutine until a wake on `word` or its time: 0, EAGAIN or ETIMEDOUT.
+fn park(
+    task: TaskRef,
+    word: usize,
+    bits: u32,
+    limit: &Limit,
+    unchanged: impl FnOnce() -> bool,
+) -> isize {
+    let waiters = &shard_of(word).waiters;
+    let mut node = Node::new(word, bits, task);
     // From here on the node is reached through this pointer alone: wakers write to it too.
     let node = &raw mut node;
-    shard.waiters.fetch_add(1, Ordering::SeqCst);
-    {
-        let mut queue = shard.queue.lock();
-        if word.load(Ordering::SeqCst) != expected {
-            drop(queue);
-            shard.waiters.fetch_sub(1, Ordering::Relaxed);
-            return failure(libc::EAGAIN);
-        }
-        // SAFETY: the node outlives its link: this function returns only after it is unlinked.
-        unsafe { queue.push(node) };
+    // SAFETY: the node outlives its link: this function returns only after it is unlinked.
+    if !unsafe { waiters.enter(node, unchanged) } {
+        return failure(libc::EAGAIN);
     }
     loop {
         let (until, _) = limit.next();
-        park(Reason::Futex(address), until);
-        // SAFETY: the node lies on this very stack; wakers touch `woken` atomically.
-        if unsafe { &(*node).woken }.load(Ordering::Acquire) == 1 {
+        runtime::park::park(Reason::Futex(word), until);
+        // SAFETY: the node lies on this very stack.
+        if unsafe { Node::is_woken(node) } {
             return 0;
         }
         if limit.next().1 {
-            // SAFETY: as above.
-            return unsafe { give_up(shard, node) };
+            // SAFETY: as above, and it entered above.
+            let left = unsafe { waiters.give_up(node) };
+            return if left { failure(libc::ETIMEDOUT) } else { 0 };
         }
     }
-}
-
-/// Time is up: unlinks the node, unless a waker was faster (F-2).
-///
-/// # Safety
-/// - `node` was linked into `shard` by the caller and lies on its stack.
-unsafe fn give_up(shard: &Shard, node: *mut Node) -> isize {
-    let mut queue = shard.queue.lock();
-    // SAFETY: the caller's promise.
-    if unsafe { &(*node).woken }.load(Ordering::Acquire) == 1 {
-        return 0;
-    }
-    // SAFETY: wakers mark nodes under this lock, so this one is still linked.
-    unsafe { queue.unlink(node) };
-    drop(queue);
-    shard.waiters.fetch_sub(1, Ordering::Relaxed);
-    failure(libc::ETIMEDOUT)
 }
 
 /// Wakes up to `wanted` coroutines that wait on `word` since before this call; how many.
 fn wake_coroutines(word: usize, wanted: u32, bits: u32) -> u32 {
-    let shard = shard_of(word);
-    let mut woken = 0;
-    let mut newest = None;
-    while woken < wanted {
-        let mut batch = [None; BATCH];
-        let room = BATCH.min((wanted - woken) as usize);
-        let count = {
-            let mut queue = shard.queue.lock();
-            let before = *newest.get_or_insert(queue.arrivals);
-            queue.take(word, bits, before, &mut batch[..room])
-        };
-        shard.waiters.fetch_sub(count as u32, Ordering::Relaxed);
-        for task in batch.iter().take(count).flatten() {
-            task.unpark();
-        }
-        woken += count as u32;
-        if count < room {
-            break;
-        }
-    }
-    woken
-}
-
-impl Queue {
-    /// # Safety
-    /// - `node` is not linked and stays where it is until it is unlinked.
-    unsafe fn push(&mut self, node: *mut Node) {
-        // SAFETY: the caller's promise; only lock holders follow these pointers.
-        let entry = unsafe { &mut *node };
-        entry.arrival = self.arrivals;
-        self.arrivals += 1;
-        entry.previous = self.last;
-        entry.next = ptr::null_mut();
-        if self.last.is_null() {
-            self.first = node;
-        } else {
-            // SAFETY: `last` is linked, hence alive (F-1).
-            unsafe { (*self.last).next = node };
-        }
-        self.last = node;
-    }
-
-    /// # Safety
-    /// - `node` is linked in this queue.
-    unsafe fn unlink(&mut self, node: *mut Node) {
-        // SAFETY: the caller's promise.
-        let (previous, next) = unsafe { ((*node).previous, (*node).next) };
-        if previous.is_null() {
-            self.first = next;
-        } else {
-            // SAFETY: neighbours of a linked node are linked, hence alive.
-            unsafe { (*previous).next = next };
-        }
-        if next.is_null() {
-            self.last = previous;
-        } else {
-            // SAFETY: as above.
-            unsafe { (*next).previous = previous };
-        }
-    }
-
-    /// Unlinks waiters of `word` that arrived before number `before`, oldest first, marks them woken
-    /// and writes their coroutines to `out`; how many.
-    fn take(&mut self, word: usize, bits: u32, before: u64, out: &mut [Option<TaskRef>]) -> usize {
-        let mut count = 0;
-        let mut at = self.first;
-        while !at.is_null() && count < out.len() {
-            // SAFETY: linked, hence alive, and only lock holders write to it.
-            let entry = unsafe { &*at };
-            let next = entry.next;
-            if entry.arrival >= before {
-                break;
-            }
-            if entry.word == word && entry.bits & bits != 0 {
-                out[count] = Some(entry.task);
-                count += 1;
-                // SAFETY: linked in this queue.
-                unsafe { self.unlink(at) };
-                // F-2: the last look at the node; its owner may return at once.
-                // SAFETY: the owner is still waiting for this very store.
-                unsafe { &(*at).woken }.store(1, Ordering::Release);
-            }
-            at = next;
-        }
-        count
-    }
+    let waiters = &shard_of(word).waiters;
+    waiters.wake(word, wanted, bits, TaskRef::unpark)
 }
 
 const SHARD_BITS: u32 = 8;
 const SHARD_COUNT: usize = 1 << SHARD_BITS;
-/// Waiters woken between two holds of the shard's lock.
-const BATCH: usize = 32;
 const THREADS_TURN: u32 = 8;

@@ -17,7 +17,7 @@
 //!   unless the peer hung up. A short write means full.
 //! - **R-5** Try first: one extra system call at most for a call that waits, none for one that need not.
 //! - A coroutine whose calls never wait gives way after 128 of them.
-//! - **P9** No hook panics, unwinds or allocates from the heap (getaddrinfo, poll, and what moves to
+//! - **P9** No hook panics, unwinds (what `pthread_once` runs may) or allocates from the heap (getaddrinfo, poll, and what moves to
 //!   the blocking pool excepted, in coroutines alone).
 //! - Nobody sees a flag change: sockets are tried with MSG_DONTWAIT, pipes and event descriptors with
 //!   RWF_NOWAIT, the rest with `poll(0)` and the plain call. Two exceptions set O_NONBLOCK in the kernel
@@ -41,13 +41,19 @@
 //! | a pthread cancellation request | may end the thread in the call | no cancellation point |
 //! | `sendfile`, `splice` with a socket or pipe | copy in the kernel | EINVAL: callers fall back to read and write |
 //! | `vfork` | shares memory with the parent | is `fork` |
-//! | `lockf`, pthread mutexes and condition variables of C code, non-private and PI futexes | block the thread | block the worker |
+//! | `lockf`, process-shared, robust and priority-inheriting pthread locks, non-private and PI futexes | block the thread | block the worker |
+//!
+//! In every thread, not in coroutines alone, the pthread and C11 locks and semaphores are this crate's:
+//! waiting for one is no cancellation point.
 //! | inherited listener shared with another process | never blocks others | may block the worker if that process takes the connection first |
 //! | MSG_FASTOPEN, descriptors above 1,048,575 | block the thread | block the worker |
 //!
 //! Read first: `exchange`, then `description`, then `futex`.
 
+mod barrier;
+mod c11;
 mod classify;
+mod condition;
 mod connection;
 mod create;
 mod cut;
@@ -57,34 +63,51 @@ mod exchange;
 mod fairness;
 mod futex;
 mod input;
+mod mutex;
+mod once;
 mod output;
 mod pool;
 mod process;
 mod raw;
 mod readiness;
 mod resolve;
+mod rwlock;
 mod select;
+mod semaphore;
 mod setup;
 mod sleep;
 mod symbol;
 mod table;
 mod thread;
+mod until;
 mod vector;
+mod waiters;
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+
+use crate::base::sys;
+use crate::coroutine::identity::thread_pointer;
+use crate::runtime;
 
 /// Whether the books are kept.
 static STATE: AtomicU8 = AtomicU8::new(ON);
+/// Process that forks, while [`STATE`] is [`FORKING`].
+static PARENT: AtomicI32 = AtomicI32::new(0);
 
 /// True where descriptors are tracked and futex waiters may be coroutines; false in a forked child.
 #[inline]
 fn is_on() -> bool {
-    STATE.load(Ordering::Relaxed) == ON
+    STATE.load(Ordering::Relaxed) == ON || !in_child()
 }
 
 /// True in a child after `fork`.
 fn in_child() -> bool {
-    STATE.load(Ordering::Relaxed) == CHILD
+    match STATE.load(Ordering::Relaxed) {
+        ON => false,
+        // Other libraries' fork handlers may run in the child before ours does.
+        FORKING => PARENT.load(Ordering::Relaxed) != sys::getpid(),
+        _ => true,
+    }
 }
 
 /// From here on this process is a child that has no runtime.
@@ -92,6 +115,30 @@ fn enter_child() {
     STATE.store(CHILD, Ordering::Relaxed);
 }
 
+/// From here to [`forked`] a process that is not this one is a child.
+fn begin_fork() {
+    PARENT.store(sys::getpid(), Ordering::Relaxed);
+    // The fork itself orders this for the child; the parent's other threads need no order.
+    STATE.store(FORKING, Ordering::Relaxed);
+}
+
+/// The fork is over, in the parent.
+fn forked() {
+    STATE.store(ON, Ordering::Relaxed);
+}
+
+/// Who calls, as an owner of locks: no other thread or coroutine has this number meanwhile. A forked
+/// child has that of the thread or coroutine that forked.
+#[inline]
+fn caller() -> usize {
+    match runtime::running() {
+        Some(task) if task.shares_thread() => task.address(),
+        _ => thread_pointer(),
+    }
+}
+
 const ON: u8 = 0;
 /// Set for good by the fork handler.
 const CHILD: u8 = 1;
+/// A fork is under way.
+const FORKING: u8 = 2;

@@ -1,7 +1,10 @@
-//! Processes: vfork, the wait family, and what a forked child must forget.
+//! Processes: fork, vfork, the wait family, and what a forked child must forget.
 //!
 //! Knows:         pidfds, the blocking pool as a last resort.
-//! Does not know: how a process is started; `fork` and `posix_spawn` stay libc's.
+//! Does not know: how a process is started; `posix_spawn` stays libc's.
+//!
+//! One `fork` at a time: glibc holds a lock of its own while fork handlers run, and these may park. A
+//! second coroutine of the worker waits for its turn here rather than in the kernel for glibc.
 //!
 //! A child of one known number is waited for through a pidfd. "Any child", groups, and stopped or
 //! continued children are waited for on the blocking pool, where no deadline cuts the wait: an exit
@@ -15,10 +18,52 @@ use libc::{id_t, idtype_t, pid_t, rusage, siginfo_t};
 
 use super::cut;
 use super::description::Handle;
+use super::mutex::{self, Mutex};
 use super::raw::{answer_int, c_int, failure, original};
+use super::symbol::Symbol;
+use super::until::Until;
 use crate::base::time::Instant;
 use crate::runtime::reactor::{Dir, Io, Wait};
 use crate::runtime::{self, TaskRef};
+
+/// `fork(2)`.
+///
+/// # Safety
+/// - As for libc's `fork`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> pid_t {
+    let Some(original) = FORK.find() else {
+        return answer_int(failure(libc::ENOSYS));
+    };
+    // SAFETY: the symbol of that name in the C library has this type.
+    let original = unsafe {
+        std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn() -> pid_t>(original.as_ptr())
+    };
+    if super::in_child() {
+        // SAFETY: the program's own promise.
+        return unsafe { original() };
+    }
+    TURN.lock(mutex::Kind::Normal, Until::Never);
+    super::begin_fork();
+    // SAFETY: as above.
+    let pid = unsafe { original() };
+    // The child has been through `child_after_fork`.
+    if pid != 0 {
+        super::forked();
+        TURN.unlock(mutex::Kind::Normal);
+    }
+    pid
+}
+
+/// Finds the original in advance: `fork` may be called in a signal handler.
+pub(super) fn prepare() {
+    FORK.find();
+}
+
+static FORK: Symbol = Symbol::new(c"fork");
+
+/// Held by whoever forks.
+static TURN: Mutex = Mutex::new();
 
 /// `vfork(2)`, as `fork`: a child that shares our memory would clear the parent's state.
 ///
@@ -27,7 +72,7 @@ use crate::runtime::{self, TaskRef};
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfork() -> pid_t {
     // SAFETY: the program's own promise.
-    unsafe { libc::fork() }
+    unsafe { fork() }
 }
 
 /// `wait(2)`.
@@ -224,5 +269,6 @@ fn on_pool(call: impl FnOnce() -> isize + Send + 'static) -> isize {
 /// After `fork`: one thread, no workers, an epoll that is the parent's.
 pub(super) extern "C" fn child_after_fork() {
     super::enter_child();
+    super::once::forked();
     runtime::forget_current();
 }

@@ -15,6 +15,7 @@ static PREPARE: extern "C" fn() = prepare;
 extern "C" fn prepare() {
     resolve::prepare();
     thread::prepare();
+    process::prepare();
     // SAFETY: the handler touches an atomic and a thread-local word.
     unsafe { pthread_atfork(None, None, Some(process::child_after_fork)) };
 }

@@ -269,6 +269,12 @@ impl TaskRef {
         self.0.facts.is_none()
     }
 
+    /// Where it lies: a number that no other task has.
+    #[cfg(feature = "hooks")]
+    pub(crate) fn address(self) -> usize {
+        ptr::from_ref(self.0).addr()
+    }
+
     /// Asks the job to end: its hooked calls and our primitives fail with "cancelled". Sticky.
     pub(crate) fn cancel(self) {
         self.0.cancelled.store(true, Ordering::Release);
