@@ -72,6 +72,12 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "type-stable registrations",
     ),
     ("rpc-core/src/sync/mutex.rs", "the cell behind the lock"),
+    ("rpc-core/src/sync/rwlock.rs", "the cell behind the lock"),
+    ("rpc-core/src/sync/queue.rs", "nodes on the waiters' stacks"),
+    (
+        "rpc-core/src/sync/select.rs",
+        "promises that nodes stay in place",
+    ),
     ("rpc-core/src/hook/", "replaces C functions"),
     (
         "tests/suite/hooks/",

@@ -55,7 +55,7 @@ impl<T: ?Sized> SpinLock<T> {
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
-        self.take().then_some(SpinGuard { lock: self })
+        self.take().then(|| SpinGuard { lock: self })
     }
 
     #[inline]
@@ -86,6 +86,13 @@ impl<T: ?Sized> SpinLock<T> {
 /// Access to the value of a [`SpinLock`]; dropping it unlocks.
 pub struct SpinGuard<'a, T: ?Sized> {
     lock: &'a SpinLock<T>,
+}
+
+impl<'a, T: ?Sized> SpinGuard<'a, T> {
+    /// Unlocks; gives the lock, to be taken again.
+    pub fn unlock(guard: Self) -> &'a SpinLock<T> {
+        guard.lock
+    }
 }
 
 impl<T: ?Sized> Deref for SpinGuard<'_, T> {
@@ -140,6 +147,7 @@ mod tests {
         let lock = SpinLock::new(());
         let held = lock.lock();
         assert!(lock.try_lock().is_none());
+        assert!(lock.try_lock().is_none(), "a failed try leaves it held");
         drop(held);
         assert!(lock.try_lock().is_some());
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::mutex::MutexGuard;
-use super::queue::{Queue, WaitError};
+use super::queue::{Cut, Queue, WaitError, wait_then, wake_all};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::runtime::Reason;
@@ -11,7 +11,7 @@ use crate::runtime::Reason;
 /// A condition variable for [`Mutex`](super::Mutex). Notified in order of arrival, never spuriously.
 #[derive(Default)]
 pub struct Condvar {
-    waiters: SpinLock<Queue>,
+    waiters: SpinLock<Queue<()>>,
 }
 
 impl Condvar {
@@ -24,11 +24,21 @@ impl Condvar {
 
     /// Releases the mutex, waits for a notification, takes the mutex again. Nothing cuts it.
     pub fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        let mutex = guard.mutex();
-        let node = self.waiters.lock().join();
-        drop(guard);
-        node.wait(Reason::Lock);
-        mutex.lock()
+        // Nothing cuts it, hence it is served.
+        let (guard, _) = self.wait_cut(guard, Cut::NEVER);
+        guard
+    }
+
+    /// As [`Condvar::wait`], as long as `condition` holds.
+    pub fn wait_while<'a, T: ?Sized>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> MutexGuard<'a, T> {
+        while condition(&mut guard) {
+            guard = self.wait(guard);
+        }
+        guard
     }
 
     /// As [`Condvar::wait`], for at most `duration`, the scope's deadline or until cancelled; the
@@ -38,25 +48,34 @@ impl Condvar {
         guard: MutexGuard<'a, T>,
         duration: Duration,
     ) -> (MutexGuard<'a, T>, Result<(), WaitError>) {
-        let mutex = guard.mutex();
-        let node = self.waiters.lock().join();
-        drop(guard);
-        let mut outcome = node.wait_until(Reason::Lock, Instant::after(duration));
-        if outcome.is_err() && !self.waiters.lock().leave(&node) {
-            // Notified at the last moment: the notification is ours and counts.
-            outcome = Ok(());
-        }
-        (mutex.lock(), outcome)
+        self.wait_cut(guard, Cut::by_scope(Instant::after(duration)))
     }
 
     /// Wakes the one that waits longest.
     pub fn notify_one(&self) {
-        self.waiters.lock().serve_one();
+        let served = self.waiters.lock().serve(|()| ());
+        if let Some(waiter) = served {
+            waiter.wake();
+        }
     }
 
     /// Wakes everybody who waits now.
     pub fn notify_all(&self) {
-        self.waiters.lock().serve_all();
+        let served = self.waiters.lock().serve_all(false);
+        wake_all(served);
+    }
+
+    fn wait_cut<'a, T: ?Sized>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        cut: Cut,
+    ) -> (MutexGuard<'a, T>, Result<(), WaitError>) {
+        let mutex = guard.mutex();
+        // In the queue before the mutex is free: whoever changes the condition then finds us.
+        let waiters = self.waiters.lock();
+        let how = (Reason::Lock, cut);
+        let (outcome, ()) = wait_then(waiters, |queue| queue, (), how, || drop(guard));
+        (mutex.lock(), outcome)
     }
 }
 

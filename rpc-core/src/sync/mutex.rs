@@ -9,7 +9,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use super::queue::Queue;
+use super::queue::{Cut, Queue, wait};
 use crate::base::lock::SpinLock;
 use crate::runtime::Reason;
 
@@ -23,7 +23,7 @@ pub struct Mutex<T: ?Sized> {
 #[derive(Default)]
 struct State {
     locked: bool,
-    waiters: Queue,
+    waiters: Queue<()>,
 }
 
 // SAFETY: the value is reached only through a guard, and one guard exists at a time.
@@ -53,28 +53,33 @@ impl<T> Mutex<T> {
 impl<T: ?Sized> Mutex<T> {
     /// Waits for the mutex, however long it takes: deadlines and cancellation do not cut it.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        let node = {
-            let mut state = self.state.lock();
-            if !std::mem::replace(&mut state.locked, true) {
-                return MutexGuard { mutex: self };
-            }
-            state.waiters.join()
-        };
-        // Served by `unlock`, which leaves `locked` set for us.
-        node.wait(Reason::Lock);
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.locked, true) {
+            // Served by `unlock`, which leaves `locked` set for us.
+            let _ = wait(state, |s| &mut s.waiters, (), (Reason::Lock, Cut::NEVER));
+        }
         MutexGuard { mutex: self }
+    }
+
+    /// The value, of a mutex that nobody else sees.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
     }
 
     /// Takes the mutex if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let was_locked = std::mem::replace(&mut self.state.lock().locked, true);
-        (!was_locked).then_some(MutexGuard { mutex: self })
+        (!was_locked).then(|| MutexGuard { mutex: self })
     }
 
     fn unlock(&self) {
         let mut state = self.state.lock();
-        if !state.waiters.serve_one() {
-            state.locked = false;
+        match state.waiters.serve(|()| ()) {
+            Some(next) => {
+                drop(state);
+                next.wake();
+            }
+            None => state.locked = false,
         }
     }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::{Queue, WaitError};
+use super::queue::{Cut, Place, Queue, Standing, WaitError, wait};
+use super::select::Arm;
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::runtime::Reason;
@@ -38,7 +39,7 @@ struct State<T> {
     sender_gone: bool,
     receiver_gone: bool,
     /// The receiver, at most.
-    waiter: Queue,
+    waiter: Queue<Option<T>>,
 }
 
 impl<T> Sender<T> {
@@ -48,9 +49,15 @@ impl<T> Sender<T> {
         if state.receiver_gone {
             return Err(value);
         }
-        state.value = Some(value);
+        let mut value = Some(value);
+        let served = state.waiter.serve(|slot| *slot = value.take());
+        // Nobody waits yet: it is found by the look before the wait.
+        state.value = value;
+        drop(state);
+        if let Some(waiter) = served {
+            waiter.wake();
+        }
         Ok(())
-        // Dropping `self` wakes the receiver.
     }
 }
 
@@ -71,24 +78,31 @@ impl<T> Receiver<T> {
         self.shared.lock().value.take()
     }
 
-    fn recv_until(self, until: Instant) -> Result<T, WaitError> {
-        let node = {
-            let mut state = self.shared.lock();
-            if let Some(value) = state.value.take() {
-                return Ok(value);
-            }
-            if state.sender_gone {
-                return Err(WaitError::Closed);
-            }
-            state.waiter.join()
-        };
-        let outcome = node.wait_until(Reason::Channel, until);
+    fn recv_until(&self, until: Instant) -> Result<T, WaitError> {
         let mut state = self.shared.lock();
-        state.waiter.leave(&node);
-        match (state.value.take(), outcome) {
-            (Some(value), _) => Ok(value),
-            (None, Err(error)) => Err(error),
-            (None, Ok(())) => Err(WaitError::Closed),
+        if let Some(outcome) = state.look() {
+            return outcome;
+        }
+        let how = (Reason::Channel, Cut::by_scope(until));
+        let (outcome, value) = wait(state, |s| &mut s.waiter, None, how);
+        outcome.and_then(|()| value.ok_or(WaitError::Closed))
+    }
+
+    #[doc(hidden)]
+    pub fn __recv_arm(&self) -> Recv<'_, T> {
+        Recv {
+            place: Place::new(&self.shared, |s| &mut s.waiter, None),
+            outcome: None,
+        }
+    }
+}
+
+impl<T> State<T> {
+    /// What a receiver that does not wait gets.
+    fn look(&mut self) -> Option<Result<T, WaitError>> {
+        match self.value.take() {
+            Some(value) => Some(Ok(value)),
+            None => self.sender_gone.then_some(Err(WaitError::Closed)),
         }
     }
 }
@@ -97,13 +111,19 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.sender_gone = true;
-        state.waiter.serve_all();
+        let served = state.waiter.serve_all(true);
+        drop(state);
+        super::queue::wake_all(served);
     }
 }
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        self.shared.lock().receiver_gone = true;
+        let mut state = self.shared.lock();
+        state.receiver_gone = true;
+        let orphan = state.value.take();
+        drop(state);
+        drop(orphan);
     }
 }
 
@@ -116,5 +136,47 @@ impl<T> fmt::Debug for Sender<T> {
 impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("oneshot::Receiver")
+    }
+}
+
+/// `recv(receiver)` in a `select!`.
+#[doc(hidden)]
+pub struct Recv<'a, T> {
+    place: Place<'a, State<T>, Option<T>>,
+    outcome: Option<Result<T, WaitError>>,
+}
+
+impl<T> Recv<'_, T> {
+    #[doc(hidden)]
+    pub fn __take(self) -> Result<T, WaitError> {
+        self.outcome.expect("a chosen arm has an outcome")
+    }
+}
+
+impl<T> Arm for Recv<'_, T> {
+    fn attempt(&mut self) -> bool {
+        self.outcome = self.place.lock().lock().look();
+        self.outcome.is_some()
+    }
+
+    fn join(&mut self, standing: &Standing<'_>) -> bool {
+        let ready = |state: &mut State<T>| state.value.is_some() || state.sender_gone;
+        self.place.join(standing, ready)
+    }
+
+    fn leave(&mut self) {
+        self.place.leave();
+    }
+
+    fn served(&mut self, _closed: bool) {
+        self.outcome = Some(self.place.payload().take().ok_or(WaitError::Closed));
+    }
+
+    fn cut(&mut self, error: WaitError) {
+        self.outcome = Some(Err(error));
+    }
+
+    fn fails(&self) -> bool {
+        true
     }
 }

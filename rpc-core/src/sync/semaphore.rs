@@ -1,8 +1,9 @@
 //! A bounded number of permits.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::queue::{Queue, WaitError};
+use super::queue::{Cut, Queue, WaitError, wait};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::runtime::Reason;
@@ -15,7 +16,7 @@ pub struct Semaphore {
 struct State {
     /// Permits nobody holds. 0 while anybody waits.
     free: usize,
-    waiters: Queue,
+    waiters: Queue<()>,
 }
 
 impl Semaphore {
@@ -31,31 +32,18 @@ impl Semaphore {
 
     /// Waits for a permit. Fails at the scope's deadline and on cancellation.
     pub fn acquire(&self) -> Result<Permit<'_>, WaitError> {
-        let node = {
-            let mut state = self.state.lock();
-            if state.free > 0 {
-                state.free -= 1;
-                return Ok(Permit { semaphore: self });
-            }
-            state.waiters.join()
-        };
-        let outcome = node.wait_until(Reason::Lock, Instant::NEVER);
-        if let Err(error) = outcome
-            && self.state.lock().waiters.leave(&node)
-        {
-            return Err(error);
-        }
-        // Served, perhaps at the last moment: `release` kept the permit for us.
-        Ok(Permit { semaphore: self })
+        self.acquire_until(Instant::NEVER)
+    }
+
+    /// As [`Semaphore::acquire`], for at most `duration`.
+    pub fn acquire_timeout(&self, duration: Duration) -> Result<Permit<'_>, WaitError> {
+        self.acquire_until(Instant::after(duration))
     }
 
     /// A permit, if one is free now.
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
         let mut state = self.state.lock();
-        if state.free == 0 {
-            return None;
-        }
-        state.free -= 1;
+        state.free = state.free.checked_sub(1)?;
         Some(Permit { semaphore: self })
     }
 
@@ -64,10 +52,26 @@ impl Semaphore {
         self.state.lock().free
     }
 
+    fn acquire_until(&self, until: Instant) -> Result<Permit<'_>, WaitError> {
+        let mut state = self.state.lock();
+        if state.free > 0 {
+            state.free -= 1;
+        } else {
+            // Served by `release`, which passes its permit on to us.
+            let how = (Reason::Lock, Cut::by_scope(until));
+            wait(state, |s| &mut s.waiters, (), how).0?;
+        }
+        Ok(Permit { semaphore: self })
+    }
+
     fn release(&self) {
         let mut state = self.state.lock();
-        if !state.waiters.serve_one() {
-            state.free += 1;
+        match state.waiters.serve(|()| ()) {
+            Some(next) => {
+                drop(state);
+                next.wake();
+            }
+            None => state.free += 1,
         }
     }
 }

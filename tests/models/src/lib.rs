@@ -14,6 +14,7 @@
 
 mod base;
 mod runtime;
+mod sync;
 
 /// Runs `model` through every interleaving in which threads are preempted three times at most; nearly all
 /// races need one or two, and an unbounded search takes hours (Musuvathi and Qadeer, PLDI 2007).

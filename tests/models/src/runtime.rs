@@ -1,4 +1,5 @@
 //! How a coroutine parks and is woken: `state.rs` and `idle.rs` under a worker's steps.
+//! Also stand-ins for what the other models need of floor 2.
 
 #[path = "../../../rpc-core/src/runtime/idle.rs"]
 mod idle;
@@ -14,6 +15,51 @@ use crate::base::lock::SpinLock;
 use crate::check;
 use idle::Idle;
 use state::State;
+
+/// As in `rpc-core/src/runtime/task.rs`.
+#[derive(Clone, Copy)]
+pub(crate) enum Reason {
+    Channel,
+}
+
+/// As `rpc-core/src/runtime/park.rs`, for loom's threads, outside every scope.
+pub(crate) mod park {
+    use loom::sync::{Arc, Notify};
+
+    use super::Reason;
+    use crate::base::time::Instant;
+
+    loom::thread_local! {
+        /// loom's own unpark orders memory even for one who does not park; this does not.
+        static TOKEN: Arc<Notify> = Arc::new(Notify::new());
+    }
+
+    #[derive(Clone)]
+    pub(crate) struct Waiter(Arc<Notify>);
+
+    impl Waiter {
+        pub(crate) fn current() -> Self {
+            Self(TOKEN.with(Arc::clone))
+        }
+
+        pub(crate) fn wake(&self) {
+            self.0.notify();
+        }
+    }
+
+    pub(crate) fn park(_reason: Reason, until: Instant) {
+        assert!(until.is_never(), "a wait whose time is up does not park");
+        TOKEN.with(|token| token.wait());
+    }
+
+    pub(crate) fn limit(own: Instant) -> Instant {
+        own
+    }
+
+    pub(crate) fn cancelled() -> bool {
+        false
+    }
+}
 
 /// One coroutine and its worker, as far as waking it goes.
 struct Worker {
