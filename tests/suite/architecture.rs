@@ -95,6 +95,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "tests/suite/identity/",
         "calls C functions that ask who the thread is",
     ),
+    ("tests/suite/stacks.rs", "sets limits of a child process"),
 ];
 
 /// The files that may ask the OS for the time.

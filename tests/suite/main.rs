@@ -10,6 +10,7 @@
 //! * `readme` holds code, commands, links and figures of the documents to what is there.
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
 //! * `runtime` is about coroutines: identity, stacks, stealing.
+//! * `stacks` is about what stacks cost, what goes back, and what happens where there are none.
 //! * `shared` is about coroutines without a thread's identity of their own: rules P2 to P4.
 
 #![expect(
@@ -28,3 +29,4 @@ mod replay;
 mod rpc;
 mod runtime;
 mod shared;
+mod stacks;

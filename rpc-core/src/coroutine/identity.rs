@@ -21,7 +21,7 @@ use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::stack::Slot;
+use super::stack::{Class, Slot};
 use crate::base::sys::{self, syscall};
 
 /// Why coroutines cannot have thread identities of their own in this process.
@@ -93,47 +93,58 @@ impl Facts {
 /// One thread control block with its thread-locals, at the high end of a stack slot.
 pub(crate) struct Block {
     thread_pointer: usize,
+    /// glibc's handle of the thread: the address of its control block.
+    pthread: usize,
     /// Where the donor's frames began: everything below is free.
     stack_base: usize,
 }
 
 impl Block {
-    /// Lets glibc make a block on the `len` bytes at `low` (36 µs). Errors are `pthread_create`'s.
-    pub(super) fn make(facts: &Facts, low: usize, len: usize) -> io::Result<Self> {
-        let (block, pthread) = Self::donate(low, len, facts.tid_offset)?;
+    /// Lets glibc make a block on each of the `stacks`, given by lowest address and length. All donors
+    /// run at once: 20 µs each, alone 27 µs of processor time and twice that of waiting.
+    ///
+    /// As many as could be made, of the first stacks, and the error of `pthread_create` that ended it.
+    pub(super) fn make(facts: &Facts, stacks: &[(usize, usize)]) -> (Vec<Self>, Option<io::Error>) {
+        let mut notes: Vec<Note> = stacks.iter().map(|_| Note::default()).collect();
+        let (threads, error) = create_threads(stacks, &mut notes);
+        let blocks = threads.iter().zip(&notes).map(|(pthread, note)| {
+            await_end(*pthread + facts.tid_offset);
+            // SAFETY: the donor wrote it and is gone.
+            let note = unsafe { std::ptr::read_volatile(note) };
+            Self::adopt(facts, *pthread, &note)
+        });
+        (blocks.collect(), error)
+    }
+
+    /// The block of a kernel thread that has come and gone.
+    fn adopt(facts: &Facts, pthread: usize, note: &Note) -> Self {
         let tid = (pthread + facts.tid_offset) as *mut i32;
         // SAFETY: the kernel thread is gone, and nobody else knows this block yet.
         unsafe { tid.write(next_tid()) };
         if let Some(offset) = facts.rseq_offset {
-            let cpu_id = block.thread_pointer.wrapping_add_signed(offset) + RSEQ_CPU_ID;
+            let cpu_id = note.thread_pointer.wrapping_add_signed(offset) + RSEQ_CPU_ID;
             // SAFETY: glibc reserves the rseq area in every block.
             unsafe { (cpu_id as *mut i32).write(RSEQ_REGISTRATION_FAILED) };
         }
-        Ok(block)
+        Self {
+            thread_pointer: note.thread_pointer,
+            pthread,
+            // 256 bytes below the donor's frame: its red zone and whatever glibc keeps beside it.
+            stack_base: (note.stack_pointer - 256) & !15,
+        }
     }
 
-    /// The block of a kernel thread that has come and gone, and its `pthread_t`.
-    fn donate(low: usize, len: usize, tid_offset: usize) -> io::Result<(Self, usize)> {
-        let mut note = Note::default();
-        let pthread = create_thread(low, len, &mut note)?;
-        let tid = (pthread + tid_offset) as *const i32;
-        loop {
-            // SAFETY: the word is in the new block; the kernel clears it when the thread has left.
-            let left = unsafe { tid.read_volatile() };
-            if left == 0 {
-                break;
-            }
-            // Not PRIVATE: the kernel's wake at exit is a shared one.
-            // SAFETY: waits on a word that stays mapped.
-            unsafe { syscall!(libc::SYS_futex, tid, libc::FUTEX_WAIT, left, 0) };
-        }
-        // 256 bytes below the donor's frame: its red zone and whatever glibc keeps beside it.
-        let stack_base = (note.stack_pointer - 256) & !15;
-        let block = Self {
-            thread_pointer: note.thread_pointer,
-            stack_base,
-        };
-        Ok((block, pthread))
+    /// Ends the thread for glibc as well, which frees what it holds elsewhere for the block; the memory
+    /// of the block itself is the caller's again (0.2 µs).
+    ///
+    /// # Safety
+    /// - The block is not current anywhere, its destructors have run, and it is not used again.
+    pub(super) unsafe fn end(self, facts: &Facts) {
+        let tid = (self.pthread + facts.tid_offset) as *mut i32;
+        // SAFETY: the caller's promise. Zero is what the kernel leaves of a thread that has ended.
+        unsafe { tid.write(0) };
+        // SAFETY: made by pthread_create, joined once. Returns at once: the thread has ended.
+        unsafe { libc::pthread_join(self.pthread as libc::pthread_t, std::ptr::null_mut()) };
     }
 
     pub(super) fn thread_pointer(&self) -> usize {
@@ -174,32 +185,66 @@ struct Note {
     stack_pointer: usize,
 }
 
-/// Starts the donor with all signals blocked: no handler of the program may run on it.
-fn create_thread(low: usize, len: usize, note: &mut Note) -> io::Result<usize> {
+/// Waits until the kernel has cleared the thread id at `tid`: the thread has left.
+fn await_end(tid: usize) {
+    let tid = tid as *const i32;
+    loop {
+        // SAFETY: the word is in a control block that stays mapped.
+        let left = unsafe { tid.read_volatile() };
+        if left == 0 {
+            return;
+        }
+        // Not PRIVATE: the kernel's wake at exit is a shared one.
+        // SAFETY: as above.
+        unsafe { syscall!(libc::SYS_futex, tid, libc::FUTEX_WAIT, left, 0) };
+    }
+}
+
+/// Starts a donor on each stack with all signals blocked: no handler of the program may run on them.
+/// The handles of those that could be started, and why there are no more.
+fn create_threads(
+    stacks: &[(usize, usize)],
+    notes: &mut [Note],
+) -> (Vec<usize>, Option<io::Error>) {
+    let mut threads = Vec::with_capacity(stacks.len());
     let mut attr = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut old = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut thread: libc::pthread_t = 0;
-    // SAFETY: plain libc calls on local structures; the stack range is a fresh slot.
-    let error = unsafe {
+    // SAFETY: plain libc calls on local structures.
+    unsafe {
         libc::pthread_attr_init(attr.as_mut_ptr());
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
-        let mut error = libc::pthread_attr_setstack(attr.as_mut_ptr(), low as *mut c_void, len);
-        if error == 0 {
-            let argument = std::ptr::from_mut(note).cast();
-            error = libc::pthread_create(&raw mut thread, attr.as_ptr(), donor, argument);
+    }
+    let mut error = 0;
+    for ((low, len), note) in stacks.iter().zip(notes) {
+        let mut thread: libc::pthread_t = 0;
+        // SAFETY: the stack is a fresh slot; the note stays until the thread has left.
+        error = unsafe {
+            match libc::pthread_attr_setstack(attr.as_mut_ptr(), *low as *mut c_void, *len) {
+                0 => {
+                    let argument = std::ptr::from_mut(note).cast();
+                    libc::pthread_create(&raw mut thread, attr.as_ptr(), donor, argument)
+                }
+                error => error,
+            }
+        };
+        if error != 0 {
+            break;
         }
+        threads.push(thread as usize);
+    }
+    // SAFETY: as above.
+    unsafe {
         libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut());
         libc::pthread_attr_destroy(attr.as_mut_ptr());
-        error
-    };
-    if error != 0 {
+    }
+    let error = (error != 0).then(|| {
         let cause = io::Error::from_raw_os_error(error);
         let text = format!("a coroutine's thread block cannot be made: {cause}");
-        return Err(io::Error::new(cause.kind(), text));
-    }
-    Ok(thread as usize)
+        io::Error::new(cause.kind(), text)
+    });
+    (threads, error)
 }
 
 /// Notes where it stands and leaves without glibc's knowledge.
@@ -257,9 +302,12 @@ fn probe() -> Result<Facts, IdentityError> {
 /// Makes one block and watches what starting, malloc and renewal do to libc's thread-locals.
 fn probe_block(facts: &mut Facts) -> Result<(), IdentityError> {
     let area = libc_area()?;
-    let slot = Slot::take(PROBE_STACK).map_err(|e| IdentityError(e.to_string()))?;
-    let block =
-        Block::make(facts, slot.limit(), slot.len()).map_err(|e| IdentityError(e.to_string()))?;
+    let refused = |e: io::Error| IdentityError(e.to_string());
+    let slot = Slot::take(Class::of(PROBE_STACK)).map_err(refused)?;
+    let block = match Block::make(facts, &[(slot.limit(), slot.len())]) {
+        (mut blocks, None) => blocks.remove(0),
+        (_, Some(error)) => return Err(refused(error)),
+    };
     let tp = block.thread_pointer;
     if cfg!(target_arch = "x86_64") {
         // SAFETY: the header word of x86-64's control block that says "more than one thread".
@@ -512,10 +560,18 @@ mod tests {
     #[test]
     fn a_donor_leaves_no_kernel_thread_behind() {
         let facts = Facts::get().unwrap();
-        let slot = Slot::take(64 << 10).unwrap();
-        let block = Block::make(facts, slot.limit(), slot.len()).unwrap();
-        let within = slot.limit()..slot.limit() + slot.len();
-        assert!(within.contains(&block.stack_base()));
-        assert!(within.contains(&block.thread_pointer()));
+        let slots: Vec<Slot> = (0..5)
+            .map(|_| Slot::take(Class::of(64 << 10)).unwrap())
+            .collect();
+        let stacks: Vec<_> = slots.iter().map(|s| (s.limit(), s.len())).collect();
+        let (blocks, error) = Block::make(facts, &stacks);
+        assert!(error.is_none() && blocks.len() == stacks.len());
+        for (slot, block) in slots.iter().zip(blocks) {
+            let within = slot.limit()..slot.end();
+            assert!(within.contains(&block.stack_base()));
+            assert!(within.contains(&block.thread_pointer()));
+            // SAFETY: nothing ever ran on it.
+            unsafe { block.end(facts) };
+        }
     }
 }

@@ -18,8 +18,8 @@
 //! thread-locals of the thread that runs it. C-2 to C-4 are about blocks of their own.
 //!
 //! Invariants
-//! - C-1  A slot and its block are made once, used by one [`Coroutine`] for ever and never unmapped:
-//!   a stale pointer into a coroutine's header stays readable.
+//! - C-1  A slot belongs to one task for ever and is never unmapped. Its coroutine may be ended while it
+//!   idles, which gives the memory back, and made anew.
 //! - C-2  While a coroutine runs, the thread pointer is its block's; on every other stack of that
 //!   thread it is the thread's own. [`Coroutine::resume`] is the only place that sets it.
 //! - C-3  Between setting the thread pointer and switching stacks no thread-local is touched.
@@ -41,7 +41,8 @@ use corosensei::stack::{Stack as CoroStack, StackPointer};
 
 use identity::{Block, Facts};
 pub(crate) use overflow::install as install_overflow_report;
-pub(crate) use stack::{Label, Slot};
+pub use stack::Guards;
+pub(crate) use stack::{CLASSES, Class, Slot, guards};
 
 /// A resumable stack. Made once, then runs `entry` for ever; `entry` never returns.
 pub(crate) struct Coroutine {
@@ -50,57 +51,86 @@ pub(crate) struct Coroutine {
     yielder: Cell<*const corosensei::Yielder<(), ()>>,
     /// `None` under shared identity.
     own: Option<Own>,
-    slot: Slot,
 }
 
-/// A thread's identity.
-struct Own {
+/// A thread's identity, made for one slot.
+pub(crate) struct Own {
     block: Block,
     facts: &'static Facts,
 }
 
+impl Own {
+    /// Identities for the first of `slots`, and why there are none for the others.
+    pub(crate) fn make(facts: &'static Facts, slots: &[&Slot]) -> (Vec<Self>, Option<io::Error>) {
+        let stacks: Vec<_> = slots.iter().map(|s| (s.limit(), s.len())).collect();
+        let (blocks, error) = Block::make(facts, &stacks);
+        let owns = blocks.into_iter().map(|block| Self { block, facts });
+        (owns.collect(), error)
+    }
+}
+
 impl Coroutine {
-    /// Takes a stack of `size` usable bytes; makes its thread block where there are `facts` to make it by.
+    /// A coroutine on `slot`, which nothing else uses, with the identity made for it if it has one.
     ///
-    /// `entry(argument)` runs at the first resume. Errors are those of `mmap` and `pthread_create`.
+    /// `entry(argument)` runs at the first resume.
     pub(crate) fn new(
-        size: usize,
-        facts: Option<&'static Facts>,
+        slot: &Slot,
+        own: Option<Own>,
         entry: fn(usize) -> Infallible,
         argument: usize,
         publish: fn(usize, *const corosensei::Yielder<(), ()>),
-    ) -> io::Result<Self> {
-        let slot = Slot::take(size)?;
-        let make = |facts| {
-            let block = Block::make(facts, slot.limit(), slot.len())?;
-            io::Result::Ok(Own { block, facts })
-        };
-        let own = facts.map(make).transpose()?;
-        let high = slot.limit() + slot.len();
+    ) -> Self {
         let bounds = Bounds {
-            base: own.as_ref().map_or(high, |own| own.block.stack_base()),
+            base: own
+                .as_ref()
+                .map_or(slot.end(), |own| own.block.stack_base()),
             limit: slot.limit(),
         };
         let inner = corosensei::Coroutine::with_stack(bounds, move |yielder, ()| {
             publish(argument, yielder);
             entry(argument)
         });
-        Ok(Self {
+        Self {
             inner,
             yielder: Cell::new(std::ptr::null()),
             own,
-            slot,
-        })
+        }
+    }
+
+    /// Gives back what the stack of an idle coroutine holds below its first [`KEPT`] bytes.
+    ///
+    /// # Safety
+    /// - `slot` is the coroutine's; it is suspended in `entry` itself, within [`KEPT`].
+    pub(crate) unsafe fn trim(&self, slot: &Slot) {
+        let base = self
+            .own
+            .as_ref()
+            .map_or(slot.end(), |own| own.block.stack_base());
+        if slot.depth() > slot.end() - base + KEPT {
+            // SAFETY: the caller's promise.
+            unsafe { slot.give_back(base - KEPT) };
+        }
+    }
+
+    /// Ends the coroutine without unwinding it, and gives all its memory back.
+    ///
+    /// # Safety
+    /// - `slot` is the coroutine's. It is suspended, nothing on its stack needs to be dropped, and the
+    ///   destructors of its thread-locals have run.
+    pub(crate) unsafe fn end(mut self, slot: &Slot) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.inner.force_reset();
+            if let Some(Own { block, facts }) = self.own {
+                block.end(facts);
+            }
+            slot.give_back(slot.end());
+        }
     }
 
     /// Remembers the way back; called by `publish` on the coroutine's own stack.
     pub(crate) fn set_yielder(&self, yielder: *const corosensei::Yielder<(), ()>) {
         self.yielder.set(yielder);
-    }
-
-    /// Who runs here, for the overflow report.
-    pub(crate) fn label(&self) -> &Label {
-        self.slot.label()
     }
 
     /// Runs the coroutine on the calling thread until it suspends.
@@ -148,6 +178,9 @@ impl Coroutine {
         }
     }
 }
+
+/// How much of an idle stack stays in memory: below that lies what only deep use has touched.
+pub(crate) const KEPT: usize = 16 << 10;
 
 /// What corosensei needs to know of a stack. The memory is never freed (C-1).
 struct Bounds {

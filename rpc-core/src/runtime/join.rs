@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub enum JoinError {
     Panicked(Box<dyn Any + Send>),
     /// It never ran: cancelled first, or the runtime ended.
     Cancelled,
+    /// It never ran: the system gave no stack, mapping or thread to run it on.
+    Refused(io::Error),
 }
 
 impl<T> JoinHandle<T> {
@@ -72,6 +75,7 @@ impl JoinError {
         match self {
             Self::Panicked(payload) => std::panic::resume_unwind(payload),
             Self::Cancelled => panic!("the coroutine was cancelled before it ran"),
+            Self::Refused(error) => panic!("the coroutine could not start: {error}"),
         }
     }
 }
@@ -81,6 +85,7 @@ impl fmt::Display for JoinError {
         match self {
             Self::Panicked(payload) => write!(f, "panicked: {}", panic_text(payload.as_ref())),
             Self::Cancelled => f.write_str("cancelled before it ran"),
+            Self::Refused(error) => write!(f, "could not start: {error}"),
         }
     }
 }
@@ -182,6 +187,11 @@ where
     fn abandon(self: Arc<Self>) {
         drop(self.closure.lock().take());
         self.finish(Err(JoinError::Cancelled));
+    }
+
+    fn refuse(self: Arc<Self>, why: io::Error) {
+        drop(self.closure.lock().take());
+        self.finish(Err(JoinError::Refused(why)));
     }
 }
 

@@ -44,9 +44,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::coroutine::Class;
 use crate::coroutine::identity::{Facts, IdentityError};
 
+pub use crate::coroutine::Guards;
 pub use deadline::Deadline;
+pub use depot::{StackClass, Stacks, stacks, trim_stacks};
 pub use join::{JoinError, JoinHandle};
 pub use pinned::{Pinned, PinnedWait};
 pub use reactor::Dir;
@@ -178,7 +181,8 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Usable bytes of a coroutine's stack; committed as they are touched. Default 256 KiB.
+    /// Usable bytes of a coroutine's stack, rounded up to a power of two from 32 KiB to 1 GiB; committed
+    /// as they are touched. Default 256 KiB.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes;
         self
@@ -328,7 +332,8 @@ impl Builder {
         self
     }
 
-    /// Usable bytes of the stack; 0 = the runtime's default.
+    /// Usable bytes of the stack, rounded up to a power of two from 32 KiB to 1 GiB; 0 = the runtime's
+    /// default.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.options.stack_size = if bytes == 0 { 0 } else { stack_len(bytes) };
         self
@@ -342,7 +347,8 @@ impl Builder {
         self
     }
 
-    /// Runs `f` as a coroutine of the caller's runtime.
+    /// Runs `f` as a coroutine of the caller's runtime. Where no stack can be had for it, its handle's
+    /// `join` says [`JoinError::Refused`].
     ///
     /// # Panics
     /// Outside a runtime: use [`Handle::spawn`] there.
@@ -487,12 +493,11 @@ fn build_or_exit(workers: Option<usize>) -> Runtime {
 }
 
 fn stack_len(bytes: usize) -> usize {
-    bytes.max(STACK_MIN).next_multiple_of(4096)
+    Class::of(bytes).size()
 }
 
 /// Committed on touch; a panic with a backtrace takes 22 KiB, TLS handshakes more.
 const STACK_SIZE: usize = 256 << 10;
-const STACK_MIN: usize = 32 << 10;
 /// Bits of the idle set.
 const WORKERS_MAX: usize = 64;
 const DROP_GRACE: Duration = Duration::from_secs(1);

@@ -29,7 +29,7 @@ pub(super) fn submit(job: Arc<dyn Run>) {
     let started = std::thread::Builder::new()
         .name("rpc-core pool".into())
         .spawn(serve);
-    if started.is_err() {
+    if let Err(error) = started {
         // Others will come to it; if there are none, the job cannot run at all.
         let mut state = lock();
         state.threads -= 1;
@@ -37,7 +37,7 @@ pub(super) fn submit(job: Arc<dyn Run>) {
             && let Some(job) = state.queue.pop_back()
         {
             drop(state);
-            job.abandon();
+            job.refuse(error);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the workers of one runtime share.
 
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     end_by: AtomicU64,
     /// Whether to say on stderr what was left when the runtime ended.
     quiet: AtomicBool,
+    /// Whether it was said already that a coroutine could not start.
+    refused: AtomicBool,
     /// Usable bytes of a default stack.
     pub(super) stack_size: usize,
     /// `None` = coroutines share their worker's thread identity.
@@ -39,6 +42,7 @@ impl Shared {
             searching: AtomicBool::new(false),
             end_by: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             stack_size,
             facts,
         }
@@ -142,6 +146,15 @@ impl Shared {
 
     pub(super) fn end_by(&self) -> Instant {
         Instant::from_nanos(self.end_by.load(Ordering::SeqCst))
+    }
+
+    /// Says once that coroutines cannot start; every handle is told anyway.
+    pub(super) fn report_refusal(&self, error: &io::Error) {
+        if !self.refused.swap(true, Ordering::Relaxed) {
+            self.report(&format!(
+                "a coroutine could not start, as later ones may not: {error}"
+            ));
+        }
     }
 
     /// A line for whoever runs the program. By `base::sys`: stdout's and stderr's locks may be held

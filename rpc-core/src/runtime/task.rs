@@ -1,7 +1,8 @@
 //! A coroutine as the scheduler sees it: its state, its way of waking, its deadline.
 //!
-//! A `Task` is made with its stack, used for one job after another and never freed. Waking one that
-//! has moved on to another job is a spurious wake-up there, which every waiter has to bear anyway.
+//! A `Task` is made for one stack, used for one job after another and never freed; while it idles its
+//! coroutine may be ended to give the memory back (`depot.rs`). Waking one that has moved on to another
+//! job is a spurious wake-up there, which every waiter has to bear anyway.
 //!
 //! Invariants
 //! - K-1  A task is in at most one queue: only the waker that undoes a park queues it (`state.rs`).
@@ -25,14 +26,19 @@ use super::timer::{NOWHERE, Owner};
 use super::worker::Worker;
 use crate::base::sys;
 use crate::base::time::Instant;
-use crate::coroutine::{Coroutine, identity::Facts};
+use crate::coroutine::{Class, Coroutine, Own, Slot, identity::Facts};
 
 /// Something to run once, on a coroutine or on a thread of the blocking pool.
 pub(crate) trait Run: Send + Sync {
     /// Does the work. Never unwinds.
     fn run(self: Arc<Self>);
-    /// Called instead of `run` when the runtime ends first or no stack can be had.
+    /// Called instead of `run` when the runtime ends first.
     fn abandon(self: Arc<Self>);
+    /// Called instead of `run` when the system gives no stack or thread to run it on.
+    fn refuse(self: Arc<Self>, why: io::Error) {
+        drop(why);
+        self.abandon();
+    }
 }
 
 /// A closure that has not started, and how it wants to run.
@@ -87,6 +93,8 @@ pub(crate) struct Task {
     cancelled: AtomicBool,
     /// The worker that runs the current job; null before the first.
     worker: AtomicPtr<Worker>,
+    slot: Slot,
+    /// `None` before the first job, and after [`TaskRef::retire`].
     coroutine: UnsafeCell<Option<Coroutine>>,
     /// `None` = the thread-locals are the worker's.
     facts: Option<&'static Facts>,
@@ -102,6 +110,8 @@ pub(crate) struct Task {
     pub(super) reuse_thread_locals: Cell<bool>,
     /// Whether a job is on this task (running or suspended).
     pub(super) live: Cell<bool>,
+    /// Whether the stack was trimmed since the last job.
+    pub(super) trimmed: Cell<bool>,
 }
 
 // SAFETY: `Cell`s and the coroutine are touched only by the thread that K-3 names.
@@ -144,13 +154,15 @@ pub(crate) fn forget_current() {
 pub(crate) struct TaskRef(&'static Task);
 
 impl TaskRef {
-    /// A task with a new stack of `stack_size` usable bytes, and an identity of its own if there are
-    /// `facts` to make one by.
-    pub(super) fn create(stack_size: usize, facts: Option<&'static Facts>) -> io::Result<Self> {
+    /// A task with a new slot. It needs to be furnished, always by the same `facts`, before it is loaded.
+    pub(super) fn create(class: Class, facts: Option<&'static Facts>) -> io::Result<Self> {
+        let slot = Slot::take(class)?;
+        let stack_size = slot.len();
         let task: &'static Task = Box::leak(Box::new(Task {
             state: State::new(),
             cancelled: AtomicBool::new(false),
             worker: AtomicPtr::new(ptr::null_mut()),
+            slot,
             coroutine: UnsafeCell::new(None),
             facts,
             job: Cell::new(None),
@@ -161,17 +173,69 @@ impl TaskRef {
             stack_size,
             reuse_thread_locals: Cell::new(false),
             live: Cell::new(false),
+            trimmed: Cell::new(true),
         }));
-        let address = ptr::from_ref(task) as usize;
-        let coroutine = Coroutine::new(stack_size, facts, main_loop, address, publish)?;
-        // SAFETY: nobody else knows the task yet.
-        unsafe { *task.coroutine.get() = Some(coroutine) };
         Ok(Self(task))
+    }
+
+    /// Makes the coroutines of `tasks`, which have none and are the caller's alone; each gets an identity
+    /// of its own if there are `facts` to make them by. How many of the first ones got theirs, and why
+    /// the others did not.
+    pub(super) fn furnish(
+        tasks: &[Self],
+        facts: Option<&'static Facts>,
+    ) -> (usize, Option<io::Error>) {
+        let Some(facts) = facts else {
+            tasks.iter().for_each(|task| task.install(None));
+            return (tasks.len(), None);
+        };
+        let slots: Vec<&Slot> = tasks.iter().map(|task| &task.0.slot).collect();
+        let (owns, error) = Own::make(facts, &slots);
+        let count = owns.len();
+        for (task, own) in tasks.iter().zip(owns) {
+            task.install(Some(own));
+        }
+        (count, error)
+    }
+
+    fn install(self, own: Option<Own>) {
+        let address = ptr::from_ref(self.0) as usize;
+        let coroutine = Coroutine::new(&self.0.slot, own, main_loop, address, publish);
+        // SAFETY: nobody else enters or looks into a task that is not loaded.
+        unsafe { *self.0.coroutine.get() = Some(coroutine) };
+    }
+
+    /// Gives back what only deep use has touched of an idle task's stack. The task is the caller's alone.
+    pub(super) fn trim(self) {
+        debug_assert!(!self.0.live.get(), "only an idle task is trimmed");
+        // SAFETY: idle tasks are suspended in `main_loop`, or have not begun.
+        unsafe { self.coroutine().trim(&self.0.slot) };
+        self.0.trimmed.set(true);
+    }
+
+    /// Ends the coroutine of an idle task, which is the caller's alone, and gives its memory back. Not on
+    /// a worker: destructors of thread-locals that were left to the next job run here, as on the calling
+    /// thread.
+    pub(super) fn retire(self) {
+        debug_assert!(!self.0.live.get(), "only an idle task is retired");
+        // SAFETY: the task is idle and the caller's.
+        let coroutine = unsafe { &mut *self.0.coroutine.get() };
+        if let Some(left) = coroutine
+            && !self.shares_thread()
+            && self.0.reuse_thread_locals.replace(false)
+        {
+            // SAFETY: suspended in `main_loop`, which finds no job.
+            unsafe { left.resume() };
+        }
+        if let Some(ended) = coroutine.take() {
+            // SAFETY: `main_loop` holds nothing between two jobs; the destructors have run.
+            unsafe { ended.end(&self.0.slot) };
+        }
     }
 
     /// Puts a job on an idle task.
     pub(super) fn load(self, job: Job, worker: &'static Worker) {
-        let label = self.coroutine().label();
+        let label = self.0.slot.label();
         label.name.set(job.options.name);
         label.spawned_at.set(Some(job.options.spawned_at));
         self.0
@@ -180,6 +244,7 @@ impl TaskRef {
         self.0.job.set(Some(job));
         self.0.deadline.set(Instant::NEVER);
         self.0.live.set(true);
+        self.0.trimmed.set(false);
         self.0.cancelled.store(false, Ordering::Relaxed);
         self.0.state.reset();
         self.0
@@ -194,7 +259,7 @@ impl TaskRef {
     #[inline]
     pub(super) unsafe fn resume(self) -> Action {
         self.0.state.begin();
-        // SAFETY: set in `create`; the caller is the only one who runs it.
+        // SAFETY: a loaded task is furnished; the caller is the only one who runs it.
         let coroutine = unsafe { (*self.0.coroutine.get()).as_mut().unwrap_unchecked() };
         let shared = self.shares_thread();
         if shared {
@@ -318,7 +383,7 @@ impl TaskRef {
 
     /// Name and place of birth of the current job. Only from the task's worker.
     pub(super) fn name_and_place(self) -> String {
-        let label = self.coroutine().label();
+        let label = self.0.slot.label();
         let name = if label.name.get().is_empty() {
             "unnamed"
         } else {
@@ -331,8 +396,12 @@ impl TaskRef {
         format!("'{name}'{place}")
     }
 
+    pub(super) fn slot(self) -> &'static Slot {
+        &self.0.slot
+    }
+
     fn coroutine(self) -> &'static Coroutine {
-        // SAFETY: set in `create`, never removed; shared access only, as `resume`'s exclusive one has
+        // SAFETY: callers hold a furnished task; shared access only, as `resume`'s exclusive one has
         // ended or belongs to our own frame below.
         unsafe { (*self.0.coroutine.get()).as_ref().unwrap_unchecked() }
     }
@@ -369,10 +438,12 @@ fn publish(address: usize, yielder: *const corosensei::Yielder<(), ()>) {
 fn main_loop(address: usize) -> Infallible {
     let task = task_at(address);
     loop {
+        let job = task.0.job.take();
         if !task.shares_thread() {
-            CURRENT.set(task.0);
+            // Without a job this is the farewell of `retire`: a plain thread, which never parks.
+            CURRENT.set(job.as_ref().map_or(ptr::null(), |_| ptr::from_ref(task.0)));
         }
-        if let Some(job) = task.0.job.take() {
+        if let Some(job) = job {
             job.run.run();
         }
         match task.0.facts {

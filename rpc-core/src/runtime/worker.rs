@@ -221,9 +221,8 @@ impl Worker {
         let task = match own.map_or_else(|| depot::take(size, self.shared.facts), Ok) {
             Ok(task) => task,
             Err(error) => {
-                self.shared
-                    .report(&format!("a coroutine could not start: {error}"));
-                return job.run.abandon();
+                self.shared.report_refusal(&error);
+                return job.run.refuse(error);
             }
         };
         task.load(job, self);
@@ -482,6 +481,6 @@ const EVENTS_MAX: usize = 256;
 /// Answers wait this long at most while other calls run.
 const FLUSH_AFTER: Duration = Duration::from_micros(100);
 /// Idle stacks a worker keeps for itself.
-const FREE_MAX: usize = 1024;
+const FREE_MAX: usize = 64;
 /// Coroutines named when a runtime ends with some left.
 const REPORTED_MAX: usize = 20;

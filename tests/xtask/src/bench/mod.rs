@@ -7,6 +7,7 @@
 //! A benchmark is a number, never a test: nothing fails because something was slow. A run that
 //! failed is reported as failed.
 
+mod memory;
 mod messaging;
 mod plot;
 mod program;
@@ -43,6 +44,8 @@ pub(crate) struct Options {
 enum What {
     /// Switch, spawn and join, parked coroutines, slow GETs; against tokio and threads
     Runtime,
+    /// A thousand to a million coroutines that wait at once, in both identities; against tokio
+    Memory,
     /// One connection with 1, 64, 200 calls in flight, 64 connections; against tonic and a bare loop
     Rpc,
     /// A chat log replayed through a cluster of its own; against the disk's own latency
@@ -64,6 +67,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut sections = Vec::new();
     if wanted(What::Runtime) {
         sections.push(runtime::run(options.rounds)?);
+    }
+    if wanted(What::Memory) {
+        sections.push(memory::run(options.rounds)?);
     }
     if wanted(What::Rpc) {
         sections.push(rpc::run(options.rounds, options.seconds)?);
@@ -88,8 +94,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Release builds of both sides, in two builds so that no feature of one reaches the other.
 fn build(options: &Options) -> Result<()> {
     let wanted = |what| options.what.is_none() || options.what == Some(what);
-    if wanted(What::Runtime) || wanted(What::Rpc) {
-        let ours = ["bench_runtime", "bench_echo_server", "bench_echo_client"];
+    if wanted(What::Runtime) || wanted(What::Memory) || wanted(What::Rpc) {
+        let ours = [
+            "bench_runtime",
+            "million",
+            "bench_echo_server",
+            "bench_echo_client",
+        ];
         let mut build = steps::cargo(&["build", "--release", "--package", "examples"]);
         steps::step(build.args(ours.iter().flat_map(|name| ["--bin", name])))?;
         steps::step(&mut steps::cargo(&[
