@@ -8,6 +8,16 @@ use std::process::Command;
 
 use tests::{Program, bin, run};
 
+#[test]
+fn a_short_soak_leaks_nothing() -> io::Result<()> {
+    let mut soak = Command::new(bin("soak"));
+    let (status, out, err) = run(soak.args(["--minutes", "0.33"]))?;
+    println!("{out}");
+    assert!(status.success(), "{err}\n{out}");
+    assert!(out.ends_with("nothing leaked\n"), "{out}");
+    Ok(())
+}
+
 /// The greeter on a port of its own.
 struct Greeter {
     server: Program,

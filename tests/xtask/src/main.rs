@@ -5,6 +5,7 @@
 
 mod bench;
 mod packages;
+mod soak;
 mod steps;
 mod test;
 
@@ -26,11 +27,14 @@ enum Task {
     Test(test::Options),
     /// Measure ours and the peers in the same run, and write target/bench/report.md
     Bench(bench::Options),
+    /// Spawn, cancel, read, write and close at random for a long time; fail if anything leaks
+    Soak(soak::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Soak(options) => soak::run(&options),
     }
 }

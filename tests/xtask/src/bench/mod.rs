@@ -24,6 +24,8 @@ use clap::{Args, ValueEnum};
 
 use crate::steps;
 
+pub(crate) use program::release_binary;
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// What to measure; all when left out

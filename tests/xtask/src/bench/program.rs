@@ -37,9 +37,14 @@ pub(crate) fn can_pin() -> bool {
     cores > CLIENT_CORE && quiet.is_ok_and(|status| status.success())
 }
 
+/// Where a release build of ours or of a peer lies.
+pub(crate) fn release_binary(name: &str) -> Result<PathBuf> {
+    Ok(target_dir()?.join("release").join(name))
+}
+
 /// A release build of ours or of a peer, pinned to `core` where that can be had.
 pub(crate) fn release(name: &str, core: usize) -> Result<Command> {
-    let path = target_dir()?.join("release").join(name);
+    let path = release_binary(name)?;
     if !can_pin() {
         return Ok(Command::new(path));
     }
