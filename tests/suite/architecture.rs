@@ -50,6 +50,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "rpc-core/src/base/buf.rs",
         "spare capacity handed to the kernel",
     ),
+    (
+        "rpc-core/src/base/atomic_ref.rs",
+        "the pointer behind a shared reference",
+    ),
     ("rpc-core/src/base/list.rs", "intrusive links"),
     ("rpc-core/src/base/slab.rs", "type-stable slots"),
     ("rpc-core/src/base/lock.rs", "the cell behind the spin lock"),
@@ -67,6 +71,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ),
     ("rpc-core/src/runtime/worker.rs", "resumes coroutines"),
     ("rpc-core/src/runtime/task.rs", "the current task's pointer"),
+    (
+        "rpc-core/src/runtime/capture.rs",
+        "copies a stack in a signal handler",
+    ),
     (
         "rpc-core/src/runtime/reactor.rs",
         "type-stable registrations",

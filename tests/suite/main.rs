@@ -6,6 +6,7 @@
 //! * `libraries` makes a thousand calls at once through other people's libraries, to real servers.
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
 //! * `cluster` starts a whole backend with `up` and chats in it.
+//! * `inside` looks into running programs: stalls, dumps, debuggers.
 //! * `replay` plays a real chat log through terminals, with processes killed on the way.
 //! * `readme` holds code, commands, links and figures of the documents to what is there.
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
@@ -23,6 +24,7 @@ mod cluster;
 mod examples;
 mod hooks;
 mod identity;
+mod inside;
 mod libraries;
 mod readme;
 mod replay;

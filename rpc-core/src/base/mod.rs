@@ -4,6 +4,7 @@
 //! Does not know: coroutines, scheduling, protocols.
 
 pub(crate) mod atomic;
+pub mod atomic_ref;
 pub mod buf;
 pub mod lock;
 pub mod metric;

@@ -126,6 +126,19 @@ pub fn clock_gettime(clock: libc::clockid_t) -> timespec {
     spec
 }
 
+/// Nanoseconds of processor time that a thread of this process has used; `None` if it has ended.
+pub fn thread_cpu_nanos(tid: i32) -> Option<u64> {
+    // How the kernel names the clock of a thread (include/linux/posix-timers.h).
+    let clock = (!tid << 3) | 4 | 2;
+    let mut spec = timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `spec` is a valid place to write to.
+    let result = unsafe { syscall!(libc::SYS_clock_gettime, clock, &raw mut spec) };
+    (result == 0).then(|| spec.tv_sec as u64 * 1_000_000_000 + spec.tv_nsec as u64)
+}
+
 /// A relative time for the kernel.
 pub fn to_timespec(duration: Duration) -> timespec {
     timespec {
@@ -156,6 +169,32 @@ pub fn gettid() -> i32 {
 pub fn getpid() -> i32 {
     // SAFETY: takes no arguments.
     unsafe { syscall!(libc::SYS_getpid) as i32 }
+}
+
+/// Prepares the process for [`membarrier`]. False where the kernel has none (Linux before 4.14) or
+/// forbids it.
+pub fn membarrier_register() -> bool {
+    // SAFETY: takes no pointers.
+    unsafe {
+        syscall!(
+            libc::SYS_membarrier,
+            MEMBARRIER_REGISTER_PRIVATE_EXPEDITED,
+            0,
+            0
+        ) == 0
+    }
+}
+
+/// Makes every thread of the process pass a full memory barrier. After [`membarrier_register`].
+pub fn membarrier() {
+    // SAFETY: takes no pointers.
+    unsafe { syscall!(libc::SYS_membarrier, MEMBARRIER_PRIVATE_EXPEDITED, 0, 0) };
+}
+
+/// Sends a signal to one thread of this process.
+pub fn signal_thread(tid: i32, signal: c_int) -> bool {
+    // SAFETY: takes no pointers; the caller answers for what the signal does.
+    unsafe { syscall!(libc::SYS_tgkill, getpid(), tid, signal) == 0 }
 }
 
 /// `read(2)`.
@@ -204,6 +243,22 @@ pub fn epoll_wait(epoll: RawFd, events: &mut [epoll_event], timeout: Option<Dura
     unsafe { syscall!(libc::SYS_epoll_pwait, epoll, out, room, millis, 0, 8) }
 }
 
+/// Whether a read of `fd` would not wait.
+pub fn is_readable(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let now = timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both structures live across the call; a null signal mask is allowed.
+    let ready = unsafe { syscall!(libc::SYS_ppoll, &raw mut poll, 1, &raw const now, 0, 8) };
+    ready > 0
+}
+
 /// Sleeps in the kernel while `*word == expected`, at most `timeout`; may return early.
 pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     let spec = timeout.map(to_timespec);
@@ -221,3 +276,7 @@ pub fn futex_wake(word: &AtomicU32, count: i32) {
     // SAFETY: the kernel only looks the address up; it need not even be mapped.
     unsafe { syscall!(libc::SYS_futex, word.as_ptr(), op, count) };
 }
+
+/// include/uapi/linux/membarrier.h
+const MEMBARRIER_PRIVATE_EXPEDITED: c_int = 1 << 3;
+const MEMBARRIER_REGISTER_PRIVATE_EXPEDITED: c_int = 1 << 4;

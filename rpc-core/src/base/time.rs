@@ -8,7 +8,7 @@ use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// A point on the machine's monotonic clock, in nanoseconds. `Copy`, 8 bytes, never goes back.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
 impl Instant {

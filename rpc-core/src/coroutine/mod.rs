@@ -32,6 +32,7 @@
 pub(crate) mod identity;
 mod overflow;
 mod stack;
+pub(crate) mod trace;
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -26,6 +26,11 @@ impl Idle {
         self.0.fetch_and(!(1 << index), Ordering::SeqCst);
     }
 
+    /// Whether worker `index` sleeps or is about to.
+    pub(super) fn is_set(&self, index: usize) -> bool {
+        self.0.load(Ordering::SeqCst) & (1 << index) != 0
+    }
+
     /// True if the worker was idle and is now the caller's to wake. What it is to find was left before.
     pub(super) fn claim(&self, index: usize) -> bool {
         fence(Ordering::SeqCst);

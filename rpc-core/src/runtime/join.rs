@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::park::{Waiter, park};
-use super::task::{self, Reason, Run, TaskRef};
+use super::task::{self, Lose, Reason, Run, TaskRef};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 
@@ -24,6 +24,8 @@ pub enum JoinError {
     Cancelled,
     /// It never ran: the system gave no stack, mapping or thread to run it on.
     Refused(io::Error),
+    /// It was still waiting when its runtime ended, and was left behind.
+    Lost,
 }
 
 impl<T> JoinHandle<T> {
@@ -76,6 +78,7 @@ impl JoinError {
             Self::Panicked(payload) => std::panic::resume_unwind(payload),
             Self::Cancelled => panic!("the coroutine was cancelled before it ran"),
             Self::Refused(error) => panic!("the coroutine could not start: {error}"),
+            Self::Lost => panic!("the coroutine was left behind when its runtime ended"),
         }
     }
 }
@@ -86,6 +89,7 @@ impl fmt::Display for JoinError {
             Self::Panicked(payload) => write!(f, "panicked: {}", panic_text(payload.as_ref())),
             Self::Cancelled => f.write_str("cancelled before it ran"),
             Self::Refused(error) => write!(f, "could not start: {error}"),
+            Self::Lost => f.write_str("left behind when its runtime ended"),
         }
     }
 }
@@ -180,7 +184,16 @@ where
             slot.task = task::running();
         }
         // The closure is consumed and its result handed on: nothing half-done stays visible.
-        let outcome = catch_unwind(AssertUnwindSafe(closure));
+        let job = || catch_unwind(AssertUnwindSafe(closure));
+        let outcome = match task::running() {
+            Some(task) => {
+                let outcome = task.watched(&*self, job);
+                // As with threads: who has joined finds the thread-locals gone.
+                task.end_thread_locals();
+                outcome
+            }
+            None => job(),
+        };
         self.finish(outcome.map_err(JoinError::Panicked));
     }
 
@@ -192,6 +205,16 @@ where
     fn refuse(self: Arc<Self>, why: io::Error) {
         drop(self.closure.lock().take());
         self.finish(Err(JoinError::Refused(why)));
+    }
+}
+
+impl<F, T> Lose for Packet<F, T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    fn lose(&self) {
+        self.finish(Err(JoinError::Lost));
     }
 }
 

@@ -5,7 +5,9 @@
 //!
 //! Rules of the scheduler
 //! - **P1**  A coroutine that has run once stays on its worker; only closures that have not started
-//!   are stolen.
+//!   are stolen. The worker itself moves: where one keeps it from its thread for too long while others
+//!   wait, a spare thread takes it over with all its queues (`seat.rs`, `watchdog.rs`). Not under shared
+//!   identity.
 //! - **P2**  Under shared identity no coroutine parks while its thread is panicking ([`current`] says
 //!   none), nor in a read or write of the descriptors 0 to 2, whose locks count by thread.
 //! - **P3**  Under shared identity nothing borrowed from a `thread_local!` may live across a park (the
@@ -22,19 +24,25 @@
 //!
 //! Read first: `task.rs` (states), then `worker.rs` (the turn), then `reactor.rs`.
 
+mod capture;
+mod crew;
 pub(crate) mod deadline;
 mod depot;
 mod idle;
 mod join;
+mod metrics;
 pub(crate) mod park;
 mod pinned;
 mod pool;
+mod queues;
 pub(crate) mod reactor;
+mod seat;
 mod shared;
 mod sleep;
 mod state;
 mod task;
 mod timer;
+mod watchdog;
 pub(crate) mod worker;
 
 use std::fmt;
@@ -51,7 +59,9 @@ pub use crate::coroutine::Guards;
 pub use deadline::Deadline;
 pub use depot::{StackClass, Stacks, stacks, trim_stacks};
 pub use join::{JoinError, JoinHandle};
+pub use metrics::Metrics;
 pub use pinned::{Pinned, PinnedWait};
+pub use queues::Priority;
 pub use reactor::Dir;
 pub use sleep::{Elapsed, sleep, sleep_until, timeout};
 pub use task::Reason;
@@ -59,12 +69,13 @@ pub use task::Reason;
 use join::Packet;
 use shared::Shared;
 use task::{Job, SpawnOptions};
+use watchdog::Watchdog;
 use worker::Worker;
 
 /// A set of workers. Ends them when dropped.
 pub struct Runtime {
     shared: &'static Shared,
-    threads: Vec<thread::JoinHandle<()>>,
+    ended: bool,
 }
 
 impl Runtime {
@@ -74,6 +85,8 @@ impl Runtime {
             workers: None,
             stack_size: STACK_SIZE,
             identity: Identity::Own,
+            rescue_after: RESCUE_AFTER,
+            report_after: REPORT_AFTER,
         }
     }
 
@@ -83,6 +96,11 @@ impl Runtime {
             Some(_) => Identity::Own,
             None => Identity::Shared,
         }
+    }
+
+    /// What the runtime has counted so far.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(self.shared)
     }
 
     /// Waits in the kernel that held whole workers, since the start.
@@ -123,17 +141,23 @@ impl Runtime {
     }
 
     fn end(&mut self, grace: Duration, quiet: bool) {
+        self.ended = true;
         self.shared.end(grace, quiet);
-        for thread in self.threads.drain(..) {
-            // A worker's loop has no way to panic that would not be reported by the panic itself.
-            let _ = thread.join();
-        }
+        self.shared.crew.wait_for_end(|seat| {
+            if let Some(task) = seat.running() {
+                self.shared.report(&format!(
+                    "  left running, with its thread: coroutine {}",
+                    task.name_and_place()
+                ));
+            }
+        });
+        self.shared.watchdog.end();
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if !self.ended {
             self.end(DROP_GRACE, false);
         }
     }
@@ -142,7 +166,7 @@ impl Drop for Runtime {
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime")
-            .field("workers", &self.threads.len())
+            .field("workers", &self.shared.workers().len())
             .field("identity", &self.identity())
             .finish()
     }
@@ -172,6 +196,8 @@ pub struct RuntimeBuilder {
     workers: Option<usize>,
     stack_size: usize,
     identity: Identity,
+    rescue_after: Duration,
+    report_after: Duration,
 }
 
 impl RuntimeBuilder {
@@ -191,6 +217,21 @@ impl RuntimeBuilder {
     /// Whose thread-locals coroutines see. Default [`Identity::Own`].
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = identity;
+        self
+    }
+
+    /// How long a coroutine may keep its worker while others wait there; then a spare thread takes these
+    /// over. Zero = never. Default 10 ms. Exact to half of it. Needs Linux 4.14 (`membarrier`) and
+    /// [`Identity::Own`].
+    pub fn rescue_after(mut self, time: Duration) -> Self {
+        self.rescue_after = time;
+        self
+    }
+
+    /// How long a worker may stay away before the coroutine that keeps it is named on stderr, with its
+    /// stack; once a second at most. Zero = never. Default 100 ms.
+    pub fn report_stalls_after(mut self, time: Duration) -> Self {
+        self.report_after = time;
         self
     }
 
@@ -219,28 +260,23 @@ impl RuntimeBuilder {
                 .ok(),
         };
         crate::coroutine::install_overflow_report();
-        let shared: &'static Shared =
-            Box::leak(Box::new(Shared::new(stack_len(self.stack_size), facts)));
+        let watchdog = Watchdog::new(self.rescue_after, self.report_after);
+        let shared = Shared::new(stack_len(self.stack_size), facts, watchdog);
+        let shared: &'static Shared = Box::leak(Box::new(shared));
         let mut workers: Vec<&'static Worker> = Vec::with_capacity(count);
-        let mut polls = Vec::with_capacity(count);
         for index in 0..count {
-            let (worker, poll) = Worker::new(index, shared).map_err(BuildError::System)?;
+            let worker = Worker::new(index, shared).map_err(BuildError::System)?;
             workers.push(Box::leak(Box::new(worker)));
-            polls.push(poll);
         }
         shared.set_workers(workers.clone());
-        let mut runtime = Runtime {
+        // Dropped on failure, it ends the threads that were started.
+        let runtime = Runtime {
             shared,
-            threads: Vec::with_capacity(count),
+            ended: false,
         };
-        for (worker, poll) in workers.into_iter().zip(polls) {
-            let name = format!("rpc-core {}", runtime.threads.len());
-            let thread = thread::Builder::new()
-                .name(name)
-                .spawn(move || worker.run(poll))
-                .map_err(BuildError::System)?;
-            runtime.threads.push(thread);
-        }
+        let started = shared.crew.start(shared, &workers);
+        started.map_err(BuildError::System)?;
+        shared.watchdog.start(shared).map_err(BuildError::System)?;
         Ok(runtime)
     }
 }
@@ -321,6 +357,7 @@ impl Builder {
                 name: "",
                 stack_size: 0,
                 reuse_thread_locals: false,
+                priority: Priority::Normal,
                 spawned_at: Location::caller(),
             },
         }
@@ -344,6 +381,12 @@ impl Builder {
     /// effect under [`Identity::Shared`].
     pub fn reuse_thread_locals(mut self, reuse: bool) -> Self {
         self.options.reuse_thread_locals = reuse;
+        self
+    }
+
+    /// Whether it runs before or after the others that wait on its worker.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.options.priority = priority;
         self
     }
 
@@ -372,12 +415,8 @@ impl Builder {
             run,
             options: self.options,
         };
-        match worker::here() {
-            Some(worker) if std::ptr::eq(worker.shared(), handle.0) => {
-                worker.push_fresh(job);
-                handle.0.wake_another();
-            }
-            _ => handle.0.inject(job),
+        if place(job, handle) {
+            handle.0.wake_another();
         }
         join
     }
@@ -429,12 +468,30 @@ pub(crate) fn spawn_detached(run: Arc<dyn Run>, name: &'static str, handle: Hand
         name,
         stack_size: 0,
         reuse_thread_locals: true,
+        priority: Priority::Normal,
         spawned_at: Location::caller(),
     };
     let job = Job { run, options };
-    match worker::here() {
-        Some(worker) if std::ptr::eq(worker.shared(), handle.0) => worker.push_fresh(job),
-        _ => handle.0.inject(job),
+    place(job, handle);
+}
+
+/// Queues a closure on the caller's worker if that is of the runtime `handle` (true), else at the
+/// entrance of that.
+fn place(job: Job, handle: Handle) -> bool {
+    let mut job = Some(job);
+    worker::locally(|worker| {
+        if std::ptr::eq(worker.shared(), handle.0)
+            && let Some(job) = job.take()
+        {
+            worker.push_fresh(job);
+        }
+    });
+    match job {
+        Some(job) => {
+            handle.0.inject(job);
+            false
+        }
+        None => true,
     }
 }
 
@@ -448,11 +505,7 @@ pub(crate) fn nudge() {
 /// Runs `flush` once on this worker's loop at the end of this turn. False on other threads, where the
 /// caller flushes itself.
 pub(crate) fn at_turn_end(flush: Arc<dyn Flush>) -> bool {
-    let worker = worker::here();
-    if let Some(worker) = worker {
-        worker.at_turn_end(flush);
-    }
-    worker.is_some()
+    worker::locally(|worker| worker.at_turn_end(flush)).is_some()
 }
 
 /// In a forked child: the caller is a plain thread from now on.
@@ -498,6 +551,8 @@ fn stack_len(bytes: usize) -> usize {
 
 /// Committed on touch; a panic with a backtrace takes 22 KiB, TLS handshakes more.
 const STACK_SIZE: usize = 256 << 10;
+const RESCUE_AFTER: Duration = Duration::from_millis(10);
+const REPORT_AFTER: Duration = Duration::from_millis(100);
 /// Bits of the idle set.
 const WORKERS_MAX: usize = 64;
 const DROP_GRACE: Duration = Duration::from_secs(1);

@@ -5,18 +5,26 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-use crossbeam_deque::{Injector, Steal};
-
+use super::crew::Crew;
 use super::idle::Idle;
-use super::task::Job;
+use super::queues::Entrance;
+use super::seat::Seat;
+use super::task::{Job, TaskRef};
+use super::watchdog::Watchdog;
 use super::worker::Worker;
+use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::coroutine::identity::Facts;
 
 pub(crate) struct Shared {
     workers: OnceLock<Vec<&'static Worker>>,
-    /// Closures from threads that are no workers of ours.
-    pub(super) injector: Injector<Job>,
+    pub(super) entrance: Entrance,
+    pub(super) crew: Crew,
+    pub(super) watchdog: Watchdog,
+    /// Every seat ever made.
+    seats: SpinLock<Vec<&'static Seat>>,
+    /// Those that nobody sits on.
+    free_seats: SpinLock<Vec<&'static Seat>>,
     /// The workers that sleep or are about to (W-2).
     idle: Idle,
     /// A worker was woken to look for closures and has not looked yet; no need to wake another.
@@ -34,10 +42,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(stack_size: usize, facts: Option<&'static Facts>) -> Self {
+    pub(super) fn new(
+        stack_size: usize,
+        facts: Option<&'static Facts>,
+        watchdog: Watchdog,
+    ) -> Self {
         Self {
             workers: OnceLock::new(),
-            injector: Injector::new(),
+            entrance: Entrance::new(),
+            crew: Crew::default(),
+            watchdog,
+            seats: SpinLock::default(),
+            free_seats: SpinLock::default(),
             idle: Idle::new(),
             searching: AtomicBool::new(false),
             end_by: AtomicU64::new(0),
@@ -65,7 +81,7 @@ impl Shared {
 
     /// Queues a closure from outside and sees to it that somebody runs it, or says that nobody will.
     pub(super) fn inject(&self, job: Job) {
-        self.injector.push(job);
+        self.entrance.push(job);
         // Order of W-2 against `end`: either the workers' last look finds the job, or we find the end.
         fence(Ordering::SeqCst);
         if self.ends() {
@@ -76,12 +92,8 @@ impl Shared {
 
     /// Drops what came from outside and has not started: its handles learn that it never will.
     pub(super) fn abandon_injected(&self) {
-        loop {
-            match self.injector.steal() {
-                Steal::Success(job) => job.run.abandon(),
-                Steal::Empty => return,
-                Steal::Retry => std::hint::spin_loop(),
-            }
+        while let Some(job) = self.entrance.pop() {
+            job.run.abandon();
         }
     }
 
@@ -127,7 +139,37 @@ impl Shared {
 
     /// Whether closures wait anywhere.
     pub(super) fn has_fresh(&self) -> bool {
-        !self.injector.is_empty() || self.workers().iter().any(|worker| worker.has_stealable())
+        !self.entrance.is_empty() || self.workers().iter().any(|worker| worker.has_stealable())
+    }
+
+    /// Whether worker `index` sleeps or is about to.
+    pub(super) fn is_idle(&self, index: usize) -> bool {
+        self.idle.is_set(index)
+    }
+
+    /// A seat for a new thread.
+    pub(super) fn free_seat(&self) -> &'static Seat {
+        if let Some(seat) = self.free_seats.lock().pop() {
+            return seat;
+        }
+        let seat: &'static Seat = Box::leak(Box::default());
+        self.seats.lock().push(seat);
+        seat
+    }
+
+    pub(super) fn put_seat(&self, seat: &'static Seat) {
+        self.free_seats.lock().push(seat);
+    }
+
+    /// Every seat ever made, empty ones included.
+    pub(super) fn seats(&self) -> Vec<&'static Seat> {
+        self.seats.lock().clone()
+    }
+
+    /// Coroutines that run at this moment.
+    pub(super) fn running(&self) -> Vec<TaskRef> {
+        let seats = self.seats();
+        seats.iter().filter_map(|seat| seat.running()).collect()
     }
 
     /// Tells the workers to end within `grace`.
@@ -138,6 +180,7 @@ impl Shared {
         for worker in self.workers() {
             worker.wake();
         }
+        self.watchdog.rouse();
     }
 
     pub(super) fn ends(&self) -> bool {

@@ -8,7 +8,7 @@
 //! - K-1  A task is in at most one queue: only the waker that undoes a park queues it (`state.rs`).
 //! - K-2  `PARKED` is set by the worker, after the switch: whoever sees it may queue the task, and it
 //!   will be resumed on a stack that has been left for good.
-//! - K-3  All `Cell`s belong to the worker that runs the task, and to the task while it runs.
+//! - K-3  All `Cell`s belong to the holder of the worker that runs the task, and to the task while it runs.
 
 #![expect(unsafe_code, reason = "tasks live for ever and are entered by address")]
 
@@ -16,14 +16,17 @@ use std::cell::{Cell, UnsafeCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::RawFd;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use super::queues::Priority;
+use super::seat::Seat;
 use super::state::State;
 use super::timer::{NOWHERE, Owner};
-use super::worker::Worker;
+use super::worker::{Worker, locally};
 use crate::base::sys;
 use crate::base::time::Instant;
 use crate::coroutine::{Class, Coroutine, Own, Slot, identity::Facts};
@@ -41,6 +44,12 @@ pub(crate) trait Run: Send + Sync {
     }
 }
 
+/// Who is to be told when a coroutine will never end.
+pub(super) trait Lose: Sync {
+    /// The runtime has ended and left the coroutine behind. May be called twice.
+    fn lose(&self);
+}
+
 /// A closure that has not started, and how it wants to run.
 pub(crate) struct Job {
     pub(crate) run: Arc<dyn Run>,
@@ -55,6 +64,7 @@ pub(crate) struct SpawnOptions {
     /// Usable bytes; 0 = the runtime's default.
     pub(crate) stack_size: usize,
     pub(crate) reuse_thread_locals: bool,
+    pub(crate) priority: Priority,
     pub(crate) spawned_at: &'static std::panic::Location<'static>,
 }
 
@@ -93,6 +103,8 @@ pub(crate) struct Task {
     cancelled: AtomicBool,
     /// The worker that runs the current job; null before the first.
     worker: AtomicPtr<Worker>,
+    /// The thread that runs it, or last ran it.
+    seat: Cell<Option<&'static Seat>>,
     slot: Slot,
     /// `None` before the first job, and after [`TaskRef::retire`].
     coroutine: UnsafeCell<Option<Coroutine>>,
@@ -104,6 +116,7 @@ pub(crate) struct Task {
     /// Of the innermost scope; [`Instant::NEVER`] = none.
     deadline: Cell<Instant>,
     timer: Cell<u32>,
+    priority: Cell<Priority>,
     /// Usable bytes of the stack.
     pub(super) stack_size: usize,
     /// Whether the current job leaves its thread-locals to the next.
@@ -112,6 +125,8 @@ pub(crate) struct Task {
     pub(super) live: Cell<bool>,
     /// Whether the stack was trimmed since the last job.
     pub(super) trimmed: Cell<bool>,
+    /// Lies in a frame of the coroutine, see [`TaskRef::watched`].
+    on_loss: Cell<Option<NonNull<dyn Lose>>>,
 }
 
 // SAFETY: `Cell`s and the coroutine are touched only by the thread that K-3 names.
@@ -163,6 +178,7 @@ impl TaskRef {
             cancelled: AtomicBool::new(false),
             worker: AtomicPtr::new(ptr::null_mut()),
             slot,
+            seat: Cell::new(None),
             coroutine: UnsafeCell::new(None),
             facts,
             job: Cell::new(None),
@@ -170,10 +186,12 @@ impl TaskRef {
             reason: Cell::new(Reason::Other("new")),
             deadline: Cell::new(Instant::NEVER),
             timer: Cell::new(NOWHERE),
+            priority: Cell::new(Priority::Normal),
             stack_size,
             reuse_thread_locals: Cell::new(false),
             live: Cell::new(false),
             trimmed: Cell::new(true),
+            on_loss: Cell::new(None),
         }));
         Ok(Self(task))
     }
@@ -241,6 +259,7 @@ impl TaskRef {
         self.0
             .reuse_thread_locals
             .set(job.options.reuse_thread_locals);
+        self.0.priority.set(job.options.priority);
         self.0.job.set(Some(job));
         self.0.deadline.set(Instant::NEVER);
         self.0.live.set(true);
@@ -252,19 +271,21 @@ impl TaskRef {
             .store(ptr::from_ref(worker).cast_mut(), Ordering::Release);
     }
 
-    /// Runs the task until it suspends; says what it wants.
+    /// Runs the task until it suspends; says what it wants. The thread may have lost the worker then.
     ///
     /// # Safety
-    /// - Called by the task's worker, on the worker's own stack, with the task not running.
+    /// - Called in the loop of the task's worker, on the thread of `seat`, with the task not running.
     #[inline]
-    pub(super) unsafe fn resume(self) -> Action {
+    pub(super) unsafe fn resume(self, seat: &'static Seat) -> Action {
         self.0.state.begin();
         // SAFETY: a loaded task is furnished; the caller is the only one who runs it.
         let coroutine = unsafe { (*self.0.coroutine.get()).as_mut().unwrap_unchecked() };
+        self.0.seat.set(Some(seat));
         let shared = self.shares_thread();
         if shared {
             CURRENT.set(self.0);
         }
+        seat.step_out(self.0);
         // SAFETY: the caller's promise.
         unsafe { coroutine.resume() };
         if shared {
@@ -303,12 +324,52 @@ impl TaskRef {
         }
         task.reason.set(reason);
         let timed = !until.is_never();
-        if timed {
-            self.worker().arm_timer(until, self);
+        if timed && locally(|worker| worker.arm_timer(until, self)).is_none() {
+            // On a thread that has lost the worker. On the way home a wake-up may have been consumed:
+            // the caller has to look again before it waits.
+            return self.yield_now();
         }
         self.leave(Action::Park);
         if timed {
-            self.worker().disarm_timer(self);
+            while locally(|worker| worker.disarm_timer(self)).is_none() {
+                self.yield_now();
+            }
+        }
+    }
+
+    /// Runs `f`, the job itself; `lost` is told if the coroutine is left behind in it.
+    pub(super) fn watched<R>(self, lost: &dyn Lose, f: impl FnOnce() -> R) -> R {
+        struct Clear(&'static Task);
+        impl Drop for Clear {
+            fn drop(&mut self) {
+                self.0.on_loss.set(None);
+            }
+        }
+        let lost: NonNull<dyn Lose + '_> = NonNull::from(lost);
+        // SAFETY: only the lifetime changes. `lose` is called on a suspended coroutine that never runs
+        // again, so this frame, and what `lost` borrows, is still there; `Clear` ends it otherwise.
+        let lost =
+            unsafe { std::mem::transmute::<NonNull<dyn Lose + '_>, NonNull<dyn Lose>>(lost) };
+        self.0.on_loss.set(Some(lost));
+        let _clear = Clear(self.0);
+        f()
+    }
+
+    /// The coroutine is suspended and will never run again: who waits for its end is told.
+    pub(super) fn lose(self) {
+        if let Some(lost) = self.0.on_loss.get() {
+            // SAFETY: see `watched`.
+            unsafe { lost.as_ref() }.lose();
+        }
+    }
+
+    /// Runs the destructors of the thread-locals if the job does not leave them to the next.
+    pub(super) fn end_thread_locals(self) {
+        match self.0.facts {
+            Some(facts) if !self.0.reuse_thread_locals.get() => {
+                facts.run_thread_local_destructors();
+            }
+            _ => {}
         }
     }
 
@@ -361,6 +422,15 @@ impl TaskRef {
         self.0.deadline.replace(deadline)
     }
 
+    pub(super) fn priority(self) -> Priority {
+        self.0.priority.get()
+    }
+
+    /// The thread that runs the task. Only for the running coroutine.
+    pub(super) fn seat(self) -> Option<&'static Seat> {
+        self.0.seat.get()
+    }
+
     pub(super) fn worker(self) -> &'static Worker {
         // SAFETY: set by `load` before the task could run or park; workers live for ever.
         unsafe { &*self.0.worker.load(Ordering::Acquire) }
@@ -375,13 +445,22 @@ impl TaskRef {
         self.0
     }
 
+    pub(super) fn new(task: &'static Task) -> Self {
+        Self(task)
+    }
+
     /// Name, place of birth and reason to wait of the current job. Only from the task's worker.
     pub(super) fn describe(self) -> String {
         let reason = self.0.reason.get();
         format!("{}, waiting for {reason:?}", self.name_and_place())
     }
 
-    /// Name and place of birth of the current job. Only from the task's worker.
+    /// The addresses of its stack.
+    pub(super) fn stack(self) -> Range<usize> {
+        self.0.slot.limit()..self.0.slot.limit() + self.0.slot.len()
+    }
+
+    /// Name and place of birth of the current job.
     pub(super) fn name_and_place(self) -> String {
         let label = self.0.slot.label();
         let name = if label.name.get().is_empty() {
@@ -446,12 +525,8 @@ fn main_loop(address: usize) -> Infallible {
         if let Some(job) = job {
             job.run.run();
         }
-        match task.0.facts {
-            Some(facts) if !task.0.reuse_thread_locals.get() => {
-                facts.run_thread_local_destructors()
-            }
-            _ => {}
-        }
+        // The job has done so before its end was told; this is for what was dropped since.
+        task.end_thread_locals();
         task.leave(Action::Done);
     }
 }

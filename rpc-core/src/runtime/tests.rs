@@ -248,3 +248,196 @@ fn a_pipe_wakes_its_reader_and_a_release_its_waiters() {
         assert_eq!(waiting.join().unwrap(), Wait::Closed);
     });
 }
+
+/// Spins, never suspending, until `done` holds.
+fn spin_until(done: impl Fn() -> bool) {
+    while !done() {
+        std::hint::spin_loop();
+    }
+}
+
+#[test]
+fn a_coroutine_that_keeps_its_worker_does_not_keep_the_others_from_running() {
+    let rt = runtime(1);
+    rt.block_on(|| {
+        let flag = Arc::new(AtomicUsize::new(0));
+        let set = Arc::clone(&flag);
+        let other = spawn(move || {
+            // Started: it can only run where its worker is.
+            yield_now();
+            sleep(Duration::from_millis(1));
+            set.store(1, Ordering::Release);
+        });
+        yield_now();
+        spin_until(|| flag.load(Ordering::Acquire) == 1);
+        // On a thread that has lost the worker: spawning, sleeping and joining work as ever.
+        let spawned = spawn(|| 7);
+        sleep(Duration::from_millis(1));
+        assert_eq!(spawned.join().unwrap(), 7);
+        other.join().unwrap();
+    });
+    assert!(rt.metrics().rescues >= 1);
+    assert_eq!(rt.metrics().live, 0);
+}
+
+#[test]
+fn rescues_come_one_after_another_and_nothing_is_lost() {
+    let rt = Runtime::builder()
+        .workers(1)
+        .rescue_after(Duration::from_millis(1))
+        .build()
+        .unwrap();
+    let rounds = 20;
+    let sum = rt.block_on(move || {
+        let turn = Arc::new(AtomicUsize::new(0));
+        let handles: Vec<_> = (0..rounds)
+            .map(|i| {
+                let turn = Arc::clone(&turn);
+                spawn(move || {
+                    yield_now();
+                    // In reverse: each but the last spins until a later one has run.
+                    spin_until(|| turn.load(Ordering::Acquire) == rounds - 1 - i);
+                    turn.fetch_add(1, Ordering::AcqRel);
+                    sleep(Duration::from_micros(10));
+                    i
+                })
+            })
+            .collect();
+        handles
+            .into_iter()
+            .map(|h| h.join().unwrap())
+            .sum::<usize>()
+    });
+    assert_eq!(sum, rounds * (rounds - 1) / 2);
+    assert!(rt.metrics().rescues as usize >= rounds - 1);
+}
+
+#[test]
+fn a_runtime_ends_while_a_coroutine_never_comes_back() {
+    let rt = runtime(1);
+    let release = Arc::new(AtomicUsize::new(0));
+    let (stuck, started) = (Arc::clone(&release), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&started);
+    let handle = rt.spawn(move || {
+        started.store(1, Ordering::Release);
+        spin_until(|| stuck.load(Ordering::Acquire) == 1);
+        5
+    });
+    spin_until(|| seen.load(Ordering::Acquire) == 1);
+    rt.shutdown(Duration::from_millis(1));
+    release.store(1, Ordering::Release);
+    assert_eq!(handle.join().unwrap(), 5);
+}
+
+#[test]
+fn who_joins_what_a_runtime_left_behind_is_told_so() {
+    let rt = runtime(1);
+    let parked = rt.spawn(|| {
+        loop {
+            park(Reason::Other("for ever"), Instant::NEVER);
+        }
+    });
+    rt.block_on(yield_now);
+    let joined = thread::spawn(move || parked.join());
+    rt.shutdown(Duration::ZERO);
+    assert!(matches!(joined.join().unwrap(), Err(JoinError::Lost)));
+}
+
+#[test]
+fn thread_locals_are_gone_when_the_join_returns() {
+    struct Slow(Arc<AtomicUsize>);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            (0..10).for_each(|_| yield_now());
+            self.0.store(1, Ordering::Release);
+        }
+    }
+    thread_local!(static HELD: std::cell::RefCell<Option<Slow>> = const { std::cell::RefCell::new(None) });
+    let rt = runtime(1);
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let told = Arc::clone(&dropped);
+    rt.spawn(move || HELD.set(Some(Slow(told)))).join().unwrap();
+    assert_eq!(dropped.load(Ordering::Acquire), 1);
+}
+
+#[test]
+fn a_higher_priority_runs_first_and_a_lower_one_in_the_end() {
+    let rt = runtime(1);
+    let order = rt.block_on(|| {
+        let order = Arc::new(SpinLock::new(Vec::new()));
+        let spawn_at = |priority, rounds: usize| {
+            let order = Arc::clone(&order);
+            Builder::new().priority(priority).spawn(move || {
+                for _ in 0..rounds {
+                    order.lock().push(priority);
+                    yield_now();
+                }
+            })
+        };
+        let low = spawn_at(Priority::Low, 1);
+        let normal = spawn_at(Priority::Normal, 1);
+        let high = spawn_at(Priority::High, 200);
+        for handle in [low, normal, high] {
+            handle.join().unwrap();
+        }
+        order.lock().clone()
+    });
+    let first = |priority| order.iter().position(|p| *p == priority).unwrap();
+    assert!(
+        first(Priority::High) <= 1,
+        "one closure may have started before"
+    );
+    assert!(first(Priority::Normal) <= 13);
+    assert!(
+        (14..=62).contains(&first(Priority::Low)),
+        "{}",
+        first(Priority::Low)
+    );
+}
+
+#[test]
+fn a_worker_with_work_is_woken_without_eventfd_writes() {
+    // Without the watchdog: a machine so loaded that it took the worker over would make that idle.
+    let builder = Runtime::builder().workers(1).rescue_after(Duration::ZERO);
+    let rt = builder.build().unwrap();
+    let stop = Arc::new(AtomicUsize::new(0));
+    let stopped = Arc::clone(&stop);
+    let (waiting, ready) = std::sync::mpsc::channel();
+    let woken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&woken);
+    drop(rt.spawn(move || {
+        while stopped.load(Ordering::Acquire) == 0 {
+            yield_now();
+        }
+    }));
+    let sleeper = rt.spawn(move || {
+        waiting.send(Waiter::current()).unwrap();
+        for _ in 0..100 {
+            park(Reason::Other("test"), Instant::NEVER);
+            count.fetch_add(1, Ordering::Release);
+        }
+    });
+    let sleeper_waits = ready.recv().unwrap();
+    let before = rt.metrics();
+    for i in 0..100 {
+        sleeper_waits.wake();
+        spin_until(|| woken.load(Ordering::Acquire) > i);
+    }
+    let after = rt.metrics();
+    sleeper.join().unwrap();
+    stop.store(1, Ordering::Release);
+    assert_eq!(after.eventfd_writes, before.eventfd_writes);
+    assert!(after.wakes_from_elsewhere >= before.wakes_from_elsewhere + 90);
+}
+
+#[test]
+fn an_idle_worker_is_woken_by_one_eventfd_write() {
+    let rt = runtime(1);
+    let shared = rt.shared;
+    let before = rt.metrics().eventfd_writes;
+    for i in 1..=5 {
+        spin_until(|| shared.is_idle(0));
+        rt.spawn(|| ()).join().unwrap();
+        assert_eq!(rt.metrics().eventfd_writes, before + i);
+    }
+}

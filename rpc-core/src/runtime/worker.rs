@@ -5,8 +5,9 @@
 //! until the next timer.
 //!
 //! Invariants
-//! - W-1  `local` is touched by the worker's thread alone, on its own stack or on that of the
-//!   coroutine it runs. No borrow of it lives across a resume or a callback.
+//! - W-1  `local` is touched by the thread that holds the worker alone: on its own stack, or in
+//!   [`locally`] on that of the coroutine it runs (`seat.rs`). No borrow of it lives across a resume or a
+//!   callback.
 //! - W-2  A worker sets its idle bit, then looks at everything others may have left for it, then
 //!   sleeps; others leave something, then look at the bit. Both in SeqCst order: one of them sees
 //!   the other.
@@ -18,19 +19,20 @@
 )]
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-use crossbeam_deque::{Steal, Stealer};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token};
 
+use super::metrics::Counts;
 use super::pinned::Pins;
+use super::queues::{Next, Queues, Theft};
+use super::seat::Seat;
 use super::shared::Shared;
 use super::task::{Action, Job, TaskRef, running};
 use super::timer::Timers;
@@ -48,9 +50,9 @@ pub(crate) struct Worker {
     /// Place in [`Shared::workers`] and bit in its idle set.
     index: usize,
     shared: &'static Shared,
-    stealer: Stealer<Job>,
-    /// Woken by others; moved to `ready` once a turn.
-    inbox: SpinLock<Vec<TaskRef>>,
+    theft: Theft,
+    /// Woken by others; moved to the ready queue once a turn. `None` once the worker has ended.
+    inbox: SpinLock<Option<Vec<TaskRef>>>,
     /// For registrations from any thread; `None` once the worker has ended.
     registry: SpinLock<Option<Registry>>,
     epoll: RawFd,
@@ -61,91 +63,117 @@ pub(crate) struct Worker {
     /// Descriptors registered here: the load by which connections are placed.
     sources: AtomicIsize,
     pins: Pins,
+    /// Whether started coroutines waited when the running one was resumed; for the watchdog.
+    crowded: AtomicBool,
+    /// When the next timer is due, in ns; for the watchdog.
+    due: AtomicU64,
+    pub(super) counts: Counts,
     local: Local,
 }
 
 /// W-1.
 struct Local {
-    ready: RefCell<VecDeque<TaskRef>>,
-    fresh: crossbeam_deque::Worker<Job>,
+    queues: Queues,
     timers: RefCell<Timers<TaskRef>>,
     /// Idle tasks with a stack of the default size.
     free: RefCell<Vec<TaskRef>>,
     flushes: RefCell<Vec<Arc<dyn Flush>>>,
-    /// Jobs started and not ended.
-    live: Cell<usize>,
+    /// The list that was flushed last, empty: its memory serves the next turn.
+    flushed: RefCell<Vec<Arc<dyn Flush>>>,
     /// Whether the running coroutines were told that the runtime ends.
     told_to_end: Cell<bool>,
+    /// Kept for its descriptor, `epoll`.
+    poll: RefCell<Option<Poll>>,
 }
 
 // SAFETY: `local` by W-1; everything else is made for sharing.
 unsafe impl Sync for Worker {}
-// SAFETY: as above; `Poll` goes to the worker's thread separately.
+// SAFETY: as above.
 unsafe impl Send for Worker {}
 
 thread_local! {
-    /// The worker whose loop this OS thread runs; null elsewhere, also in coroutines' own
+    /// The seat of the worker's loop that this OS thread runs; `None` elsewhere, also in coroutines' own
     /// blocks.
-    static ON_LOOP: Cell<*const Worker> = const { Cell::new(ptr::null()) };
+    static ON_LOOP: Cell<Option<&'static Seat>> = const { Cell::new(None) };
 }
 
 /// Whether the caller is a worker's loop (not a coroutine).
 pub(super) fn on_loop() -> bool {
-    running().is_none() && !ON_LOOP.get().is_null()
+    running().is_none() && ON_LOOP.get().is_some()
 }
 
-/// The worker that runs the caller, be it a coroutine or a loop callback.
+/// The worker that the caller belongs to, be it a coroutine or a loop callback.
 pub(crate) fn here() -> Option<&'static Worker> {
     match running() {
         Some(task) => Some(task.worker()),
-        // SAFETY: only workers are stored, and workers live for ever (W-3).
-        None => unsafe { ON_LOOP.get().as_ref() },
+        None => ON_LOOP.get()?.worker(),
     }
 }
 
+/// Runs `f` with the caller's worker, whose local state it may use (W-1). `None`, and `f` is not run, on
+/// other threads and in a coroutine whose thread has lost the worker.
+pub(super) fn locally<R>(f: impl FnOnce(&'static Worker) -> R) -> Option<R> {
+    let Some(task) = running() else {
+        return ON_LOOP.get()?.worker().map(f);
+    };
+    let seat = task.seat()?;
+    if !seat.enter() {
+        return None;
+    }
+    let result = seat.worker().map(f);
+    seat.exit();
+    result
+}
+
 impl Worker {
-    /// The parts of a worker; `run` takes the `Poll`.
-    pub(super) fn new(index: usize, shared: &'static Shared) -> io::Result<(Self, Poll)> {
+    pub(super) fn new(index: usize, shared: &'static Shared) -> io::Result<Self> {
         let poll = Poll::new()?;
         let wake_fd = sys::eventfd()?;
         poll.registry()
             .register(&mut SourceFd(&wake_fd), Token(WAKE), Interest::READABLE)?;
-        let fresh = crossbeam_deque::Worker::new_fifo();
-        let worker = Self {
+        let queues = Queues::new();
+        Ok(Self {
             index,
             shared,
-            stealer: fresh.stealer(),
-            inbox: SpinLock::new(Vec::new()),
+            theft: queues.theft(),
+            inbox: SpinLock::new(Some(Vec::new())),
             registry: SpinLock::new(Some(poll.registry().try_clone()?)),
             epoll: poll.as_raw_fd(),
             wake_fd: SpinLock::new(Some(wake_fd)),
             sources: AtomicIsize::new(0),
             pins: Pins::default(),
+            crowded: AtomicBool::new(false),
+            due: AtomicU64::new(Instant::NEVER.as_nanos()),
+            counts: Counts::default(),
             local: Local {
-                ready: RefCell::default(),
-                fresh,
+                queues,
                 timers: RefCell::new(Timers::new()),
                 free: RefCell::default(),
                 flushes: RefCell::default(),
-                live: Cell::new(0),
+                flushed: RefCell::default(),
                 told_to_end: Cell::new(false),
+                poll: RefCell::new(Some(poll)),
             },
-        };
-        Ok((worker, poll))
+        })
     }
 
-    /// The thread's body: turns until the runtime ends and nothing is left (P5).
-    pub(super) fn run(&'static self, poll: Poll) {
-        ON_LOOP.set(ptr::from_ref(self));
+    /// Turns, on the thread of `seat`, until the runtime ends and nothing is left (P5): true. False when
+    /// the worker was taken from the thread.
+    pub(super) fn run(&'static self, seat: &'static Seat) -> bool {
+        ON_LOOP.set(Some(seat));
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
-        loop {
-            self.run_some();
+        let ended = loop {
+            seat.turns.bump();
+            if !self.run_some(seat) {
+                break false;
+            }
             self.flush();
             self.take_inbox();
-            self.take_injected();
+            self.local.queues.take_from(&self.shared.entrance);
             self.fire_timers();
             if self.shared.ends() && self.wind_up() {
-                break;
+                self.close();
+                break true;
             }
             if self.has_work() || self.find_work() {
                 self.poll(&mut events, Some(Duration::ZERO));
@@ -155,29 +183,26 @@ impl Worker {
                 // has come meanwhile.
                 self.find_work();
             }
-        }
-        depot::put_all(self.local.free.take());
-        *self.registry.lock() = None;
-        drop(poll);
-        if let Some(fd) = self.wake_fd.lock().take() {
-            sys::close(fd);
-        }
-        ON_LOOP.set(ptr::null());
+        };
+        ON_LOOP.set(None);
+        ended
     }
 
-    /// Runs coroutines and closures until there are none or the budget is spent.
-    fn run_some(&'static self) {
-        let mut budget = BUDGET;
+    /// Runs coroutines and closures until there are none or the budget is spent. False if the worker was
+    /// lost on the way.
+    fn run_some(&'static self, seat: &'static Seat) -> bool {
         let mut flushed_at = Instant::ZERO;
-        while budget > 0 {
-            budget -= 1;
-            // Turn about, so that neither kind starves.
-            let ready_first = budget.is_multiple_of(2);
-            if !((ready_first && self.run_ready()) || self.run_fresh() || self.run_ready()) {
-                return;
+        for left in (0..BUDGET).rev() {
+            let held = match self.local.queues.pop() {
+                Some(Next::Ready(task)) => self.resume(seat, task),
+                Some(Next::Fresh(job)) => self.start(seat, job),
+                None => break,
+            };
+            if !held {
+                return false;
             }
             // Answers of quick calls do not wait for slow ones behind them.
-            if budget.is_multiple_of(4) && !self.local.flushes.borrow().is_empty() {
+            if left.is_multiple_of(4) && !self.local.flushes.borrow().is_empty() {
                 let now = Instant::now();
                 if flushed_at == Instant::ZERO {
                     flushed_at = now;
@@ -187,26 +212,12 @@ impl Worker {
                 }
             }
         }
-    }
-
-    fn run_ready(&'static self) -> bool {
-        let Some(task) = self.local.ready.borrow_mut().pop_front() else {
-            return false;
-        };
-        self.resume(task);
         true
     }
 
-    fn run_fresh(&'static self) -> bool {
-        let Some(job) = self.local.fresh.pop() else {
-            return false;
-        };
-        self.start(job);
-        true
-    }
-
-    /// Runs a closure to its first park, on a stack that was just in use if there is one.
-    fn start(&'static self, job: Job) {
+    /// Runs a closure to its first park, on a stack that was just in use if there is one. False if the
+    /// worker was lost meanwhile.
+    fn start(&'static self, seat: &'static Seat, job: Job) -> bool {
         let default = self.shared.stack_size;
         let size = if job.options.stack_size == 0 {
             default
@@ -222,22 +233,38 @@ impl Worker {
             Ok(task) => task,
             Err(error) => {
                 self.shared.report_refusal(&error);
-                return job.run.refuse(error);
+                job.run.refuse(error);
+                return true;
             }
         };
         task.load(job, self);
-        self.local.live.set(self.local.live.get() + 1);
-        self.resume(task);
+        self.counts.started.bump();
+        self.resume(seat, task)
     }
 
-    fn resume(&'static self, task: TaskRef) {
+    /// Runs a coroutine until it suspends. False if the worker was lost meanwhile.
+    fn resume(&'static self, seat: &'static Seat, task: TaskRef) -> bool {
+        let crowded = self.local.queues.has_ready();
+        if crowded != self.crowded.load(Ordering::Relaxed) {
+            self.crowded.store(crowded, Ordering::Relaxed);
+        }
         // SAFETY: the task is ours (K-1: it was in our queue alone) and this is the loop's stack.
-        match unsafe { task.resume() } {
-            Action::Park if task.settle() => {}
-            Action::Park | Action::Yield => self.local.ready.borrow_mut().push_back(task),
+        let action = unsafe { task.resume(seat) };
+        if !seat.step_in() {
+            self.go_home(task, action);
+            return false;
+        }
+        match action {
+            Action::Park => {
+                self.counts.parked(task.task().reason.get());
+                if !task.settle() {
+                    self.local.queues.push_ready(task);
+                }
+            }
+            Action::Yield => self.local.queues.push_ready(task),
             Action::Done => {
                 task.clean();
-                self.local.live.set(self.local.live.get() - 1);
+                self.counts.ended.bump();
                 let mut free = self.local.free.borrow_mut();
                 if task.task().stack_size == self.shared.stack_size && free.len() < FREE_MAX {
                     free.push(task);
@@ -247,29 +274,46 @@ impl Worker {
                 }
             }
         }
+        true
+    }
+
+    /// What a coroutine wants that has suspended on a thread which does not hold this worker any more.
+    fn go_home(&'static self, task: TaskRef, action: Action) {
+        // No loop of the worker any more, so no local state either (W-1).
+        ON_LOOP.set(None);
+        match action {
+            Action::Park if task.settle() => {
+                // Order against `close`: one of us sees the other, or both do.
+                fence(Ordering::SeqCst);
+                if self.inbox.lock().is_none() {
+                    task.lose();
+                }
+            }
+            Action::Park | Action::Yield => self.schedule(task),
+            Action::Done => {
+                task.clean();
+                depot::put(task);
+                self.counts.ended_elsewhere.add(1);
+                self.wake_if_idle();
+            }
+        }
     }
 
     fn flush(&self) {
-        let due = self.local.flushes.take();
-        for flush in due {
-            flush.flush();
+        if self.local.flushes.borrow().is_empty() {
+            return;
         }
+        let spare = self.local.flushed.take();
+        let mut due = self.local.flushes.replace(spare);
+        due.drain(..).for_each(|flush| flush.flush());
+        *self.local.flushed.borrow_mut() = due;
     }
 
     fn take_inbox(&self) {
-        let mut inbox = self.inbox.lock();
-        if !inbox.is_empty() {
-            self.local.ready.borrow_mut().extend(inbox.drain(..));
-        }
-    }
-
-    /// A share of what came from outside, also while there is work of our own.
-    fn take_injected(&self) {
-        if !self.shared.injector.is_empty() {
-            let fresh = &self.local.fresh;
-            if let Some(job) = take(|| self.shared.injector.steal_batch_and_pop(fresh)) {
-                fresh.push(job);
-            }
+        if let Some(inbox) = &mut *self.inbox.lock() {
+            inbox
+                .drain(..)
+                .for_each(|task| self.local.queues.push_ready(task));
         }
     }
 
@@ -285,43 +329,49 @@ impl Worker {
                 None => break,
             }
         }
+        self.publish_due();
     }
 
     fn has_work(&self) -> bool {
-        !self.local.ready.borrow().is_empty()
-            || !self.local.fresh.is_empty()
-            || !self.local.flushes.borrow().is_empty()
+        !self.local.queues.is_empty() || !self.local.flushes.borrow().is_empty()
     }
 
     /// Takes closures from outside or from another worker's queue.
     fn find_work(&self) -> bool {
-        let fresh = &self.local.fresh;
-        let got = take(|| self.shared.injector.steal_batch_and_pop(fresh)).or_else(|| {
+        let queues = &self.local.queues;
+        let got = queues.take_from(&self.shared.entrance) || {
             let workers = self.shared.workers();
-            let others = (1..workers.len()).map(|i| workers[(self.index + i) % workers.len()]);
-            others
-                .into_iter()
-                .find_map(|w| take(|| w.stealer.steal_batch_and_pop(fresh)))
-        });
+            let mut others = (1..workers.len()).map(|i| workers[(self.index + i) % workers.len()]);
+            let stolen = others.any(|other| queues.steal_from(&other.theft));
+            if stolen {
+                self.counts.steals.bump();
+            }
+            stolen
+        };
         self.shared.searching_done();
-        let Some(job) = got else { return false };
-        fresh.push(job);
-        if fresh.len() > 1 {
+        if got && queues.fresh_len() > 1 {
             self.shared.wake_another();
         }
-        true
+        got
     }
 
     fn sleep(&self, events: &mut [libc::epoll_event]) {
         self.shared.set_idle(self.index);
         // W-2.
-        let left = !self.inbox.lock().is_empty() || self.shared.has_fresh() || self.shared.ends();
-        if left {
-            self.shared.clear_idle(self.index);
-            return self.poll(events, Some(Duration::ZERO));
+        let left = self.has_mail() || self.shared.has_fresh() || self.shared.ends();
+        if !left {
+            self.poll(events, self.time_to_sleep());
         }
-        self.poll(events, self.time_to_sleep());
         self.shared.clear_idle(self.index);
+        self.shared.watchdog.rouse();
+        if left {
+            self.poll(events, Some(Duration::ZERO));
+        }
+    }
+
+    fn has_mail(&self) -> bool {
+        let inbox = self.inbox.lock();
+        inbox.as_ref().is_some_and(|inbox| !inbox.is_empty())
     }
 
     fn time_to_sleep(&self) -> Option<Duration> {
@@ -340,22 +390,22 @@ impl Worker {
         }
     }
 
-    /// P5: cancels what runs, drops what has not started. True when the thread may end.
+    /// P5: cancels what runs, drops what has not started. True when the worker may end.
     fn wind_up(&'static self) -> bool {
-        while let Some(job) = self.local.fresh.pop() {
+        while let Some(job) = self.local.queues.pop_fresh() {
             job.run.abandon();
         }
         self.shared.abandon_injected();
         if !self.local.told_to_end.replace(true) {
             self.each_live(TaskRef::cancel);
         }
-        if self.local.live.get() == 0 {
+        let count = self.live();
+        if count == 0 {
             return true;
         }
         if Instant::now() < self.shared.end_by() {
             return false;
         }
-        let count = self.local.live.get();
         self.shared.report(&format!(
             "the runtime ended with {count} coroutines still waiting"
         ));
@@ -370,6 +420,25 @@ impl Worker {
         true
     }
 
+    /// The worker has ended: nothing is queued here any more, and who waits for what is left behind is
+    /// told. What still runs, on a thread that has lost this worker, tells for itself.
+    fn close(&'static self) {
+        *self.inbox.lock() = None;
+        fence(Ordering::SeqCst);
+        let running = self.shared.running();
+        self.each_live(|task| {
+            if !running.contains(&task) {
+                task.lose();
+            }
+        });
+        depot::put_all(self.local.free.take());
+        *self.registry.lock() = None;
+        *self.local.poll.borrow_mut() = None;
+        if let Some(fd) = self.wake_fd.lock().take() {
+            sys::close(fd);
+        }
+    }
+
     fn each_live(&'static self, mut visit: impl FnMut(TaskRef)) {
         for task in depot::all() {
             if task.is_on(self) && task.task().live.get() {
@@ -380,31 +449,60 @@ impl Worker {
 
     /// Queues a task that was parked (K-1).
     pub(super) fn schedule(&'static self, task: TaskRef) {
-        if here().is_some_and(|worker| ptr::eq(worker, self)) {
-            self.local.ready.borrow_mut().push_back(task);
+        let queued = locally(|worker| {
+            let own = ptr::eq(worker, self);
+            if own {
+                self.local.queues.push_ready(task);
+            }
+            own
+        });
+        if queued == Some(true) {
             return;
         }
-        self.inbox.lock().push(task);
+        self.counts.from_elsewhere.add(1);
+        match &mut *self.inbox.lock() {
+            Some(inbox) => inbox.push(task),
+            None => return task.lose(),
+        }
         self.wake_if_idle();
     }
 
-    /// Queues a closure here. Only from this worker.
+    /// Queues a closure here. Inside [`locally`].
     pub(super) fn push_fresh(&self, job: Job) {
-        debug_assert!(here().is_some_and(|worker| ptr::eq(worker, self)), "W-1");
-        self.local.fresh.push(job);
+        self.local.queues.push_fresh(job);
     }
 
-    /// Runs `flush` once at the end of this worker's turn. Only from this worker.
+    /// Runs `flush` once at the end of this worker's turn. Inside [`locally`].
     pub(super) fn at_turn_end(&self, flush: Arc<dyn Flush>) {
         self.local.flushes.borrow_mut().push(flush);
     }
 
+    /// Inside [`locally`].
     pub(super) fn arm_timer(&self, at: Instant, task: TaskRef) {
         self.local.timers.borrow_mut().insert(at, task);
+        self.publish_due();
     }
 
+    /// Inside [`locally`].
     pub(super) fn disarm_timer(&self, task: TaskRef) {
         self.local.timers.borrow_mut().remove(task);
+        self.publish_due();
+    }
+
+    fn publish_due(&self) {
+        let next = self.local.timers.borrow().next();
+        let due = next.unwrap_or(Instant::NEVER).as_nanos();
+        self.due.store(due, Ordering::Relaxed);
+    }
+
+    /// Whether anything here waits for the running coroutine to come back. From any thread; right about
+    /// a moment ago.
+    pub(super) fn is_waited_for(&self, now: Instant) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+            || self.due.load(Ordering::Relaxed) <= now.as_nanos()
+            || !self.theft.is_empty()
+            || self.has_mail()
+            || sys::is_readable(self.epoll)
     }
 
     /// Ends a sleep, if it sleeps or is about to (W-2).
@@ -416,12 +514,13 @@ impl Worker {
 
     pub(super) fn wake(&self) {
         if let Some(fd) = *self.wake_fd.lock() {
+            self.counts.wakes.add(1);
             sys::write(fd, &1_u64.to_ne_bytes());
         }
     }
 
     pub(super) fn has_stealable(&self) -> bool {
-        !self.stealer.is_empty()
+        !self.theft.is_empty()
     }
 
     pub(super) fn with_registry<T>(
@@ -447,29 +546,18 @@ impl Worker {
         self.shared
     }
 
-    /// Place in [`Shared::workers`].
-    pub(super) fn index(&self) -> usize {
-        self.index
-    }
-
     pub(super) fn pins(&self) -> &Pins {
         &self.pins
     }
 
-    /// Jobs started and not ended. Only from this worker.
-    pub(super) fn live(&self) -> usize {
-        self.local.live.get()
+    /// Jobs started and not ended. Exact for the holder, right about a moment ago for others.
+    pub(super) fn live(&self) -> u64 {
+        self.counts.live()
     }
-}
 
-/// Repeats a steal that lost a race.
-fn take(mut steal: impl FnMut() -> Steal<Job>) -> Option<Job> {
-    loop {
-        match steal() {
-            Steal::Success(job) => return Some(job),
-            Steal::Empty => return None,
-            Steal::Retry => std::hint::spin_loop(),
-        }
+    /// Place in [`Shared::workers`].
+    pub(super) fn index(&self) -> usize {
+        self.index
     }
 }
 

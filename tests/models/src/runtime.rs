@@ -1,6 +1,7 @@
 //! How a coroutine parks and is woken: `state.rs` and `idle.rs` under a worker's steps.
 //! Also stand-ins for what the other models need of floor 2.
 
+#[expect(dead_code, reason = "what only the watchdog asks")]
 #[path = "../../../rpc-core/src/runtime/idle.rs"]
 mod idle;
 #[path = "../../../rpc-core/src/runtime/state.rs"]
