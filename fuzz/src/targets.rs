@@ -7,18 +7,20 @@
 //! - No input panics, and a session that wants input has room for it.
 //! - The pieces do not matter: the answers to whole input and to cut input are the same bytes.
 //! - What a PRPC server sends is a sequence of whole PRPC frames; what an HTTP server sends begins with
-//!   `HTTP/1.1`.
+//!   `HTTP/1.1`; what a gRPC server sends is a sequence of whole HTTP/2 frames.
 
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use rpc_core::base::time::Instant;
 use rpc_core::rpc::protocol::call::{fill, no_such_method};
+use rpc_core::rpc::protocol::grpc::{Grpc, GrpcClient};
 use rpc_core::rpc::protocol::http1::Http1;
 use rpc_core::rpc::protocol::prpc::{Prpc, PrpcClient};
 use rpc_core::rpc::protocol::{
-    BadReason, Body, ClientEvent, ClientSession, Kind, Limits, OutgoingCall, Page, Protocol, Reply,
-    Route, Routes, ServerConfig, ServerEvent, ServerSession, Success, server_session,
+    BadReason, Body, ClientEvent, ClientSession, IncomingReply, Kind, Limits, OutgoingCall, Page,
+    Protocol, Reply, Route, Routes, ServerConfig, ServerEvent, ServerSession, Success,
+    server_session,
 };
 use rpc_core::rpc::status::Status;
 
@@ -40,7 +42,52 @@ pub fn http1_server(data: &[u8]) -> usize {
     cut.calls + cut.pages
 }
 
-/// A port that speaks both reads `data`; how many calls and pages it found.
+/// A gRPC server reads a client's preface and then `data`; how many calls and pages it found.
+pub fn grpc_server(data: &[u8]) -> usize {
+    let (sizes, data) = pieces(data);
+    let data = [PREFACE, data].concat();
+    let (cut, whole) = both(|config| Grpc.session(config), &data, sizes);
+    assert_eq!(cut, whole, "the pieces do not matter");
+    http2_frames(&cut.sent);
+    cut.calls + cut.pages
+}
+
+/// A gRPC client with three calls under way, two of them of streams, reads a server's settings and then
+/// `data`; how many of the calls ended.
+pub fn grpc_client(data: &[u8]) -> usize {
+    let (sizes, data) = pieces(data);
+    let data = [SETTINGS, data].concat();
+    let mut outcomes = Vec::new();
+    for sizes in [sizes, [usize::MAX; 2]] {
+        let mut client = GrpcClient::new(limits(), "h");
+        for (token, kind) in [Kind::Unary, Kind::ServerStream, Kind::Bidi]
+            .iter()
+            .enumerate()
+        {
+            let mut call = OutgoingCall::new("s", "m", Body::Bytes(Bytes::from_static(b"x")));
+            (call.token, call.kind) = (token as u64, *kind);
+            client.call(call).expect("three calls are below the limit");
+        }
+        outcomes.push(read(&mut client, &data, sizes));
+        client.abort(&Status::unavailable("the fuzzer is done"));
+        while client.next_event().is_some() {}
+        assert_eq!(client.in_flight(), 0, "every call ends");
+        let sent: Vec<u8> = client.transmit().drain(..).flatten().collect();
+        http2_frames(
+            sent.strip_prefix(&PREFACE[..24])
+                .expect("a client begins with its preface"),
+        );
+    }
+    assert_eq!(outcomes[0], outcomes[1], "the pieces do not matter");
+    outcomes[0].len()
+}
+
+/// An empty SETTINGS frame.
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+/// HTTP/2's preface and an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A port that speaks all reads `data`; how many calls and pages it found.
 pub fn one_port(data: &[u8]) -> usize {
     let (sizes, data) = pieces(data);
     let (cut, whole) = both(server_session, data, sizes);
@@ -85,7 +132,7 @@ fn both(
         limits: limits(),
         identity: "127.0.0.1:1".into(),
         routes: Arc::new(OneMethod),
-        protocols: vec![Arc::new(Prpc), Arc::new(Http1)],
+        protocols: vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)],
     });
     let run = |sizes| serve(&mut *session(&config), data, sizes);
     (run(sizes), run([usize::MAX; 2]))
@@ -99,6 +146,8 @@ fn limits() -> Limits {
         max_meta: 1 << 10,
         max_head: 1 << 10,
         max_in_flight: 4,
+        max_streams: 4,
+        keepalive: None,
         max_pipelined: 4,
     }
 }
@@ -170,6 +219,7 @@ fn handle(session: &mut dyn ServerSession, outcome: &mut Outcome) {
                 outcome.pages += 1;
                 session.answer(page.id, Reply::Page(Page::text(200, page.body)));
             }
+            ServerEvent::Message { id, message } => session.consumed(id, message.data.len()),
             // The streams of calls that were answered above.
             _ => {}
         }
@@ -180,7 +230,11 @@ fn handle(session: &mut dyn ServerSession, outcome: &mut Outcome) {
 }
 
 /// Feeds a client; which calls ended, and how.
-fn read(client: &mut PrpcClient, data: &[u8], sizes: [usize; 2]) -> Vec<(u64, Result<usize, i32>)> {
+fn read(
+    client: &mut dyn ClientSession,
+    data: &[u8],
+    sizes: [usize; 2],
+) -> Vec<(u64, Result<usize, i32>)> {
     let mut rest = data;
     let mut turn = 0;
     let mut ended = Vec::new();
@@ -192,10 +246,18 @@ fn read(client: &mut PrpcClient, data: &[u8], sizes: [usize; 2]) -> Vec<(u64, Re
         rest = &rest[taken..];
         open = client.received(taken, Instant::from_nanos(1)).is_ok();
         while let Some(event) = client.next_event() {
-            let ClientEvent::Reply { token, result, .. } = event else {
-                continue;
+            let (token, opened) = match event {
+                ClientEvent::Reply { token, result, .. } => {
+                    let open = |reply: IncomingReply| reply.body.open(&reply.attachment, 1 << 16);
+                    (token, result.and_then(open))
+                }
+                ClientEvent::End { token, result, .. } => (token, result.map(|_| Bytes::new())),
+                ClientEvent::Message { id, message, .. } => {
+                    client.consumed(id, message.data.len());
+                    continue;
+                }
+                _ => continue,
             };
-            let opened = result.and_then(|reply| reply.body.open(&reply.attachment, 1 << 16));
             ended.push((
                 token,
                 opened
@@ -205,6 +267,16 @@ fn read(client: &mut PrpcClient, data: &[u8], sizes: [usize; 2]) -> Vec<(u64, Re
         }
     }
     ended
+}
+
+/// Walks over HTTP/2 frames.
+fn http2_frames(mut sent: &[u8]) {
+    while !sent.is_empty() {
+        assert!(sent.len() >= 9, "a frame has a header");
+        let length = sent.get_u32() as usize >> 8;
+        assert!(sent.len() >= 5 + length, "a frame is as long as it says");
+        sent.advance(5 + length);
+    }
 }
 
 /// Walks over PRPC frames.

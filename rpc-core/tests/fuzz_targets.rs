@@ -5,8 +5,8 @@ mod targets;
 
 use proptest::prelude::*;
 
-/// Whole messages of both protocols to begin from.
-const SEEDS: [&[u8]; 8] = [
+/// Whole messages of the protocols to begin from.
+const SEEDS: [&[u8]; 14] = [
     b"PRPC\0\0\0\x12\0\0\0\x10\x0a\x06\x0a\x01S\x12\x01m\x20\x05\x28\x01\x50\0\x58\0hi",
     b"PRPC\0\0\0\x16\0\0\0\x12\x0a\x06\x0a\x01S\x12\x01m\x20\x06\x58\x01\x62\x04\xde\xad\xbe\xefdata",
     b"PRPC\0\0\0\x13\0\0\0\x10\x0a\x06\x0a\x01S\x12\x01m\x4a\x06\x0a\x01k\x12\x01vmsg",
@@ -15,6 +15,12 @@ const SEEDS: [&[u8]; 8] = [
     b"POST /p.S/m HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}",
     b"POST /p.S/m HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     b"GET /status?x=y HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
+    b"\0\0\x1c\x01\x04\0\0\0\x01\x83\x86\x44\x06/p.S/m\x5f\x10application/grpc\0\0\x07\0\x01\0\0\0\x01\0\0\0\0\x02hi",
+    b"\0\0\x1c\x01\x04\0\0\0\x03\x83\x86\x44\x06/p.S/m\x5f\x10application/json\0\0\x02\0\x01\0\0\0\x03{}",
+    b"\0\0\x08\x06\0\0\0\0\0pingpong\0\0\x04\x08\0\0\0\0\0\0\0\x10\0\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x10",
+    b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08\0\0\x05\x02\0\0\0\0\x01\0\0\0\0\x10",
+    b"\0\0\x13\x01\x04\0\0\0\x01\x88\x5f\x10application/grpc\0\0\x07\0\0\0\0\0\x01\0\0\0\0\x02hi\0\0\x0f\x01\x05\0\0\0\x01\x40\x0bgrpc-status\x010",
+    b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x03\0\0\0\0",
 ];
 
 /// Pieces' sizes, then messages with a few bytes changed, cut out or doubled.
@@ -45,6 +51,8 @@ fn run_all(data: &[u8]) {
     targets::prpc_server(data);
     targets::prpc_client(data);
     targets::http1_server(data);
+    targets::grpc_server(data);
+    targets::grpc_client(data);
     targets::one_port(data);
 }
 
@@ -55,6 +63,12 @@ fn good_input_is_taken_for_what_it_is() {
     assert_eq!(targets::prpc_client(&all(3..5)), 1, "answers");
     assert_eq!(targets::http1_server(&all(5..8)), 3, "calls and pages");
     assert_eq!(targets::one_port(&all(5..8)), 3, "calls and pages");
+    assert_eq!(targets::grpc_server(&all(8..12)), 2, "calls");
+    assert_eq!(
+        targets::grpc_client(&all(12..14)),
+        2,
+        "one answered, one unseen"
+    );
 }
 
 #[test]

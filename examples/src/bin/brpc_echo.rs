@@ -1,4 +1,5 @@
-//! Serves brpc's `example.EchoService`, so that a real brpc client can be put at the other end.
+//! Serves the services of brpc's examples, so that a real brpc client can be put at the other end:
+//! `example.EchoService` for baidu_std and HTTP, `helloworld.Greeter` for gRPC.
 //!
 //! Message and attachment come back as they were; a request with a checksum is answered with one, as
 //! the server of brpc's own example does.
@@ -8,7 +9,14 @@ use rpc_core::{Request, Response, Server, Status};
 
 rpc_core::include_proto!("example");
 
-/// Serve brpc's example.EchoService
+/// The schema of brpc's gRPC example.
+mod helloworld {
+    rpc_core::include_proto!("helloworld");
+}
+
+use helloworld::{Greeter, GreeterServer, HelloReply, HelloRequest};
+
+/// Serve the services of brpc's examples
 #[derive(Parser)]
 struct Flags {
     /// Where to listen
@@ -29,11 +37,21 @@ impl EchoService for Echo {
     }
 }
 
+struct Hello;
+
+impl Greeter for Hello {
+    fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let message = format!("Hello {}", request.name);
+        Ok(Response::new(HelloReply { message }))
+    }
+}
+
 #[rpc_core::main]
 fn main() {
     let flags: Flags = examples::parse_flags();
     let server = Server::builder()
         .add_service(EchoServiceServer::new(Echo))
+        .add_service(GreeterServer::new(Hello))
         .bind(&flags.addr)
         .unwrap_or_else(|error| examples::fail(error));
     println!("serving example.EchoService on {}", server.local_addr());

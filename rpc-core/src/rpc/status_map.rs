@@ -135,6 +135,18 @@ pub const fn code_of_http(http: u16) -> Code {
     }
 }
 
+/// The code for an HTTP status where a gRPC answer was due (grpc's http-grpc-status-mapping.md).
+pub const fn grpc_code_of_http(http: u16) -> Code {
+    match http {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}
+
 /// The code for an I/O error without a number of the system.
 pub const fn code_of_io(kind: ErrorKind) -> Code {
     match kind {

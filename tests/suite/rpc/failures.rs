@@ -238,7 +238,7 @@ fn a_foreign_protocol_is_closed_with_a_counted_reason() {
     let server = Served::start();
     let addr = server.addr;
     let tls = "rpc_server_bad_input_total{reason=\"unknown_protocol\"}";
-    let h2 = "rpc_server_bad_input_total{reason=\"http2_not_spoken\"}";
+    let h2 = "rpc_server_bad_input_total{reason=\"http2_protocol\"}";
     on_a_thread(move || {
         let before = (metric(addr, tls), metric(addr, h2));
         let mut peer = Peer::connect(addr);
@@ -248,7 +248,7 @@ fn a_foreign_protocol_is_closed_with_a_counted_reason() {
         assert!(peer.rest().is_empty());
         let mut peer = Peer::connect(addr);
         peer.0
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nBUT NOT REALLY")
             .unwrap();
         peer.rest();
         assert_eq!(metric(addr, tls) - before.0, 1.0);

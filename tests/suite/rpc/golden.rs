@@ -70,6 +70,65 @@ fn recorded_json_calls_are_answered_byte_for_byte_as_brpc_did() {
     assert!(server.finish().unwrap().0.success());
 }
 
+#[test]
+fn recorded_grpc_calls_are_answered_field_for_field_as_brpc_did() {
+    let mut server = Program::start("brpc_echo", &["--addr", "127.0.0.1:0"]).unwrap();
+    let line = server.line_with("serving").unwrap();
+    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let (Some(sent), Some(answered)) =
+        (recorded("grpc_unary", "c2s"), recorded("grpc_unary", "s2c"))
+    else {
+        return;
+    };
+    let theirs = grpc_answers(&mut &answered[..], usize::MAX);
+    // The recordings end in the middle of what the last call has to say.
+    assert!(theirs.len() >= 9, "{theirs:?}");
+    let mut peer = Peer::connect(addr);
+    peer.0.write_all(&sent).unwrap();
+    let ours = grpc_answers(&mut peer.0, theirs.len());
+    assert_eq!(ours, theirs);
+    server.terminate().unwrap();
+    assert!(server.finish().unwrap().0.success());
+}
+
+/// What a gRPC server said on each stream, until `count` of them have ended or there is no more: fields and
+/// data, in their order.
+fn grpc_answers(from: &mut impl Read, count: usize) -> Vec<(u32, Vec<String>)> {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const END_STREAM: u8 = 1;
+    let mut decoder = hpack::Decoder::new();
+    let mut open: HashMap<u32, Vec<String>> = HashMap::new();
+    let mut ended = Vec::new();
+    let mut head = [0; 9];
+    while ended.len() < count && from.read_exact(&mut head).is_ok() {
+        let [a, b, c, kind, flags, e, f, g, h] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        from.read_exact(&mut payload).unwrap();
+        let id = u32::from_be_bytes([e, f, g, h]);
+        match kind {
+            DATA => {
+                let said = open.entry(id).or_default();
+                said.push(format!("data {}", payload.escape_ascii()));
+            }
+            HEADERS => {
+                let text = |bytes| String::from_utf8(bytes).unwrap();
+                for (name, value) in decoder.decode(&payload).unwrap() {
+                    let field = format!("{}: {}", text(name), text(value));
+                    open.entry(id).or_default().push(field);
+                }
+            }
+            _ => continue,
+        }
+        if flags & END_STREAM != 0 {
+            ended.push((id, open.remove(&id).unwrap_or_default()));
+        }
+    }
+    // Streams end in any order.
+    ended.sort();
+    ended
+}
+
 /// The fields of an answer; what brpc writes out as zero or empty counts as absent, and the address
 /// before an error's text is that of the server that wrote it.
 fn fields(frame: &Frame) -> RpcMeta {

@@ -334,8 +334,13 @@ impl Flush for Connection {
 fn deliver(state: &mut State, waking: &mut Vec<Waiter>) -> bool {
     let mut going_away = false;
     while let Some(event) = state.session.next_event() {
-        let ClientEvent::Reply { token, result, .. } = event else {
-            continue;
+        let (token, result) = match event {
+            ClientEvent::Reply { token, result, .. } => (token, result),
+            ClientEvent::GoingAway => {
+                going_away = true;
+                continue;
+            }
+            _ => continue,
         };
         going_away |= matches!(&result, Err(status) if status.errno() == ELOGOFF);
         let slot = state.slots.get_mut(token as usize);

@@ -44,8 +44,28 @@ macro_rules! reasons {
 reasons! {
     /// The first bytes belong to no protocol of this port.
     UnknownProtocol = "unknown_protocol", "the first bytes belong to no protocol spoken here";
-    /// HTTP/2 where it is not spoken.
-    Http2NotSpoken = "http2_not_spoken", "HTTP/2 is not spoken on this port";
+    /// HTTP/2: a frame that may not come here, or a preface that is none.
+    Http2Protocol = "http2_protocol", "the HTTP/2 frames break the protocol";
+    /// HTTP/2: a frame of a length that its type does not have, or above what was allowed.
+    Http2FrameSize = "http2_frame_size", "an HTTP/2 frame has a length it may not have";
+    /// HTTP/2: more data than the window, or a window above 2³¹.
+    Http2Flow = "http2_flow", "HTTP/2 flow control was not heeded";
+    /// HTTP/2: a block of fields that cannot be decoded.
+    Http2Compression = "http2_compression", "HTTP/2 fields cannot be decoded";
+    /// HTTP/2: streams opened and reset, by the peer or for what it sent, faster than any use of it.
+    Http2RapidReset = "http2_rapid_reset", "too many HTTP/2 streams were reset";
+    /// HTTP/2: a block of fields in too many frames, or of too many bytes.
+    Http2Continuation = "http2_continuation", "HTTP/2 fields come in too many frames";
+    /// HTTP/2: PING frames faster than any use of them.
+    Http2Ping = "http2_ping", "too many HTTP/2 PING frames";
+    /// HTTP/2: SETTINGS frames faster than any use of them.
+    Http2Settings = "http2_settings", "too many HTTP/2 SETTINGS frames";
+    /// HTTP/2: DATA frames that carry and end nothing.
+    Http2Empty = "http2_empty", "too many empty HTTP/2 DATA frames";
+    /// HTTP/2: other frames without use.
+    Http2Idle = "http2_idle", "too many HTTP/2 frames without use";
+    /// HTTP/2: a peer with calls under way gave no sign of life when asked for one.
+    Http2Silent = "http2_silent", "the HTTP/2 peer gave no sign of life";
     /// A later message of a PRPC connection has another magic.
     BadMagic = "bad_magic", "a message does not begin with PRPC";
     /// A message above `Limits::max_body`.

@@ -1,7 +1,6 @@
 //! One port, several protocols: the first bytes of a connection decide which session it gets.
 //!
-//! Knows: the order protocols are asked in.   Does not know: any of them, except HTTP/2's preface, which
-//! it turns away in HTTP/2's own words so that a client learns why.
+//! Knows: the order protocols are asked in.   Does not know: any of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,9 +9,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Limit};
 
 use super::call::fill;
 use super::{
-    Bad, BadReason, CallId, EndOfInput, Probe, Reply, ServerConfig, ServerEvent, ServerSession,
+    Bad, BadReason, Body, CallId, EndOfInput, Kind, Probe, Reply, Room, ServerConfig, ServerEvent,
+    ServerSession,
 };
 use crate::base::time::Instant;
+use crate::rpc::compression::Compression;
+use crate::rpc::metadata::MetadataMap;
+use crate::rpc::status::Status;
 
 /// A session that becomes one of `config`'s protocols with its first bytes.
 pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
@@ -20,7 +23,7 @@ pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
         config: Arc::clone(config),
         prefix: BytesMut::new().limit(0),
         chosen: None,
-        refusal: VecDeque::new(),
+        silence: VecDeque::new(),
         draining: false,
         ended: false,
     })
@@ -29,21 +32,14 @@ pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
 /// Bytes read before a protocol is chosen; PRPC's header, so that no body is among them.
 const PREFIX: usize = 12;
 
-/// The preface of HTTP/2 as far as [`PREFIX`] reaches.
-const HTTP2: &[u8; PREFIX] = b"PRI * HTTP/2";
-
-/// An empty SETTINGS frame, then GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 §6.8, §7) and a text.
-const HTTP2_REFUSAL: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
-    \0\0\x29\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dHTTP/2 is not spoken on this port";
-
 struct Detecting {
     config: Arc<ServerConfig>,
     /// The first bytes; limited to [`PREFIX`].
     prefix: Limit<BytesMut>,
     /// Everything goes here once it is set.
     chosen: Option<Box<dyn ServerSession>>,
-    /// What is written to a peer that speaks nothing we do.
-    refusal: VecDeque<Bytes>,
+    /// Nothing is said before a protocol is chosen.
+    silence: VecDeque<Bytes>,
     draining: bool,
     ended: bool,
 }
@@ -62,12 +58,7 @@ impl Detecting {
                 }
             }
         }
-        let http2 = Probe::magic(prefix, HTTP2);
-        if http2 == Probe::Yes {
-            self.refusal.push_back(Bytes::from_static(HTTP2_REFUSAL));
-            return Err(Bad::counted(BadReason::Http2NotSpoken));
-        }
-        if (undecided || http2 == Probe::NeedMore) && prefix.len() < PREFIX {
+        if undecided && prefix.len() < PREFIX {
             return Ok(());
         }
         Err(Bad::counted(BadReason::UnknownProtocol))
@@ -118,10 +109,41 @@ impl ServerSession for Detecting {
         }
     }
 
+    fn carries(&self, kind: Kind) -> bool {
+        self.chosen
+            .as_ref()
+            .is_some_and(|session| session.carries(kind))
+    }
+
+    fn begin(&mut self, id: CallId, metadata: &MetadataMap) {
+        if let Some(session) = &mut self.chosen {
+            session.begin(id, metadata);
+        }
+    }
+
+    fn send(&mut self, id: CallId, message: Body<'_>, compression: Compression) -> Room {
+        match &mut self.chosen {
+            Some(session) => session.send(id, message, compression),
+            None => Room::Open,
+        }
+    }
+
+    fn finish(&mut self, id: CallId, result: Result<(), &Status>, trailers: &MetadataMap) {
+        if let Some(session) = &mut self.chosen {
+            session.finish(id, result, trailers);
+        }
+    }
+
+    fn consumed(&mut self, id: CallId, bytes: usize) {
+        if let Some(session) = &mut self.chosen {
+            session.consumed(id, bytes);
+        }
+    }
+
     fn transmit(&mut self) -> &mut VecDeque<Bytes> {
         match &mut self.chosen {
             Some(session) => session.transmit(),
-            None => &mut self.refusal,
+            None => &mut self.silence,
         }
     }
 
@@ -159,7 +181,7 @@ impl ServerSession for Detecting {
     fn is_idle(&self) -> bool {
         match &self.chosen {
             Some(session) => session.is_idle(),
-            None => self.prefix.get_ref().is_empty() && self.refusal.is_empty(),
+            None => self.prefix.get_ref().is_empty(),
         }
     }
 
@@ -183,25 +205,6 @@ impl ServerSession for Detecting {
 mod tests {
     use super::*;
     use crate::rpc::protocol::harness;
-
-    #[test]
-    fn http2_is_turned_away_in_its_own_words() {
-        let mut session = server_session(&harness::config());
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        let mut bad = None;
-        for byte in preface {
-            assert_eq!(fill(session.recv_space(), &[*byte]), 1);
-            bad = session.received(1, Instant::ZERO).err();
-            if bad.is_some() {
-                break;
-            }
-        }
-        assert_eq!(bad.map(|bad| bad.reason), Some(BadReason::Http2NotSpoken));
-        let sent = session.transmit().pop_front().unwrap();
-        let goaway = &sent[9..];
-        let length = usize::from(goaway[2]);
-        assert_eq!((goaway[3], goaway.len() - 9), (7, length), "GOAWAY, whole");
-    }
 
     #[test]
     fn bytes_of_no_protocol_are_refused_at_once() {

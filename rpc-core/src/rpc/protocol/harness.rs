@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::call::{fill, no_such_method};
+use super::grpc::Grpc;
 use super::http1::Http1;
 use super::prpc::{Prpc, PrpcClient};
 use super::{
@@ -41,7 +42,7 @@ pub fn config_with(limits: Limits) -> Arc<ServerConfig> {
         limits,
         identity: "127.0.0.1:9801".into(),
         routes: Arc::new(EchoRoutes),
-        protocols: vec![Arc::new(Prpc), Arc::new(Http1)],
+        protocols: vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)],
     })
 }
 

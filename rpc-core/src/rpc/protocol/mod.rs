@@ -34,14 +34,18 @@ mod base64;
 pub mod call;
 pub mod counters;
 mod detect;
+pub mod grpc;
 #[cfg(test)]
 mod harness;
 pub mod http1;
+mod http2;
 pub mod prpc;
+mod timeout;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 
@@ -140,6 +144,11 @@ pub struct Limits {
     pub max_head: usize,
     /// Calls under way on one connection; those above are refused with ELIMIT. Default 16,384.
     pub max_in_flight: usize,
+    /// HTTP/2 streams open at a time on one connection; those above are refused. Default 1,024.
+    pub max_streams: usize,
+    /// HTTP/2: how long a peer may be silent while it has calls under way before it is asked for a sign of
+    /// life; without one within 20 s its connection is closed. `None` = never asked. Default 60 s.
+    pub keepalive: Option<Duration>,
     /// HTTP requests read ahead of their answers on one connection. Default 64.
     pub max_pipelined: usize,
 }
@@ -152,6 +161,8 @@ impl Default for Limits {
             max_meta: 64 << 10,
             max_head: 16 << 10,
             max_in_flight: 16_384,
+            max_streams: 1024,
+            keepalive: Some(Duration::from_secs(60)),
             max_pipelined: 64,
         }
     }
@@ -375,6 +386,8 @@ pub enum ClientEvent {
         /// What [`OutgoingCall::token`] was.
         token: u64,
     },
+    /// The server is going away: calls under way go on, new ones belong on another connection.
+    GoingAway,
 }
 
 /// The client's end of one connection.

@@ -17,7 +17,6 @@ use super::registry::Method;
 use super::stats::Outcome;
 use crate::base::time::Instant;
 use crate::rpc::client::ambient::Ambient;
-use crate::rpc::compression::Compression;
 use crate::rpc::descriptor::ServiceDescriptor;
 use crate::rpc::http_rule::Rules;
 use crate::rpc::message::{Request, Response};
@@ -183,11 +182,9 @@ impl PendingCall {
 
     fn succeed(&mut self, body: Body<'_>, attachment: Bytes, metadata: &MetadataMap) -> Finished {
         let success = Success {
-            body,
-            compression: Compression::None,
             attachment,
             metadata,
-            accepts_stream: false,
+            ..Success::new(body)
         };
         self.answer(Reply::Success(success), Outcome::Answered)
     }

@@ -15,6 +15,7 @@ use super::registry::Registry;
 use crate::base::signal::TerminationSignal;
 use crate::net::{Bell, Handler, Listener, Ready, watch};
 use crate::rpc::error::Error;
+use crate::rpc::protocol::grpc::Grpc;
 use crate::rpc::protocol::http1::Http1;
 use crate::rpc::protocol::prpc::Prpc;
 use crate::rpc::protocol::{Protocol, Routes, ServerConfig};
@@ -36,7 +37,8 @@ impl BoundServer {
     pub(super) fn bind(builder: ServerBuilder, addr: &str) -> Result<Self, Error> {
         let registry = Arc::new(Registry::new(builder.services)?);
         let listener = Listener::bind(addr)?;
-        let protocols: Vec<Arc<dyn Protocol>> = vec![Arc::new(Prpc), Arc::new(Http1)];
+        let protocols: Vec<Arc<dyn Protocol>> =
+            vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)];
         let config = ServerConfig {
             limits: builder.limits,
             identity: listener.local_addr().to_string(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::rpc::compression::Compression;
 use crate::rpc::metadata::MetadataMap;
-use crate::rpc::protocol::{BadReason, Limits, base64};
+use crate::rpc::protocol::{BadReason, Limits, base64, timeout};
 
 /// A request's head.
 #[derive(Debug, PartialEq)]
@@ -91,6 +91,22 @@ impl Head {
             Err(error) => Err(malformed(format!(
                 "the request's head is malformed: {error}"
             ))),
+        }
+    }
+
+    /// The head of a request that came over HTTP/2.
+    pub fn of_http2(method: String, target: &str, headers: MetadataMap, body: Length) -> Self {
+        let (path, query) = split_target(target);
+        let expect = headers.get("expect");
+        Self {
+            method,
+            path: path.into(),
+            query: query.into(),
+            expects_continue: expect.is_some_and(|it| it.eq_ignore_ascii_case("100-continue")),
+            headers,
+            body,
+            keep_alive: true,
+            http10: false,
         }
     }
 
@@ -190,18 +206,7 @@ impl Head {
         if let Some(text) = self.headers.get("connect-timeout-ms") {
             return text.trim().parse().ok().map(Duration::from_millis);
         }
-        let text = self.headers.get("grpc-timeout")?.trim();
-        let unit = text.chars().next_back().filter(char::is_ascii)?;
-        let number: u64 = text[..text.len() - 1].parse().ok()?;
-        Some(match unit {
-            'H' => Duration::from_secs(number.saturating_mul(3600)),
-            'M' => Duration::from_secs(number.saturating_mul(60)),
-            'S' => Duration::from_secs(number),
-            'm' => Duration::from_millis(number),
-            'u' => Duration::from_micros(number),
-            'n' => Duration::from_nanos(number),
-            _ => return None,
-        })
+        timeout::parse(self.headers.get("grpc-timeout")?.trim().as_bytes())
     }
 
     /// The headers that are not HTTP's own, as a call's metadata.

@@ -28,7 +28,11 @@ use std::sync::Arc;
 
 use super::{Probe, Protocol, ServerConfig, ServerSession};
 
+pub(super) use head::{Head, Length, is_https_own};
 pub use server::Http1Server;
+pub(super) use server::{call_of, response_of};
+pub(super) use target::{Kind, Target};
+pub(super) use write::{Response, of_http, of_status};
 
 /// The protocol, for [`ServerConfig::protocols`].
 #[derive(Debug, Default)]

@@ -246,7 +246,7 @@ impl Http1Server {
                     checksum: Checksum::None,
                     sum: 0,
                 };
-                let mut call = self.call(id, &head, route, kind, body);
+                let mut call = call_of(id, &head, route, kind, body, self.now);
                 call.bound = bound;
                 Step::Event(ServerEvent::Call(call))
             }
@@ -263,37 +263,6 @@ impl Http1Server {
                 self.ready(id, response);
                 Step::Again
             }
-        }
-    }
-
-    fn call(
-        &self,
-        id: CallId,
-        head: &Head,
-        route: Route,
-        kind: Kind,
-        body: RawBody,
-    ) -> IncomingCall {
-        let request_id = head.headers.get("x-request-id");
-        let log_id = head.headers.get("log-id");
-        IncomingCall {
-            id,
-            route,
-            format: kind.format(),
-            body,
-            offers_stream: false,
-            bound: None,
-            attachment: Bytes::new(),
-            metadata: head.metadata(),
-            log_id: log_id.and_then(|text| text.trim().parse().ok()),
-            trace: request_id.map(|id| {
-                Box::new(Trace {
-                    request_id: id.into(),
-                    ..Trace::default()
-                })
-            }),
-            timeout: head.timeout(),
-            arrived: self.now,
         }
     }
 
@@ -362,18 +331,49 @@ impl Http1Server {
             self.out.put(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
+}
 
-    fn response(&self, kind: Option<Kind>, reply: Reply<'_>) -> Response {
-        match (kind, reply) {
-            (_, Reply::Failed(status) | Reply::Refused(status)) => of_status(status),
-            (None, Reply::Page(page)) => of_page(page),
-            (Some(kind), Reply::Success(success)) => success_of(kind, success),
-            (Some(_), Reply::Page(_)) => {
-                of_status(&Status::internal("a page is no answer to a call"))
-            }
-            (None, Reply::Success(_)) => {
-                of_status(&Status::internal("a message is no answer to a page"))
-            }
+/// The call that a request makes.
+pub fn call_of(
+    id: CallId,
+    head: &Head,
+    route: Route,
+    kind: Kind,
+    body: RawBody,
+    arrived: Instant,
+) -> IncomingCall {
+    let request_id = head.headers.get("x-request-id");
+    let log_id = head.headers.get("log-id");
+    IncomingCall {
+        id,
+        route,
+        format: kind.format(),
+        body,
+        offers_stream: false,
+        bound: None,
+        attachment: Bytes::new(),
+        metadata: head.metadata(),
+        log_id: log_id.and_then(|text| text.trim().parse().ok()),
+        trace: request_id.map(|id| {
+            Box::new(Trace {
+                request_id: id.into(),
+                ..Trace::default()
+            })
+        }),
+        timeout: head.timeout(),
+        arrived,
+    }
+}
+
+/// What a reply is as a response; `kind` is that of the call, `None` for a page.
+pub fn response_of(kind: Option<Kind>, reply: Reply<'_>) -> Response {
+    match (kind, reply) {
+        (_, Reply::Failed(status) | Reply::Refused(status)) => of_status(status),
+        (None, Reply::Page(page)) => of_page(page),
+        (Some(kind), Reply::Success(success)) => success_of(kind, success),
+        (Some(_), Reply::Page(_)) => of_status(&Status::internal("a page is no answer to a call")),
+        (None, Reply::Success(_)) => {
+            of_status(&Status::internal("a message is no answer to a page"))
         }
     }
 }
@@ -447,7 +447,7 @@ impl ServerSession for Http1Server {
         let kind = usize::try_from(index)
             .ok()
             .and_then(|index| self.slots.get(index)?.kind);
-        let response = self.response(kind, reply);
+        let response = response_of(kind, reply);
         self.ready(id, response);
     }
 

@@ -12,9 +12,23 @@ use crate::rpc::status_map;
 /// A response whose connection headers and end of head are still to come ([`end_of_head`]).
 #[derive(Debug)]
 pub struct Response {
+    pub status: u16,
+    /// Status line and headers, without the last line's end.
     pub head: Vec<u8>,
     /// Left out in answer to HEAD.
     pub body: Bytes,
+}
+
+impl Response {
+    /// The headers, for versions of HTTP that write them otherwise.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let lines = self.head.split(|byte| *byte == b'\n').skip(1);
+        lines.filter_map(|line| {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            Some((&line[..colon], line[colon + 1..].trim_ascii()))
+        })
+    }
 }
 
 /// What a response says beside its body.
@@ -64,7 +78,11 @@ impl Say<'_> {
             header(&mut head, name, value);
         }
         let body = if bodiless { Bytes::new() } else { body };
-        Response { head, body }
+        Response {
+            status: self.status,
+            head,
+            body,
+        }
     }
 
     /// The response with a failure in JSON.

@@ -1,0 +1,170 @@
+//! Requests over HTTP/2 that are not gRPC: calls in JSON, and pages, as over HTTP/1.
+//!
+//! Knows: how `http1` reads a request's purpose and words an answer.   Does not know: either's bytes.
+
+use bytes::{Bytes, BytesMut};
+
+use super::message::Assembler;
+use super::server::{Call, GrpcServer, Purpose};
+use crate::rpc::protocol::http1::{
+    self, Head, Kind, Length, Response, Target, call_of, of_http, response_of,
+};
+use crate::rpc::protocol::{Body, CallId, Checksum, PageRequest, RawBody, Reply, ServerEvent};
+use crate::rpc::status::Status;
+
+impl GrpcServer {
+    pub(super) fn on_plain_head(&mut self, id: u32, end: bool) {
+        let head = self.plain_head(end);
+        let head_only = head.method == "HEAD";
+        let (kind, waiting, page) = match Target::of(&head, &*self.config.routes) {
+            Target::Refused(response) => return self.answer_plainly(id, &response, head_only),
+            Target::Call { route, .. } if route.kind != Default::default() => {
+                let text = "a method with streams is called with gRPC: send application/grpc";
+                let response = http1::of_status(&Status::unimplemented(text));
+                return self.answer_plainly(id, &response, head_only);
+            }
+            Target::Call {
+                route,
+                kind,
+                compression,
+                bound,
+            } => {
+                let body = RawBody {
+                    data: Bytes::new(),
+                    compression,
+                    checksum: Checksum::None,
+                    sum: 0,
+                };
+                let call_id = CallId::new(id.into(), 0);
+                let now = self.session.now();
+                let mut call = call_of(call_id, &head, route, kind, body, now);
+                call.bound = bound;
+                (Some(kind), Some(Box::new(call)), None)
+            }
+            Target::Page => (None, None, Some(Box::new(self.page_of(id, &head)))),
+        };
+        let continues = head.expects_continue && !end;
+        if let Some(call) = self.session.inbox(id) {
+            call.purpose = Purpose::Plain { kind, head_only };
+            call.assembler = Assembler::Plain(BytesMut::new());
+            (call.waiting, call.page) = (waiting, page);
+        }
+        if end {
+            return self.on_plain_end(id);
+        }
+        if continues {
+            self.session.block(id, false, |encoder, out| {
+                encoder.field(b":status", b"100", out);
+            });
+        }
+    }
+
+    fn plain_head(&mut self, end: bool) -> Head {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let head = &mut self.head;
+        let mut headers = std::mem::take(&mut head.https_own);
+        for (name, value) in head.metadata.iter() {
+            headers.append_bytes(name, value.clone());
+        }
+        if !head.content_type.is_empty() {
+            headers.append("content-type", text(&head.content_type));
+        }
+        if let Some(log_id) = head.log_id {
+            headers.append("log-id", log_id.to_string());
+        }
+        if let Some(request_id) = head.request_id.take() {
+            headers.append("x-request-id", request_id);
+        }
+        // That a body has no length is nothing special here: its end is in its frames.
+        let length = if end {
+            Length::Exact(0)
+        } else {
+            Length::Chunked
+        };
+        let (method, target) = (text(&head.method), text(&head.path));
+        Head::of_http2(method, &target, headers, length)
+    }
+
+    fn page_of(&self, id: u32, head: &Head) -> PageRequest {
+        PageRequest {
+            id: CallId::new(id.into(), 0),
+            method: head.method.clone(),
+            path: head.path.clone(),
+            query: head.query.clone(),
+            headers: head.headers.clone(),
+            body: Bytes::new(),
+            arrived: self.session.now(),
+        }
+    }
+
+    /// A request's body is whole.
+    pub(super) fn on_plain_end(&mut self, id: u32) {
+        let Some(call) = self.session.inbox(id) else {
+            return;
+        };
+        let body = call.assembler.take_plain();
+        let (waiting, page) = (call.waiting.take(), call.page.take());
+        let held = std::mem::take(&mut call.held);
+        self.held -= held;
+        let event = match (waiting, page) {
+            (Some(mut call), _) => {
+                call.body.data = body;
+                ServerEvent::Call(*call)
+            }
+            (None, Some(mut page)) => {
+                page.body = body;
+                ServerEvent::Page(*page)
+            }
+            (None, None) => return,
+        };
+        if self.in_flight >= self.config.limits.max_in_flight {
+            let text = "too many calls are under way on this connection";
+            let response = http1::of_status(&Status::resource_exhausted(text));
+            return self.answer_plainly(id, &response, false);
+        }
+        self.give(id, event);
+    }
+
+    /// A request's body is above the limit.
+    pub(super) fn refuse_plain_body(&mut self, id: u32) {
+        let max = self.config.limits.max_body;
+        let text = format!("the request's body is above the limit of {max} bytes");
+        self.answer_plainly(id, &of_http(413, &text, None), false);
+    }
+
+    pub(super) fn answer_plain(&mut self, id: u32, kind: Option<Kind>, reply: Reply<'_>) {
+        let head_only = self.session.inbox(id).is_some_and(|call| {
+            matches!(
+                call.purpose,
+                Purpose::Plain {
+                    head_only: true,
+                    ..
+                }
+            )
+        });
+        self.answer_plainly(id, &response_of(kind, reply), head_only);
+    }
+
+    /// Sends a response and ends the stream.
+    pub(super) fn answer_plainly(&mut self, id: u32, response: &Response, head_only: bool) {
+        if let Some(call) = self.session.inbox(id) {
+            self.held -= call.held;
+            *call = Call::default();
+        }
+        let body = if head_only {
+            Bytes::new()
+        } else {
+            response.body.clone()
+        };
+        let status = response.status.to_string();
+        self.session.block(id, body.is_empty(), |encoder, out| {
+            encoder.field(b":status", status.as_bytes(), out);
+            for (name, value) in response.headers() {
+                encoder.field(&name.to_ascii_lowercase(), value, out);
+            }
+        });
+        if !body.is_empty() {
+            self.session.data(id, &[], Body::Bytes(body), true);
+        }
+    }
+}
