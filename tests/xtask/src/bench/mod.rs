@@ -15,6 +15,7 @@ mod report;
 mod rpc;
 mod runtime;
 mod samples;
+mod sockets;
 
 use std::fs;
 use std::path::Path;
@@ -48,6 +49,8 @@ enum What {
     Runtime,
     /// A thousand to a million coroutines that wait at once, in both identities; against tokio
     Memory,
+    /// Hooked echo with 1,000 connections and with 4 streaming, a hook's own cost; against tokio
+    Sockets,
     /// One connection with 1, 64, 200 calls in flight, 64 connections; against tonic and a bare loop
     Rpc,
     /// A chat log replayed through a cluster of its own; against the disk's own latency
@@ -73,6 +76,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if wanted(What::Memory) {
         sections.push(memory::run(options.rounds)?);
     }
+    if wanted(What::Sockets) {
+        sections.push(sockets::run(options.rounds, options.seconds)?);
+    }
     if wanted(What::Rpc) {
         sections.push(rpc::run(options.rounds, options.seconds)?);
     }
@@ -96,10 +102,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Release builds of both sides, in two builds so that no feature of one reaches the other.
 fn build(options: &Options) -> Result<()> {
     let wanted = |what| options.what.is_none() || options.what == Some(what);
-    if wanted(What::Runtime) || wanted(What::Memory) || wanted(What::Rpc) {
+    if options.what != Some(What::Messaging) {
         let ours = [
             "bench_runtime",
             "million",
+            "bench_sockets",
             "bench_echo_server",
             "bench_echo_client",
         ];
