@@ -11,6 +11,8 @@ mod runtime;
 pub mod sync;
 
 pub use coroutine::identity::IdentityError;
+#[cfg(feature = "hooks")]
+pub use hook::keep_when_cut;
 pub use rpc::client::{CallOptions, Channel, ChannelBuilder};
 pub use rpc::compression::Compression;
 pub use rpc::error::Error;

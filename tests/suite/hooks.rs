@@ -11,7 +11,9 @@
 )]
 
 mod corners;
+mod cuts;
 mod descriptors;
+mod differences;
 mod differential;
 mod limits;
 mod processes;
@@ -20,6 +22,7 @@ mod sockets;
 mod stress;
 mod threads;
 
+use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -35,6 +38,19 @@ pub(crate) fn on_workers<T: Send + 'static>(
     count: usize,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> T {
+    let watched = end_if_it_hangs();
+    let runtime = Runtime::builder()
+        .workers(count)
+        .build()
+        .expect("this machine can run coroutines");
+    let value = runtime.block_on(f);
+    drop(runtime);
+    drop(watched);
+    value
+}
+
+/// Ends the program if the guard still lives in a minute.
+fn end_if_it_hangs() -> mpsc::Sender<()> {
     let name = std::thread::current()
         .name()
         .unwrap_or("unnamed")
@@ -46,20 +62,24 @@ pub(crate) fn on_workers<T: Send + 'static>(
             std::process::abort();
         }
     });
-    let runtime = Runtime::builder()
-        .workers(count)
-        .build()
-        .expect("this machine can run coroutines");
-    let value = runtime.block_on(f);
-    drop(runtime);
-    drop(done);
-    value
+    done
 }
 
 /// Lets every other coroutine of the worker run until it waits.
 pub(crate) fn let_others_run() {
     // A fresh coroutine starts within two turns; the rest is for those it wakes.
     (0..20).for_each(|_| rpc_core::yield_now());
+}
+
+/// Descriptors that `select` can name, once other tests leave room among the numbers it takes.
+fn selectable<T: AsRawFd>(make: impl Fn() -> (T, T)) -> (T, T) {
+    loop {
+        let pair = make();
+        if pair.0.as_raw_fd().max(pair.1.as_raw_fd()) < libc::FD_SETSIZE as i32 {
+            return pair;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A connected pair of TCP sockets.

@@ -259,6 +259,13 @@ pub fn is_readable(fd: RawFd) -> bool {
     ready > 0
 }
 
+/// Waits until something happened on one of `entries`; how many, or `-errno`.
+pub fn poll(entries: &mut [libc::pollfd]) -> isize {
+    let (place, count) = (entries.as_mut_ptr(), entries.len());
+    // SAFETY: pointer and length describe `entries`; no time and no signal mask are given.
+    unsafe { syscall!(libc::SYS_ppoll, place, count, 0, 0, 0) }
+}
+
 /// Sleeps in the kernel while `*word == expected`, at most `timeout`; may return early.
 pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     let spec = timeout.map(to_timespec);

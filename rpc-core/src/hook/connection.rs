@@ -189,7 +189,8 @@ pub unsafe extern "C" fn connect(
 }
 
 fn connect_in_coroutine(mut exchange: Exchange, attempt: impl Fn() -> isize) -> isize {
-    let mut started = false;
+    // How the kernel called the state of a connection that was not made at once.
+    let mut started = None;
     let mut pause = FIRST_RETRY;
     loop {
         exchange.observe();
@@ -198,18 +199,14 @@ fn connect_in_coroutine(mut exchange: Exchange, attempt: impl Fn() -> isize) -> 
         match errno {
             // The connection is being made, or was already being made before us.
             libc::EINPROGRESS | libc::EALREADY => {
-                started = true;
+                let state = *started.get_or_insert(errno);
                 if let Err(errno) = exchange.wait() {
-                    // The socket's own timeout has this name here.
-                    let own = if errno == libc::EAGAIN {
-                        libc::EINPROGRESS
-                    } else {
-                        errno
-                    };
-                    return failure(own);
+                    // The socket's own timeout bears the state's name.
+                    let own = errno == libc::EAGAIN;
+                    return failure(if own { state } else { errno });
                 }
             }
-            libc::EISCONN if started => return 0,
+            libc::EISCONN if started.is_some() => return 0,
             // A Unix listener whose queue is full: no event tells when there is room.
             libc::EAGAIN => {
                 if let Err(errno) = exchange.pause(pause) {

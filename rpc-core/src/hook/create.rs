@@ -13,9 +13,10 @@ use std::os::fd::RawFd;
 use libc::{c_char, c_uint, mode_t};
 
 use super::description::{self, Handle, Kind, MADE_HERE, NONBLOCKING};
-use super::is_on;
 use super::raw::{answer_int, c_int, original};
 use super::table::{self, Word};
+use super::{is_on, pool};
+use crate::runtime;
 
 /// `socket(2)`.
 ///
@@ -200,7 +201,14 @@ pub unsafe extern "C" fn openat(
     let creates = flags & libc::O_CREAT != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE;
     // Where nothing is created the argument was never passed: what stands in its register is noise.
     let mode = if creates { mode } else { 0 };
-    let result = original!(SYS_openat, dir, path, flags, mode);
+    let open = move || original!(SYS_openat, dir, path, flags, mode);
+    let result = if runtime::current().is_some() && may_wait(flags) && is_fifo(dir, path) {
+        // Waits for the other end, which no event announces. The path stays while the coroutine does.
+        let path = path.expose_provenance();
+        pool::run(move || original!(SYS_openat, dir, path, flags, mode)).unwrap_or_else(open)
+    } else {
+        open()
+    };
     renewed(result);
     answer_int(result)
 }
@@ -218,6 +226,33 @@ pub unsafe extern "C" fn openat64(
 ) -> c_int {
     // SAFETY: the program's own promise.
     unsafe { openat(dir, path, flags | libc::O_LARGEFILE, mode) }
+}
+
+/// True for flags with which opening a FIFO waits for its other end.
+const fn may_wait(flags: c_int) -> bool {
+    let never = libc::O_NONBLOCK | libc::O_PATH | libc::O_DIRECTORY | libc::O_EXCL;
+    flags & never == 0 && flags & libc::O_ACCMODE != libc::O_RDWR
+}
+
+fn is_fifo(dir: c_int, path: *const c_char) -> bool {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    if original!(SYS_newfstatat, dir, path, stat.as_mut_ptr(), 0) != 0 {
+        return false;
+    }
+    // SAFETY: the call succeeded, so the kernel filled the structure.
+    let stat = unsafe { stat.assume_init() };
+    stat.st_mode & libc::S_IFMT == libc::S_IFIFO
+}
+
+/// `pidfd_open(2)`.
+///
+/// # Safety
+/// - As for libc's `pidfd_open`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pidfd_open(pid: libc::pid_t, flags: c_uint) -> c_int {
+    let result = original!(SYS_pidfd_open, pid, flags);
+    renewed(result);
+    answer_int(result)
 }
 
 /// A connection came out of `listener`.

@@ -5,9 +5,11 @@
 #![expect(unsafe_code, reason = "system calls")]
 
 use std::cell::Cell;
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use super::description::{Handle, KEPT_WHEN_CUT};
 use super::raw::original;
 use crate::base::time::Instant;
 use crate::runtime::park::park;
@@ -20,8 +22,29 @@ thread_local! {
 
 /// Shuts a stream down whose conversation is out of step: an answer may still come, and whoever used
 /// the connection next would take it for his own.
-pub(super) fn end_conversation(fd: RawFd) {
-    original!(SYS_shutdown, fd, libc::SHUT_RDWR);
+pub(super) fn end_conversation(handle: &Handle) {
+    if !handle.description.has(KEPT_WHEN_CUT) {
+        original!(SYS_shutdown, handle.fd, libc::SHUT_RDWR);
+    }
+}
+
+/// Leaves the connection of `socket` open when a deadline or a cancellation cuts a call on it. Otherwise
+/// it is shut down then, so that a late answer cannot reach whoever uses the connection next; keep it
+/// only where the protocol finds its way back, for example because every answer names its question.
+///
+/// Holds for all duplicates of the descriptor, until the last is closed.
+///
+/// # Errors
+/// `socket` is no stream socket, or a million descriptors are known already.
+pub fn keep_when_cut(socket: impl AsFd) -> io::Result<()> {
+    let handle = Handle::find(socket.as_fd().as_raw_fd());
+    let stream = handle.filter(|handle| handle.description.kind().is_stream_socket());
+    let Some(handle) = stream else {
+        let why = "only a stream socket is shut down when a call is cut: pass the connection's";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    };
+    handle.description.set(KEPT_WHEN_CUT, true);
+    Ok(())
 }
 
 /// A wait ended as it should: the row of cut calls is broken.

@@ -114,6 +114,8 @@ pub(super) const TURN_READ: u32 = 1 << 13;
 pub(super) const TURN_WRITE: u32 = 1 << 14;
 /// SO_RCVLOWAT above 1 is set: reads wait for that much.
 pub(super) const LOW_WATER: u32 = 1 << 15;
+/// A call that is cut leaves the connection open.
+pub(super) const KEPT_WHEN_CUT: u32 = 1 << 16;
 
 impl Description {
     #[inline]

@@ -7,13 +7,15 @@
 
 use std::os::fd::RawFd;
 
-use libc::{c_uint, c_ulong, c_void, socklen_t};
+use libc::{c_uint, c_ulong, c_void, off_t, socklen_t};
 
 use super::classify;
 use super::create;
 use super::description::{self, HIDDEN, Handle, Kind, LOW_WATER, NONBLOCKING};
 use super::raw::{answer_int, c_int, original};
+use super::symbol::Symbol;
 use super::{pool, table};
+use crate::base::sys;
 use crate::runtime;
 use crate::runtime::reactor::Dir;
 
@@ -141,6 +143,81 @@ pub unsafe extern "C" fn flock(fd: c_int, operation: c_int) -> c_int {
         return answer_int(free);
     }
     answer_int(on_pool(move || original!(SYS_flock, fd, operation)))
+}
+
+/// `lockf(3)`, on top of [`fcntl`] as in the C library, where it would wait inside.
+///
+/// # Safety
+/// - As for libc's `lockf`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lockf(fd: c_int, command: c_int, length: off_t) -> c_int {
+    let (kind, how) = match command {
+        libc::F_ULOCK => (libc::F_UNLCK, libc::F_SETLK),
+        libc::F_LOCK => (libc::F_WRLCK, libc::F_SETLKW),
+        libc::F_TLOCK => (libc::F_WRLCK, libc::F_SETLK),
+        libc::F_TEST => (libc::F_RDLCK, libc::F_GETLK),
+        _ => return answer_int(super::raw::failure(libc::EINVAL)),
+    };
+    // SAFETY: zero is a valid empty lock.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as _;
+    lock.l_whence = libc::SEEK_CUR as _;
+    lock.l_len = length;
+    let place = (&raw mut lock).expose_provenance();
+    // SAFETY: the structure lives until the call, which no deadline cuts, is done.
+    let result = unsafe { fcntl(fd, how, place) };
+    if result < 0 || command != libc::F_TEST {
+        return result;
+    }
+    // SAFETY: takes nothing.
+    let own = lock.l_pid == unsafe { libc::getpid() };
+    if c_int::from(lock.l_type) == libc::F_UNLCK || own {
+        return 0;
+    }
+    answer_int(super::raw::failure(libc::EACCES))
+}
+
+/// `lockf64(3)`; see [`lockf`].
+///
+/// # Safety
+/// - As for libc's `lockf`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lockf64(fd: c_int, command: c_int, length: off_t) -> c_int {
+    // SAFETY: the program's own promise; lengths are 64 bits wide here.
+    unsafe { lockf(fd, command, length) }
+}
+
+/// `fclose(3)`, which closes its descriptor inside the C library.
+///
+/// # Safety
+/// - As for libc's `fclose`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fclose(stream: *mut libc::FILE) -> c_int {
+    let Some(address) = FCLOSE.find() else {
+        return answer_int(super::raw::failure(libc::ENOSYS));
+    };
+    // SAFETY: the symbol of that name in the C library has this type.
+    let original = unsafe {
+        std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut libc::FILE) -> c_int>(
+            address.as_ptr(),
+        )
+    };
+    let errno = sys::errno();
+    // SAFETY: the program's own promise. A stream in memory has no number, and says so.
+    let fd = unsafe { libc::fileno(stream) };
+    sys::set_errno(errno);
+    let seen = table::word(fd);
+    // SAFETY: the program's own promise.
+    let result = unsafe { original(stream) };
+    table::clear(fd, seen);
+    result
+}
+
+static FCLOSE: Symbol = Symbol::new(c"fclose");
+
+/// Finds the originals in advance.
+pub(super) fn prepare() {
+    let _ = FCLOSE.find();
 }
 
 fn on_pool(call: impl FnOnce() -> isize + Send + 'static) -> isize {

@@ -238,6 +238,16 @@ impl Exchange {
         }
     }
 
+    /// Waits until `poll` calls the descriptor ready in this direction; `Err` as for [`Exchange::wait`].
+    pub(super) fn until_ready(&mut self) -> Result<(), c_int> {
+        self.observe();
+        while !self.is_ready() {
+            self.wait()?;
+            self.observe();
+        }
+        Ok(())
+    }
+
     /// `poll(0)` for this direction; errors and hang-ups count as ready.
     fn is_ready(&self) -> bool {
         let events = match self.dir {
@@ -335,7 +345,7 @@ impl Exchange {
     fn cut(&mut self, errno: c_int) -> c_int {
         let in_step = !self.conversation || !self.kind().is_stream_socket();
         if !in_step && self.handle.is_current() {
-            cut::end_conversation(self.handle.fd);
+            cut::end_conversation(&self.handle);
         }
         cut::before_failing();
         errno

@@ -5,13 +5,14 @@
 
 #![expect(unsafe_code, reason = "replaces libc functions that take raw pointers")]
 
-use libc::{c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+use libc::{c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t};
 
 use super::exchange::{Exchange, Transfer};
-use super::raw::{answer, answer_int, c_int, failure, original};
+use super::raw::{answer, answer_int, c_int, original};
 use super::vector::{Vector, message_of};
 use super::{description::Kind, table};
 use crate::base::time::Instant;
+use crate::runtime;
 use crate::runtime::reactor::Dir;
 
 /// `read(2)`; in a coroutine it waits for the coroutine alone.
@@ -45,6 +46,42 @@ pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ss
     let result = exchange.turn(&mut Many { fd, vector });
     note(&mut exchange, result, wanted);
     answer(result)
+}
+
+/// `preadv2(2)`; at the file's own position it is [`readv`].
+///
+/// # Safety
+/// - As for libc's `preadv2`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv2(
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    if offset == -1 && flags == 0 && runtime::current().is_some() {
+        // SAFETY: the program's own promise.
+        return unsafe { readv(fd, iov, count) };
+    }
+    // The kernel takes the offset in two halves; on 64 bits the first holds it all.
+    answer(original!(SYS_preadv2, fd, iov, count, offset, 0, flags))
+}
+
+/// `preadv64v2(2)`; see [`preadv2`].
+///
+/// # Safety
+/// - As for libc's `preadv64v2`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv64v2(
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the program's own promise.
+    unsafe { preadv2(fd, iov, count, offset, flags) }
 }
 
 /// `recv(2)`.
@@ -444,24 +481,21 @@ unsafe fn receive_message(
     message: *mut msghdr,
     flags: c_int,
 ) -> isize {
-    // SAFETY: the caller's promise; the header is only read.
-    let Some(header) = (unsafe { message.as_ref() }) else {
-        return failure(libc::EFAULT);
-    };
-    let (iov, parts) = (header.msg_iov, header.msg_iovlen);
-    // SAFETY: the program vouches for the entries.
-    let vector = unsafe { Vector::new(iov, c_int::try_from(parts).unwrap_or(c_int::MAX)) };
-    let all = flags & libc::MSG_WAITALL != 0
-        && flags & libc::MSG_PEEK == 0
-        && exchange.kind().is_stream_socket();
     let mut whole = Message { fd, message, flags };
     let result = exchange.turn(&mut whole);
-    let Some(mut vector) = vector else {
-        return result;
-    };
     if result <= 0 {
         return result;
     }
+    // SAFETY: the kernel has just taken the header and what it names, and has not changed these two.
+    let (iov, parts) = unsafe { ((*message).msg_iov, (*message).msg_iovlen) };
+    // SAFETY: as above.
+    let vector = unsafe { Vector::new(iov, c_int::try_from(parts).unwrap_or(c_int::MAX)) };
+    let Some(mut vector) = vector else {
+        return result;
+    };
+    let all = flags & libc::MSG_WAITALL != 0
+        && flags & libc::MSG_PEEK == 0
+        && exchange.kind().is_stream_socket();
     if flags & libc::MSG_PEEK == 0 {
         note(&mut exchange, result, vector.total());
     }

@@ -1,4 +1,4 @@
-//! Sending: write, writev, send, sendto, sendmsg, sendmmsg; sendfile and splice step aside.
+//! Sending: write, writev, send, sendto, sendmsg, sendmmsg.
 //!
 //! Knows:         that a blocking write goes on until all is written, and what a part means.
 //! Does not know: how to wait; that is `exchange`.
@@ -9,8 +9,9 @@ use libc::{c_void, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, s
 
 use super::description::Kind;
 use super::exchange::{Exchange, Transfer};
-use super::raw::{answer, answer_int, c_int, failure, original};
+use super::raw::{answer, answer_int, c_int, original};
 use super::vector::{Vector, message_of};
+use crate::runtime;
 use crate::runtime::reactor::Dir;
 
 /// `write(2)`; in a coroutine it waits for the coroutine alone.
@@ -19,7 +20,7 @@ use crate::runtime::reactor::Dir;
 /// - As for libc's `write`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn write(fd: c_int, buf: *const c_void, count: size_t) -> ssize_t {
-    let exchange = match Exchange::open(fd, Dir::Write) {
+    let mut exchange = match Exchange::open(fd, Dir::Write) {
         Some(exchange) if count > 0 => exchange,
         _ => return answer(original!(SYS_write, fd, buf, count)),
     };
@@ -27,7 +28,7 @@ pub unsafe extern "C" fn write(fd: c_int, buf: *const c_void, count: size_t) -> 
         any_file: true,
         ..Single::new(fd, buf.cast(), count, 0)
     };
-    answer(whole.send(exchange))
+    answer(whole.send(&mut exchange))
 }
 
 /// `writev(2)`.
@@ -51,6 +52,42 @@ pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, count: c_int) -> s
         any_file: true,
     };
     answer(many.send_rest(&mut exchange, 0))
+}
+
+/// `pwritev2(2)`; at the file's own position it is [`writev`].
+///
+/// # Safety
+/// - As for libc's `pwritev2`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev2(
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    if offset == -1 && flags == 0 && runtime::current().is_some() {
+        // SAFETY: the program's own promise.
+        return unsafe { writev(fd, iov, count) };
+    }
+    // The kernel takes the offset in two halves; on 64 bits the first holds it all.
+    answer(original!(SYS_pwritev2, fd, iov, count, offset, 0, flags))
+}
+
+/// `pwritev64v2(2)`; see [`pwritev2`].
+///
+/// # Safety
+/// - As for libc's `pwritev64v2`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev64v2(
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the program's own promise.
+    unsafe { pwritev2(fd, iov, count, offset, flags) }
 }
 
 /// `send(2)`.
@@ -81,7 +118,7 @@ pub unsafe extern "C" fn sendto(
     address: *const sockaddr,
     address_len: socklen_t,
 ) -> ssize_t {
-    let Some(exchange) = open(fd, flags) else {
+    let Some(mut exchange) = open(fd, flags) else {
         let result = original!(SYS_sendto, fd, buf, count, flags, address, address_len);
         return answer(result);
     };
@@ -90,7 +127,7 @@ pub unsafe extern "C" fn sendto(
         address_len,
         ..Single::new(fd, buf.cast(), count, flags)
     };
-    answer(whole.send(exchange))
+    answer(whole.send(&mut exchange))
 }
 
 /// `sendmsg(2)`.
@@ -159,68 +196,13 @@ pub unsafe extern "C" fn sendmmsg(
     done as c_int
 }
 
-/// `sendfile(2)`. Towards a descriptor that may make a coroutine wait it says EINVAL ("not supported
-/// here"), upon which callers read and write, as std's `io::copy` does.
-///
-/// # Safety
-/// - As for libc's `sendfile`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile(
-    out: c_int,
-    input: c_int,
-    offset: *mut off_t,
-    count: size_t,
-) -> ssize_t {
-    if Exchange::open(out, Dir::Write).is_some() {
-        return answer(failure(libc::EINVAL));
-    }
-    answer(original!(SYS_sendfile, out, input, offset, count))
-}
-
-/// `sendfile64(2)`; see [`sendfile`].
-///
-/// # Safety
-/// - As for libc's `sendfile64`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile64(
-    out: c_int,
-    input: c_int,
-    offset: *mut off_t,
-    count: size_t,
-) -> ssize_t {
-    // SAFETY: the program's own promise; both offsets are 64 bits wide here.
-    unsafe { sendfile(out, input, offset, count) }
-}
-
-/// `splice(2)`; in a coroutine it steps aside like [`sendfile`].
-///
-/// # Safety
-/// - As for libc's `splice`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn splice(
-    input: c_int,
-    input_offset: *mut libc::loff_t,
-    out: c_int,
-    out_offset: *mut libc::loff_t,
-    count: size_t,
-    flags: libc::c_uint,
-) -> ssize_t {
-    let may_wait = flags & libc::SPLICE_F_NONBLOCK == 0
-        && (Exchange::open(input, Dir::Read).is_some()
-            || Exchange::open(out, Dir::Write).is_some());
-    if may_wait {
-        return answer(failure(libc::EINVAL));
-    }
-    let result = original!(
-        SYS_splice,
-        input,
-        input_offset,
-        out,
-        out_offset,
-        count,
-        flags
-    );
-    answer(result)
+/// Writes `count` bytes at `buf` as `write` does; the kernel's result.
+pub(super) fn write_all(exchange: &mut Exchange, fd: c_int, buf: *const u8, count: usize) -> isize {
+    let whole = Single {
+        any_file: true,
+        ..Single::new(fd, buf, count, 0)
+    };
+    whole.send(exchange)
 }
 
 /// Starts a send that may wait.
@@ -259,7 +241,7 @@ impl Single {
 
     /// Sends until all is sent; an error after a part returns the part.
     #[inline(always)]
-    fn send(mut self, mut exchange: Exchange) -> isize {
+    fn send(mut self, exchange: &mut Exchange) -> isize {
         let mut done = 0;
         loop {
             let result = exchange.turn(&mut self);

@@ -209,12 +209,10 @@ fn epoll_in_coroutine(
         if !handle.is_current() {
             return failure(libc::EBADF);
         }
-        match io.wait(epoll, Dir::Read, seen, until) {
-            Wait::Ready | Wait::TimedOut => {}
+        match io.wait_exempt(epoll, Dir::Read, seen, until) {
+            Wait::Ready | Wait::TimedOut | Wait::Cancelled => {}
             Wait::Closed => return failure(libc::EBADF),
-            // Exempt: the caller is told nothing, but must not spin either.
-            Wait::Cancelled => park(Reason::Io(epoll, Dir::Read), slice(until)),
-            // The kernel nests no more epolls on this file: look at it now and then.
+            // Not even the watcher has room: look at it now and then.
             Wait::Unsupported => park(Reason::Io(epoll, Dir::Read), slice(until)),
         }
         debug_assert!(runtime::current() == Some(task), "a coroutine stays itself");
@@ -347,7 +345,7 @@ fn cut_short(entries: impl Iterator<Item = (RawFd, i16)>, errno: c_int) -> isize
             && handle.description.kind().is_stream_socket()
             && !super::classify::is_listening(fd)
         {
-            cut::end_conversation(fd);
+            cut::end_conversation(&handle);
         }
     }
     cut::before_failing();
@@ -450,7 +448,7 @@ impl Drop for Sources {
     }
 }
 
-/// A short while at most, where no event tells of a change.
+/// A short while at most, for what has no slot to wait in: a million descriptors are waited for.
 fn slice(until: Instant) -> Instant {
     until.min(Instant::after(SLICE))
 }

@@ -40,6 +40,12 @@ pub unsafe extern "C" fn getaddrinfo(
         // SAFETY: the program's own promise.
         return unsafe { original(node, service, hints, result) };
     };
+    // It always waits, so that a scope that is over ends it at once.
+    if let Some(errno) = ended(task) {
+        cut::before_failing();
+        sys::set_errno(errno);
+        return libc::EAI_SYSTEM;
+    }
     // SAFETY: the program passes null or C strings and hints that live across the call.
     let question = unsafe { Question::copy(node, service, hints) };
     let answer = Arc::new(Answer {
@@ -64,6 +70,14 @@ pub unsafe extern "C" fn getaddrinfo(
             libc::EAI_SYSTEM
         }
     }
+}
+
+/// Why the coroutine's scope ends a call now, if it does.
+fn ended(task: TaskRef) -> Option<c_int> {
+    if task.cancelled() {
+        return Some(libc::ECANCELED);
+    }
+    (Instant::now() >= task.deadline()).then_some(libc::ETIMEDOUT)
 }
 
 /// Finds the original in advance, so that no hook has to.
@@ -188,12 +202,7 @@ impl Answer {
     /// Parks until the answer is there; `Err` when the scope ends first.
     fn take(&self) -> Result<Found, c_int> {
         loop {
-            let mut ends = None;
-            if self.task.cancelled() {
-                ends = Some(libc::ECANCELED);
-            } else if Instant::now() >= self.task.deadline() {
-                ends = Some(libc::ETIMEDOUT);
-            }
+            let ends = ended(self.task);
             {
                 let mut state = self.state.lock();
                 if matches!(*state, State::Given(_))

@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "an entry in a linker section, and a C function")]
 
-use super::{process, resolve, thread};
+use super::{descriptors, process, resolve, thread};
 
 /// Run by the loader before `main`: no hook has to resolve a symbol or register a handler later.
 #[used]
@@ -13,6 +13,7 @@ use super::{process, resolve, thread};
 static PREPARE: extern "C" fn() = prepare;
 
 extern "C" fn prepare() {
+    descriptors::prepare();
     resolve::prepare();
     thread::prepare();
     process::prepare();

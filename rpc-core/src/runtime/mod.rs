@@ -43,6 +43,7 @@ mod state;
 mod task;
 mod timer;
 mod watchdog;
+mod watcher;
 pub(crate) mod worker;
 
 use std::fmt;

@@ -10,7 +10,9 @@
 //! Invariants
 //! - R-1  An `Io` is never unmapped; its generation grows when the description closes, and an event
 //!   that carries an older one is dropped.
-//! - R-2  Only the owning worker calls `wait` on its epoll; any thread may register and wake.
+//! - R-2  Only the owning worker calls `wait` on its epoll; any thread may register and wake. After
+//!   [`MOVE_AFTER`] waits in a row by another worker's coroutines the registration moves there. Both
+//!   happen with the state locked and no edge since the caller looked: the number still is the file's.
 //! - R-3  One edge wakes one waiter of its direction; a waiter that succeeded passes it on
 //!   ([`Io::wake_next`]), for one edge may stand for many datagrams.
 //! - R-4  A [`Node`] lies on its coroutine's stack and is unlinked before the wait returns.
@@ -30,6 +32,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::task::{Reason, TaskRef, current};
+use super::watcher;
 use super::worker::Worker;
 use crate::base::lock::SpinLock;
 use crate::base::sys::{self, syscall};
@@ -88,6 +91,10 @@ pub(crate) struct Io {
 struct State {
     /// Where it is registered; `None` = nowhere yet.
     worker: Option<&'static Worker>,
+    /// The number it was registered by.
+    fd: RawFd,
+    /// Waits in a row by coroutines of other workers.
+    elsewhere: u32,
     waiters: [Queue; 2],
     handler: Option<Arc<dyn Handler>>,
     /// Next in the free list.
@@ -116,6 +123,7 @@ impl Io {
         if let Some(worker) = state.worker.take() {
             worker.sources_changed(-1);
         }
+        state.elsewhere = 0;
         for queue in &mut state.waiters {
             queue.wake_all(Wait::Closed);
         }
@@ -153,10 +161,33 @@ impl Io {
 
     /// Waits for an edge after `seen`. `until` is all that ends it early, besides cancellation.
     pub(crate) fn wait(&'static self, fd: RawFd, dir: Dir, seen: u32, until: Instant) -> Wait {
+        self.wait_as(fd, dir, seen, until, false)
+    }
+
+    /// [`Io::wait`] for calls that cannot bear to be cancelled.
+    pub(crate) fn wait_exempt(
+        &'static self,
+        fd: RawFd,
+        dir: Dir,
+        seen: u32,
+        until: Instant,
+    ) -> Wait {
+        self.wait_as(fd, dir, seen, until, true)
+    }
+
+    fn wait_as(
+        &'static self,
+        fd: RawFd,
+        dir: Dir,
+        seen: u32,
+        until: Instant,
+        exempt: bool,
+    ) -> Wait {
         let Some(task) = current() else {
             return Wait::Unsupported;
         };
         let mut node = Node::new(task);
+        node.exempt = exempt;
         // SAFETY: R-4: `node` stays here until `finish` has unlinked it.
         if let Some(answer) = unsafe { self.enlist(&raw mut node, fd, dir, seen) } {
             return answer;
@@ -166,7 +197,7 @@ impl Io {
             let state = self.state.lock();
             // SAFETY: nodes are read and written under their queue's lock.
             let outcome = unsafe { (&raw const node).read() }.outcome;
-            if let Some(answer) = outcome.or_else(|| cut_short(task, until)) {
+            if let Some(answer) = outcome.or_else(|| cut_short(task, until, exempt)) {
                 // SAFETY: R-4: the node is ours and its queue is locked.
                 unsafe { finish(state, dir, &raw mut node) };
                 return answer;
@@ -198,7 +229,7 @@ impl Io {
                 let _locked = io.state.lock();
                 node.outcome
             });
-            answer = answer.or_else(|| cut_short(task, until));
+            answer = answer.or_else(|| cut_short(task, until, false));
         }
         for ((io, _, dir, _), node) in sources.iter().zip(&mut nodes) {
             // SAFETY: R-4: as above; a node that was never linked is left alone.
@@ -225,8 +256,8 @@ impl Io {
         seen: u32,
     ) -> Option<Wait> {
         // SAFETY: the caller's node, not linked yet.
-        let task = unsafe { (*node).task };
-        if task.cancelled() {
+        let (task, exempt) = unsafe { ((*node).task, (*node).exempt) };
+        if !exempt && task.cancelled() {
             return Some(Wait::Cancelled);
         }
         let mut state = self.state.lock();
@@ -234,17 +265,43 @@ impl Io {
         if self.tick(dir) != seen {
             return Some(Wait::Ready);
         }
-        if state.worker.is_none() {
-            let worker = task.worker();
-            if register(worker, fd, self.token()).is_err() {
-                return Some(Wait::Unsupported);
-            }
-            worker.sources_changed(1);
-            state.worker = Some(worker);
+        let placed = self.place(&mut state, task.worker(), fd);
+        if placed.as_ref().is_err_and(never_waits) {
+            return Some(Wait::Unsupported);
         }
         // SAFETY: the caller's promise; the queue is locked.
         unsafe { state.waiters[dir as usize].push(node) };
+        drop(state);
+        if placed.is_err() && !watcher::watch(fd, self.token(), dir) {
+            // SAFETY: R-4: the node is the caller's and its queue is locked.
+            unsafe { finish(self.state.lock(), dir, node) };
+            return Some(Wait::Unsupported);
+        }
         None
+    }
+
+    /// Registers with the waiter's worker, if nobody has or others waited there too often.
+    fn place(&self, state: &mut State, worker: &'static Worker, fd: RawFd) -> io::Result<()> {
+        if let Some(home) = state.worker {
+            state.elsewhere = match ptr::eq(home, worker) {
+                true => 0,
+                false => state.elsewhere.saturating_add(1),
+            };
+            // By another of the file's numbers it cannot be taken out.
+            let moves = state.elsewhere >= MOVE_AFTER && state.fd == fd;
+            if !moves || register(worker, fd, self.token()).is_err() {
+                return Ok(());
+            }
+            // An edge before this is seen twice, none is lost.
+            let _ = home.with_registry(|registry| registry.deregister(&mut SourceFd(&fd)));
+            home.sources_changed(-1);
+        } else {
+            register(worker, fd, self.token())?;
+        }
+        worker.sources_changed(1);
+        state.worker = Some(worker);
+        (state.fd, state.elsewhere) = (fd, 0);
+        Ok(())
     }
 
     fn token(&self) -> u64 {
@@ -278,6 +335,7 @@ pub(crate) fn attach(
     if done.is_ok() {
         worker.sources_changed(1);
         state.worker = Some(worker);
+        (state.fd, state.elsewhere) = (fd, 0);
     }
     drop(state);
     match done {
@@ -345,6 +403,8 @@ struct Node {
     /// Set when woken, together with unlinking.
     outcome: Option<Wait>,
     linked: bool,
+    /// Cancellation does not end the wait.
+    exempt: bool,
 }
 
 impl Node {
@@ -355,6 +415,7 @@ impl Node {
             task,
             outcome: None,
             linked: false,
+            exempt: false,
         }
     }
 }
@@ -447,8 +508,8 @@ unsafe fn finish(mut state: crate::base::lock::SpinGuard<'_, State>, dir: Dir, n
     unsafe { state.waiters[dir as usize].remove(node) };
 }
 
-fn cut_short(task: TaskRef, until: Instant) -> Option<Wait> {
-    if task.cancelled() {
+fn cut_short(task: TaskRef, until: Instant, exempt: bool) -> Option<Wait> {
+    if !exempt && task.cancelled() {
         return Some(Wait::Cancelled);
     }
     (!until.is_never() && Instant::now() >= until).then_some(Wait::TimedOut)
@@ -467,6 +528,17 @@ fn register(worker: &Worker, fd: RawFd, token: u64) -> io::Result<()> {
             other => other,
         }
     })
+}
+
+/// Epoll's word for files that are always ready.
+fn never_waits(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
+/// Whether `token` names the present life of its `Io`.
+pub(super) fn is_alive(token: u64) -> bool {
+    find(token as u32)
+        .is_some_and(|io| io.generation.load(Ordering::Relaxed) == (token >> 32) as u32)
 }
 
 fn find(index: u32) -> Option<&'static Io> {
@@ -500,6 +572,8 @@ fn map_chunk() -> Option<&'static Io> {
             hung_up: AtomicBool::new(false),
             state: SpinLock::new(State {
                 worker: None,
+                fd: -1,
+                elsewhere: 0,
                 waiters: [const { Queue::new() }; 2],
                 handler: None,
                 next_free: free,
@@ -516,5 +590,44 @@ fn map_chunk() -> Option<&'static Io> {
 static FREE: SpinLock<Option<&'static Io>> = SpinLock::new(None);
 static CHUNKS: [AtomicPtr<Io>; CHUNKS_MAX] =
     [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS_MAX];
+/// Waits in a row on another worker after which a registration follows.
+const MOVE_AFTER: u32 = 8;
 const CHUNK_LEN: usize = 1024;
 const CHUNKS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::Runtime;
+
+    #[test]
+    fn a_registration_follows_its_waiters_after_eight_waits_elsewhere() {
+        let runtimes = [(); 2].map(|()| Runtime::builder().workers(1).build().expect("a runtime"));
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let io = Io::acquire().expect("room");
+        let (fd, far) = (near.as_raw_fd(), Arc::new(far));
+        // Waits once; whether the registration is with the waiter's own worker then.
+        let at_home = |runtime: &Runtime| {
+            let far = Arc::clone(&far);
+            runtime.block_on(move || {
+                let seen = io.tick(Dir::Read);
+                // Runs once this one waits.
+                crate::spawn(move || (&*far).write_all(b"x").expect("room for a byte"));
+                assert_eq!(io.wait(fd, Dir::Read, seen, Instant::NEVER), Wait::Ready);
+                let own = current().map(TaskRef::worker);
+                let home = io.state.lock().worker;
+                home.zip(own).is_some_and(|(home, own)| ptr::eq(home, own))
+            })
+        };
+        let [first, second] = &runtimes;
+        assert!(at_home(first), "the first to wait registers");
+        let moved = (1..=20).position(|_| at_home(second)).map(|at| at + 1);
+        assert_eq!(moved, Some(MOVE_AFTER as usize));
+        assert!(at_home(second) && !at_home(first));
+        io.release();
+    }
+}

@@ -136,7 +136,7 @@ fn message(part: &mut libc::iovec, control: &mut Control, room: usize) -> libc::
     message
 }
 
-fn send_descriptor(through: RawFd, passed: RawFd) {
+pub(super) fn send_descriptor(through: RawFd, passed: RawFd) {
     let mut byte = [7_u8];
     let mut part = libc::iovec {
         iov_base: byte.as_mut_ptr().cast(),
@@ -158,7 +158,7 @@ fn send_descriptor(through: RawFd, passed: RawFd) {
     assert_eq!(sent, 1);
 }
 
-fn receive_descriptor(through: RawFd) -> OwnedFd {
+pub(super) fn receive_descriptor(through: RawFd) -> OwnedFd {
     let mut byte = [0_u8];
     let mut part = libc::iovec {
         iov_base: byte.as_mut_ptr().cast(),

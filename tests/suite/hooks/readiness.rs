@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rpc_core::spawn;
@@ -126,6 +126,43 @@ fn epoll_wait_waits_for_the_coroutine_alone() {
         waiter.join().unwrap()
     });
     assert_eq!(tokens, (1, 77));
+}
+
+#[test]
+fn more_epolls_on_one_file_than_the_kernel_nests_are_all_waited_for() {
+    // The kernel lets 500 epolls be watched by another epoll, ours, if they share a file.
+    const EPOLLS: usize = 700;
+    let woken = on_one_worker(|| {
+        // SAFETY: takes no pointers; the descriptor is new.
+        let shared = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, 0)) };
+        let file = shared.as_raw_fd();
+        let waiters: Vec<_> = (0..EPOLLS)
+            .map(|_| spawn(move || wait_on_an_epoll_of_its_own(file)))
+            .collect();
+        let_others_run();
+        // SAFETY: eight bytes.
+        let wrote = unsafe { libc::write(file, 1_u64.to_ne_bytes().as_ptr().cast(), 8) };
+        assert_eq!(wrote, 8);
+        let joined = waiters.into_iter().map(|waiter| waiter.join().unwrap());
+        joined.filter(|woken| *woken).count()
+    });
+    assert_eq!(woken, EPOLLS);
+}
+
+fn wait_on_an_epoll_of_its_own(file: RawFd) -> bool {
+    // SAFETY: takes no pointers; the descriptor is new.
+    let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
+    let mut event = libc::epoll_event {
+        events: libc::EPOLLIN as u32,
+        u64: 5,
+    };
+    let place = &raw mut event;
+    // SAFETY: the event lives across both calls.
+    unsafe {
+        let added = libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, file, place);
+        assert_eq!(added, 0, "{}", std::io::Error::last_os_error());
+        libc::epoll_wait(epoll.as_raw_fd(), place, 1, -1) == 1
+    }
 }
 
 #[test]
