@@ -101,6 +101,13 @@ fn a_spinning_coroutine_does_not_hold_what_it_spawned() {
 
 #[test]
 fn a_hundred_thousand_parked_coroutines_fit_and_all_wake() {
+    if role().is_none() {
+        // Alone in a process: the threads of other tests have mappings, too.
+        let name = "a_hundred_thousand_parked_coroutines_fit_and_all_wake";
+        let output = child(name, "park", &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        return assert!(output.status.success(), "{said}");
+    }
     let rt = runtime(1);
     let (woken, mappings) = rt.block_on(|| {
         let (sender, receiver) = sync::channel::<()>(1);
@@ -256,4 +263,107 @@ fn what_malloc_gave_on_one_coroutine_is_freed_on_another() {
     let per_unit: usize = (1..400).map(|size| size * 7 % 3000).sum();
     let total: usize = freeing.into_iter().map(|h| h.join().unwrap()).sum();
     assert_eq!(total, per_unit * (0..8).sum::<usize>());
+}
+
+#[test]
+fn a_panic_in_a_destructor_ends_one_coroutine_and_its_payload_is_joined() {
+    struct PanicsWhenDropped;
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            yield_now();
+            panic!("planned, in a destructor");
+        }
+    }
+    let rt = runtime(1);
+    let outcome = rt.block_on(|| {
+        let other = spawn(|| (0..3).for_each(|_| yield_now()));
+        let outcome = spawn(|| drop(PanicsWhenDropped)).join();
+        other.join().unwrap();
+        outcome
+    });
+    let text = outcome.unwrap_err().to_string();
+    assert_eq!(text, "panicked: planned, in a destructor");
+    assert_eq!(rt.block_on(|| 1), 1);
+}
+
+#[test]
+fn what_a_coroutine_left_parked_holds_is_never_dropped_and_its_handle_says_so() {
+    let rt = runtime(1);
+    let held = Arc::new(());
+    let (sender, receiver) = sync::channel::<()>(1);
+    let (guard, parked) = (Arc::clone(&held), Arc::new(AtomicBool::new(false)));
+    let parks = Arc::clone(&parked);
+    let handle = rt.spawn(move || {
+        let _guard = guard;
+        parks.store(true, Ordering::Relaxed);
+        // std's locks and channels cannot bear an error: no cancellation cuts them.
+        let (_kept, never) = std::sync::mpsc::channel::<()>();
+        let _ = never.recv();
+        drop(sender);
+    });
+    while !parked.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
+    rt.shutdown(std::time::Duration::from_millis(10));
+    let text = handle.join().unwrap_err().to_string();
+    assert_eq!(text, "left behind when its runtime ended");
+    assert_eq!(Arc::strong_count(&held), 2, "its stack is never unwound");
+    drop(receiver);
+}
+
+#[test]
+fn a_runtime_that_ends_under_load_ends_every_coroutine_and_tells_every_handle() {
+    use std::io::{Read, Write};
+    let rt = runtime(2);
+    let counts = Arc::new([const { AtomicUsize::new(0) }; 2]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = rt.spawn(move || {
+        while let Ok((mut connection, _)) = listener.accept() {
+            drop(spawn(move || {
+                let mut room = [0; 64];
+                while let Ok(count @ 1..) = connection.read(&mut room) {
+                    if connection.write_all(&room[..count]).is_err() {
+                        return;
+                    }
+                }
+            }));
+        }
+    });
+    let clients: Vec<_> = (0..200)
+        .map(|_| {
+            let counts = Arc::clone(&counts);
+            rt.spawn(move || {
+                counts[0].fetch_add(1, Ordering::Relaxed);
+                let talk = || {
+                    let mut connection = std::net::TcpStream::connect(address)?;
+                    loop {
+                        connection.write_all(b"ping")?;
+                        connection.read_exact(&mut [0; 4])?;
+                        spawn(yield_now).join().ok();
+                        counts[1].fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                let ended: std::io::Result<()> = talk();
+                ended.is_err()
+            })
+        })
+        .collect();
+    // In full swing: some have begun, and some have talked.
+    while counts[1].load(Ordering::Relaxed) < 100 {
+        std::thread::yield_now();
+    }
+    rt.shutdown(std::time::Duration::from_secs(60));
+    assert!(server.join().is_ok());
+    let mut ran = 0;
+    for client in clients {
+        match client.join() {
+            Ok(cut) => {
+                assert!(cut);
+                ran += 1;
+            }
+            Err(error) => assert_eq!(error.to_string(), "cancelled before it ran"),
+        }
+    }
+    assert_eq!(ran, counts[0].load(Ordering::Relaxed));
 }

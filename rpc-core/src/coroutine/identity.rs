@@ -84,6 +84,12 @@ impl Facts {
         }
     }
 
+    /// Where the first of malloc's words lies in a block.
+    #[inline(always)]
+    pub(super) fn malloc_word(&self, thread_pointer: usize) -> usize {
+        thread_pointer.wrapping_add_signed(self.malloc_words[0])
+    }
+
     /// Runs the destructors of the calling coroutine's thread-locals.
     pub(crate) fn run_thread_local_destructors(&self) {
         (self.call_tls_dtors)();

@@ -50,6 +50,8 @@ pub(crate) struct Coroutine {
     inner: corosensei::Coroutine<(), (), Infallible, Bounds>,
     /// Set by the coroutine itself at its first resume; null before. Lives at the stack's base.
     yielder: Cell<*const corosensei::Yielder<(), ()>>,
+    /// An address within the frames of the last [`Coroutine::suspend`]; just below the base before.
+    left_at: Cell<usize>,
     /// `None` under shared identity.
     own: Option<Own>,
 }
@@ -81,10 +83,11 @@ impl Coroutine {
         argument: usize,
         publish: fn(usize, *const corosensei::Yielder<(), ()>),
     ) -> Self {
+        let base = own
+            .as_ref()
+            .map_or(slot.end(), |own| own.block.stack_base());
         let bounds = Bounds {
-            base: own
-                .as_ref()
-                .map_or(slot.end(), |own| own.block.stack_base()),
+            base,
             limit: slot.limit(),
         };
         let inner = corosensei::Coroutine::with_stack(bounds, move |yielder, ()| {
@@ -94,6 +97,7 @@ impl Coroutine {
         Self {
             inner,
             yielder: Cell::new(std::ptr::null()),
+            left_at: Cell::new(base - CACHE_LINE),
             own,
         }
     }
@@ -158,12 +162,26 @@ impl Coroutine {
         unsafe { facts.lend_malloc(block, thread) };
     }
 
+    /// Asks the processor for what [`Coroutine::resume`] will touch first. Among many coroutines each lies
+    /// in other pages and cache lines than the last, and nothing else tells the processor which is next.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        let frames = self.left_at.get();
+        (0..4).for_each(|line| prefetch(frames + line * CACHE_LINE));
+        if let Some(Own { block, facts }) = &self.own {
+            prefetch(block.thread_pointer());
+            prefetch(facts.malloc_word(block.thread_pointer()));
+        }
+    }
+
     /// Leaves the coroutine; returns when it is resumed.
     ///
     /// # Safety
     /// - Called on this coroutine's own stack.
     #[inline(never)]
     pub(crate) unsafe fn suspend(&self) {
+        let here = 0_u8;
+        self.left_at.set((&raw const here).addr());
         // SAFETY: the yielder was published before `entry` ran and lives as long as the stack.
         unsafe { (*self.yielder.get()).suspend(()) };
     }
@@ -179,6 +197,22 @@ impl Coroutine {
         }
     }
 }
+
+/// Asks the processor for the cache line at `address`: a hint, which never faults.
+#[inline(always)]
+pub(crate) fn prefetch(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: touches nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Bytes.
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// How much of an idle stack stays in memory: below that lies what only deep use has touched.
 pub(crate) const KEPT: usize = 16 << 10;

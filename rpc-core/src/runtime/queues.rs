@@ -80,7 +80,15 @@ impl Queues {
         let ready_first = pick.is_multiple_of(2);
         order.into_iter().find_map(|level| {
             let ready = || {
-                let task = self.ready[level].borrow_mut().pop_front();
+                let mut queue = self.ready[level].borrow_mut();
+                let task = queue.pop_front();
+                // Far enough ahead for memory to answer.
+                if let Some(next) = queue.get(1) {
+                    next.prefetch();
+                }
+                if let Some(later) = queue.get(3) {
+                    later.prefetch_itself();
+                }
                 task.map(Next::Ready)
             };
             let fresh = || self.fresh[level].pop().map(Next::Fresh);

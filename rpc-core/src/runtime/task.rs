@@ -29,7 +29,7 @@ use super::timer::{NOWHERE, Owner};
 use super::worker::{Worker, locally};
 use crate::base::sys;
 use crate::base::time::Instant;
-use crate::coroutine::{Class, Coroutine, Own, Slot, identity::Facts};
+use crate::coroutine::{CACHE_LINE, Class, Coroutine, Own, Slot, identity::Facts, prefetch};
 
 /// Something to run once, on a coroutine or on a thread of the blocking pool.
 pub(crate) trait Run: Send + Sync {
@@ -473,6 +473,20 @@ impl TaskRef {
             .get()
             .map_or_else(String::new, |p| format!(" spawned at {p}"));
         format!("'{name}'{place}")
+    }
+
+    /// The task will be resumed before long: see [`Coroutine::prefetch`]. Only from the task's worker.
+    #[inline]
+    pub(super) fn prefetch(self) {
+        self.coroutine().prefetch();
+    }
+
+    /// The task will be asked to prefetch before long.
+    #[inline]
+    pub(super) fn prefetch_itself(self) {
+        let address = ptr::from_ref(self.0).addr();
+        let lines = size_of::<Task>().div_ceil(CACHE_LINE);
+        (0..lines).for_each(|line| prefetch(address + line * CACHE_LINE));
     }
 
     pub(super) fn slot(self) -> &'static Slot {
