@@ -76,6 +76,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "copies a stack in a signal handler",
     ),
     (
+        "rpc-core/src/runtime/scope.rs",
+        "promises that borrows outlive their coroutines",
+    ),
+    (
         "rpc-core/src/runtime/reactor.rs",
         "type-stable registrations",
     ),
@@ -92,9 +96,14 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "calls the replaced functions as a C program does",
     ),
     (
+        "tests/suite/libraries/blocking.rs",
+        "makes calls that the hooks do not see",
+    ),
+    (
         "tests/suite/libraries/hiredis.rs",
         "loads a C program and calls it",
     ),
+    ("tests/models/src/futex.rs", "waiters linked by pointer"),
     (
         "tests/suite/identity.rs",
         "C objects shared by coroutines and threads",

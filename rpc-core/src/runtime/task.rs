@@ -22,6 +22,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use super::local::Locals;
 use super::queues::Priority;
 use super::seat::Seat;
 use super::state::State;
@@ -127,6 +128,12 @@ pub(crate) struct Task {
     pub(super) trimmed: Cell<bool>,
     /// Lies in a frame of the coroutine, see [`TaskRef::watched`].
     on_loss: Cell<Option<NonNull<dyn Lose>>>,
+    /// The job's signal mask where that differs from its worker's, and the worker's.
+    signal_mask: Cell<Option<(u64, u64)>>,
+    /// Whether it must not park now: see [`without_hooks`].
+    unhooked: Cell<bool>,
+    /// Touched by the running coroutine alone.
+    locals: Locals,
 }
 
 // SAFETY: `Cell`s and the coroutine are touched only by the thread that K-3 names.
@@ -141,11 +148,33 @@ thread_local! {
     static CURRENT: Cell<*const Task> = const { Cell::new(ptr::null()) };
 }
 
-/// The running coroutine if it may park; `None` on OS threads and on the worker's own stack, and (P2)
-/// while a thread that coroutines share is panicking: its panic count must not meet another coroutine.
+/// The running coroutine if it may park; `None` on OS threads and on the worker's own stack, in
+/// [`without_hooks`], and (P2) while a thread that coroutines share is panicking: its panic count must
+/// not meet another coroutine.
 #[inline]
 pub(crate) fn current() -> Option<TaskRef> {
-    running().filter(|task| !(task.shares_thread() && std::thread::panicking()))
+    running().filter(|task| {
+        !(task.0.unhooked.get() || (task.shares_thread() && std::thread::panicking()))
+    })
+}
+
+/// Runs `f` with every waiting call in it going to the kernel directly, as on an OS thread: the worker
+/// waits with it, and what another coroutine of this worker is to bring never comes.
+///
+/// For a library whose calls must not be replaced, and for calls known to be short. This crate's own
+/// primitives wait in the kernel too while it lasts.
+pub fn without_hooks<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(Option<(TaskRef, bool)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            if let Some((task, before)) = self.0 {
+                task.0.unhooked.set(before);
+            }
+        }
+    }
+    let task = running();
+    let _restore = Restore(task.map(|task| (task, task.0.unhooked.replace(true))));
+    f()
 }
 
 /// The running coroutine, whether or not it may park.
@@ -162,6 +191,15 @@ pub(crate) fn running() -> Option<TaskRef> {
 )]
 pub(crate) fn forget_current() {
     CURRENT.set(ptr::null());
+}
+
+/// Runs `f` as a plain thread: nothing in it parks. For signal handlers, whatever they interrupt; one
+/// may leave `f` by a jump, and the coroutine stays a plain thread then.
+#[cfg(feature = "hooks")]
+pub(crate) fn without_current(f: impl FnOnce()) {
+    let interrupted = CURRENT.replace(ptr::null());
+    f();
+    CURRENT.set(interrupted);
 }
 
 /// A task, to be woken from anywhere. Stays valid for ever (see the page above).
@@ -192,6 +230,9 @@ impl TaskRef {
             live: Cell::new(false),
             trimmed: Cell::new(true),
             on_loss: Cell::new(None),
+            signal_mask: Cell::new(None),
+            unhooked: Cell::new(false),
+            locals: Locals::new(),
         }));
         Ok(Self(task))
     }
@@ -264,6 +305,7 @@ impl TaskRef {
         self.0.deadline.set(Instant::NEVER);
         self.0.live.set(true);
         self.0.trimmed.set(false);
+        self.0.signal_mask.set(None);
         self.0.cancelled.store(false, Ordering::Relaxed);
         self.0.state.reset();
         self.0
@@ -286,8 +328,14 @@ impl TaskRef {
             CURRENT.set(self.0);
         }
         seat.step_out(self.0);
+        if let Some((own, _)) = self.0.signal_mask.get() {
+            sys::set_signal_mask(own);
+        }
         // SAFETY: the caller's promise.
         unsafe { coroutine.resume() };
+        if let Some((_, workers)) = self.0.signal_mask.get() {
+            sys::set_signal_mask(workers);
+        }
         if shared {
             CURRENT.set(ptr::null());
         }
@@ -363,8 +411,10 @@ impl TaskRef {
         }
     }
 
-    /// Runs the destructors of the thread-locals if the job does not leave them to the next.
-    pub(super) fn end_thread_locals(self) {
+    /// Drops the coroutine-locals, and runs the destructors of the thread-locals if the job does not leave
+    /// them to the next.
+    pub(super) fn end_locals(self) {
+        self.0.locals.end();
         match self.0.facts {
             Some(facts) if !self.0.reuse_thread_locals.get() => {
                 facts.run_thread_local_destructors();
@@ -393,6 +443,14 @@ impl TaskRef {
     #[inline]
     pub(crate) fn shares_thread(self) -> bool {
         self.0.facts.is_none()
+    }
+
+    /// The running coroutine has set its thread's signal mask to `now`; it was `before`.
+    #[cfg(feature = "hooks")]
+    pub(crate) fn changed_signal_mask(self, before: u64, now: u64) {
+        let workers = self.0.signal_mask.get().map_or(before, |(_, w)| w);
+        let differs = now != workers;
+        self.0.signal_mask.set(differs.then_some((now, workers)));
     }
 
     /// Where it lies: a number that no other task has.
@@ -434,6 +492,11 @@ impl TaskRef {
     pub(super) fn worker(self) -> &'static Worker {
         // SAFETY: set by `load` before the task could run or park; workers live for ever.
         unsafe { &*self.0.worker.load(Ordering::Acquire) }
+    }
+
+    /// Its coroutine-locals. Only for the running coroutine.
+    pub(super) fn locals(self) -> &'static Locals {
+        &self.0.locals
     }
 
     /// Whether the task's current (or last) job runs on `worker`.
@@ -540,7 +603,7 @@ fn main_loop(address: usize) -> Infallible {
             job.run.run();
         }
         // The job has done so before its end was told; this is for what was dropped since.
-        task.end_thread_locals();
+        task.end_locals();
         task.leave(Action::Done);
     }
 }

@@ -10,8 +10,11 @@ mod calls;
 mod drain;
 mod failures;
 mod golden;
+mod grpc;
 mod http;
+mod interop;
 mod peer;
+mod streams;
 mod threads;
 mod transcoding;
 

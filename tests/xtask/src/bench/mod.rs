@@ -7,6 +7,8 @@
 //! A benchmark is a number, never a test: nothing fails because something was slow. A run that
 //! failed is reported as failed.
 
+mod libraries;
+mod malloc;
 mod memory;
 mod messaging;
 mod plot;
@@ -45,7 +47,7 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Switch, spawn and join, parked coroutines, slow GETs; against tokio and threads
+    /// Switch, spawn and join, parked coroutines, slow calls of libraries; against tokio and threads
     Runtime,
     /// A thousand to a million coroutines that wait at once, in both identities; against tokio
     Memory,
@@ -72,6 +74,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut sections = Vec::new();
     if wanted(What::Runtime) {
         sections.push(runtime::run(options.rounds)?);
+        sections.push(malloc::run(options.rounds)?);
+        sections.push(libraries::run(options.rounds)?);
     }
     if wanted(What::Memory) {
         sections.push(memory::run(options.rounds)?);
@@ -105,6 +109,7 @@ fn build(options: &Options) -> Result<()> {
     if options.what != Some(What::Messaging) {
         let ours = [
             "bench_runtime",
+            "bench_malloc",
             "million",
             "bench_sockets",
             "bench_echo_server",
@@ -117,6 +122,16 @@ fn build(options: &Options) -> Result<()> {
             "--release",
             "--package",
             "peers",
+        ]))?;
+    }
+    if wanted(What::Runtime) {
+        steps::step(&mut steps::cargo(&[
+            "build",
+            "--release",
+            "--package",
+            "tests",
+            "--example",
+            "bench_libraries",
         ]))?;
     }
     if wanted(What::Messaging) {
