@@ -21,6 +21,7 @@ pub mod channel;
 mod connection;
 mod link;
 mod options;
+mod streams;
 
 pub use channel::{Channel, ChannelBuilder};
 pub use options::CallOptions;

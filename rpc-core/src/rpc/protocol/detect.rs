@@ -10,9 +10,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Limit};
 
 use super::call::fill;
 use super::{
-    Bad, BadReason, CallId, EndOfInput, Probe, Reply, ServerConfig, ServerEvent, ServerSession,
+    Bad, BadReason, Body, CallId, EndOfInput, Kind, Probe, Reply, Room, ServerConfig, ServerEvent,
+    ServerSession,
 };
 use crate::base::time::Instant;
+use crate::rpc::compression::Compression;
+use crate::rpc::metadata::MetadataMap;
+use crate::rpc::status::Status;
 
 /// A session that becomes one of `config`'s protocols with its first bytes.
 pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
@@ -115,6 +119,37 @@ impl ServerSession for Detecting {
     fn answer(&mut self, id: CallId, reply: Reply<'_>) {
         if let Some(session) = &mut self.chosen {
             session.answer(id, reply);
+        }
+    }
+
+    fn carries(&self, kind: Kind) -> bool {
+        self.chosen
+            .as_ref()
+            .is_some_and(|session| session.carries(kind))
+    }
+
+    fn begin(&mut self, id: CallId, metadata: &MetadataMap) {
+        if let Some(session) = &mut self.chosen {
+            session.begin(id, metadata);
+        }
+    }
+
+    fn send(&mut self, id: CallId, message: Body<'_>, compression: Compression) -> Room {
+        match &mut self.chosen {
+            Some(session) => session.send(id, message, compression),
+            None => Room::Open,
+        }
+    }
+
+    fn finish(&mut self, id: CallId, result: Result<(), &Status>, trailers: &MetadataMap) {
+        if let Some(session) = &mut self.chosen {
+            session.finish(id, result, trailers);
+        }
+    }
+
+    fn consumed(&mut self, id: CallId, bytes: usize) {
+        if let Some(session) = &mut self.chosen {
+            session.consumed(id, bytes);
         }
     }
 
