@@ -3,6 +3,7 @@
 //! Knows: the kernel's calls, time, randomness, small containers.
 //! Does not know: coroutines, scheduling, protocols.
 
+pub(crate) mod atomic;
 pub mod buf;
 pub mod lock;
 pub mod metric;

@@ -24,6 +24,7 @@
 
 pub(crate) mod deadline;
 mod depot;
+mod idle;
 mod join;
 pub(crate) mod park;
 mod pinned;
@@ -31,6 +32,7 @@ mod pool;
 pub(crate) mod reactor;
 mod shared;
 mod sleep;
+mod state;
 mod task;
 mod timer;
 pub(crate) mod worker;

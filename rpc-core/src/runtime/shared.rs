@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam_deque::{Injector, Steal};
 
+use super::idle::Idle;
 use super::task::Job;
 use super::worker::Worker;
 use crate::base::time::Instant;
@@ -15,8 +16,8 @@ pub(crate) struct Shared {
     workers: OnceLock<Vec<&'static Worker>>,
     /// Closures from threads that are no workers of ours.
     pub(super) injector: Injector<Job>,
-    /// Bit i: worker i sleeps or is about to (W-2).
-    idle: AtomicU64,
+    /// The workers that sleep or are about to (W-2).
+    idle: Idle,
     /// A worker was woken to look for closures and has not looked yet; no need to wake another.
     searching: AtomicBool,
     /// When everything must have ended, in ns; 0 = the runtime goes on.
@@ -34,7 +35,7 @@ impl Shared {
         Self {
             workers: OnceLock::new(),
             injector: Injector::new(),
-            idle: AtomicU64::new(0),
+            idle: Idle::new(),
             searching: AtomicBool::new(false),
             end_by: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
@@ -89,20 +90,15 @@ impl Shared {
 
     /// Wakes a sleeping worker to look for closures, unless one is on its way already.
     pub(super) fn wake_one(&self) {
-        // W-2: what we left comes before this look at the idle bits.
-        fence(Ordering::SeqCst);
-        let mut idle = self.idle.load(Ordering::SeqCst);
-        if idle == 0 || self.searching.load(Ordering::Relaxed) {
-            return;
-        }
-        while idle != 0 {
-            let index = idle.trailing_zeros() as usize;
+        while let Some(index) = self.idle.any() {
+            if self.searching.load(Ordering::Relaxed) {
+                return;
+            }
             if self.claim_idle(index) {
                 self.searching.store(true, Ordering::Relaxed);
                 self.workers()[index].wake();
                 return;
             }
-            idle = self.idle.load(Ordering::SeqCst);
         }
     }
 
@@ -113,20 +109,16 @@ impl Shared {
     }
 
     pub(super) fn set_idle(&self, index: usize) {
-        self.idle.fetch_or(1 << index, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        self.idle.set(index);
     }
 
     pub(super) fn clear_idle(&self, index: usize) {
-        self.idle.fetch_and(!(1 << index), Ordering::SeqCst);
+        self.idle.clear(index);
     }
 
     /// True if the worker was idle and is now the caller's to wake.
     pub(super) fn claim_idle(&self, index: usize) -> bool {
-        fence(Ordering::SeqCst);
-        let bit = 1 << index;
-        self.idle.load(Ordering::SeqCst) & bit != 0
-            && self.idle.fetch_and(!bit, Ordering::SeqCst) & bit != 0
+        self.idle.claim(index)
     }
 
     /// Whether closures wait anywhere.

@@ -3,14 +3,8 @@
 //! A `Task` is made with its stack, used for one job after another and never freed. Waking one that
 //! has moved on to another job is a spurious wake-up there, which every waiter has to bear anyway.
 //!
-//! ```text
-//!            unpark                      worker, after the switch
-//!  RUNNING ─────────▶ NOTIFIED     RUNNING ─────────▶ PARKED ──unpark──▶ NOTIFIED + queued
-//!     ▲                  │ park or next resume consumes it                    │
-//!     └──────────────────┴────────────────────────────────────────────────────┘
-//! ```
 //! Invariants
-//! - K-1  A task is in at most one queue: only the transition PARKED → NOTIFIED queues it.
+//! - K-1  A task is in at most one queue: only the waker that undoes a park queues it (`state.rs`).
 //! - K-2  `PARKED` is set by the worker, after the switch: whoever sees it may queue the task, and it
 //!   will be resumed on a stack that has been left for good.
 //! - K-3  All `Cell`s belong to the worker that runs the task, and to the task while it runs.
@@ -24,8 +18,9 @@ use std::io;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use super::state::State;
 use super::timer::{NOWHERE, Owner};
 use super::worker::Worker;
 use crate::base::sys;
@@ -87,7 +82,7 @@ pub(super) enum Action {
 }
 
 pub(crate) struct Task {
-    state: AtomicU32,
+    state: State,
     /// Asked to end; sticky until the job's end.
     cancelled: AtomicBool,
     /// The worker that runs the current job; null before the first.
@@ -113,10 +108,6 @@ pub(crate) struct Task {
 unsafe impl Sync for Task {}
 // SAFETY: as above; a task is never owned by value.
 unsafe impl Send for Task {}
-
-const RUNNING: u32 = 0;
-const NOTIFIED: u32 = 1;
-const PARKED: u32 = 2;
 
 thread_local! {
     /// The coroutine whose thread block this is; null on OS threads (P7). Under shared identity the
@@ -157,7 +148,7 @@ impl TaskRef {
     /// `facts` to make one by.
     pub(super) fn create(stack_size: usize, facts: Option<&'static Facts>) -> io::Result<Self> {
         let task: &'static Task = Box::leak(Box::new(Task {
-            state: AtomicU32::new(RUNNING),
+            state: State::new(),
             cancelled: AtomicBool::new(false),
             worker: AtomicPtr::new(ptr::null_mut()),
             coroutine: UnsafeCell::new(None),
@@ -190,7 +181,7 @@ impl TaskRef {
         self.0.deadline.set(Instant::NEVER);
         self.0.live.set(true);
         self.0.cancelled.store(false, Ordering::Relaxed);
-        self.0.state.store(RUNNING, Ordering::Relaxed);
+        self.0.state.reset();
         self.0
             .worker
             .store(ptr::from_ref(worker).cast_mut(), Ordering::Release);
@@ -202,11 +193,7 @@ impl TaskRef {
     /// - Called by the task's worker, on the worker's own stack, with the task not running.
     #[inline]
     pub(super) unsafe fn resume(self) -> Action {
-        // Consuming a token takes a swap, for a plain store could overwrite one that comes just now.
-        // Acquire pairs with the Release in `unpark`: the task sees what its waker wrote.
-        if self.0.state.load(Ordering::Relaxed) != RUNNING {
-            self.0.state.swap(RUNNING, Ordering::Acquire);
-        }
+        self.0.state.begin();
         // SAFETY: set in `create`; the caller is the only one who runs it.
         let coroutine = unsafe { (*self.0.coroutine.get()).as_mut().unwrap_unchecked() };
         let shared = self.shares_thread();
@@ -224,12 +211,7 @@ impl TaskRef {
     /// K-2: after the switch. False if a wake-up came meanwhile: queue it.
     #[inline]
     pub(super) fn settle(self) -> bool {
-        // Release pairs with the swap in `unpark`: whoever queues the task sees it suspended.
-        let parked =
-            self.0
-                .state
-                .compare_exchange(RUNNING, PARKED, Ordering::Release, Ordering::Relaxed);
-        parked.is_ok()
+        self.0.state.settle()
     }
 
     /// After the job: thread-locals as for a new thread, unless the job left them to the next.
@@ -243,8 +225,7 @@ impl TaskRef {
 
     /// Lets the coroutine go on (or its next `park` return at once). From any thread.
     pub(crate) fn unpark(self) {
-        // AcqRel: Release hands our writes to the woken; Acquire sees the park that we undo.
-        if self.0.state.swap(NOTIFIED, Ordering::AcqRel) == PARKED {
+        if self.0.state.notify() {
             self.worker().schedule(self);
         }
     }
@@ -252,10 +233,7 @@ impl TaskRef {
     /// Suspends the running coroutine until `unpark` or `until`. May return for no reason.
     pub(super) fn park(self, reason: Reason, until: Instant) {
         let task = self.0;
-        // The look without a lock is enough: a token that comes later is found by `settle`.
-        if task.state.load(Ordering::Relaxed) == NOTIFIED {
-            // Acquire pairs with the Release in `unpark`.
-            task.state.swap(RUNNING, Ordering::Acquire);
+        if task.state.take() {
             return;
         }
         task.reason.set(reason);

@@ -1,0 +1,135 @@
+//! How a coroutine parks and is woken: `state.rs` and `idle.rs` under a worker's steps.
+
+#[path = "../../../rpc-core/src/runtime/idle.rs"]
+mod idle;
+#[path = "../../../rpc-core/src/runtime/state.rs"]
+mod state;
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::{Arc, Notify};
+use loom::thread;
+
+use crate::base::lock::SpinLock;
+use crate::check;
+use idle::Idle;
+use state::State;
+
+/// One coroutine and its worker, as far as waking it goes.
+struct Worker {
+    state: State,
+    /// How often the coroutine is queued.
+    inbox: SpinLock<u32>,
+    idle: Idle,
+    /// The eventfd.
+    bell: Notify,
+}
+
+impl Worker {
+    fn new() -> Self {
+        let state = State::new();
+        state.reset();
+        Self {
+            state,
+            inbox: SpinLock::new(0),
+            idle: Idle::new(),
+            bell: Notify::new(),
+        }
+    }
+
+    /// `TaskRef::park`, then the worker's turns until it resumes the coroutine.
+    fn park(&self) {
+        if self.state.take() {
+            return;
+        }
+        if self.state.settle() {
+            while !self.take_inbox() {
+                self.sleep();
+            }
+        }
+        self.state.begin();
+    }
+
+    fn take_inbox(&self) -> bool {
+        let queued = std::mem::take(&mut *self.inbox.lock());
+        assert!(queued <= 1, "K-1: a coroutine is in one queue at most");
+        queued == 1
+    }
+
+    /// `Worker::sleep` (W-2).
+    fn sleep(&self) {
+        self.idle.set(0);
+        let left = *self.inbox.lock() > 0;
+        if !left {
+            self.bell.wait();
+        }
+        self.idle.clear(0);
+    }
+
+    /// `TaskRef::unpark` and `Worker::schedule`, from another thread.
+    fn unpark(&self) {
+        if self.state.notify() {
+            *self.inbox.lock() += 1;
+            assert_ne!(self.idle.any(), Some(1), "one worker, bit 0");
+            if self.idle.claim(0) {
+                self.bell.notify();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wake_up_is_not_lost_and_shows_what_came_before_it() {
+    check(|| {
+        let worker = Arc::new(Worker::new());
+        let told = Arc::new(UnsafeCell::new(0));
+        let waker = {
+            let (worker, told) = (worker.clone(), told.clone());
+            thread::spawn(move || {
+                told.with_mut(|_| ());
+                worker.unpark();
+            })
+        };
+        worker.park();
+        told.with(|_| ());
+        waker.join().unwrap();
+    });
+}
+
+#[test]
+fn two_wakers_queue_a_coroutine_once_and_both_are_heard() {
+    check(|| {
+        let worker = Arc::new(Worker::new());
+        let flags = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let wakers = flags.clone().map(|flag| {
+            let worker = worker.clone();
+            thread::spawn(move || {
+                flag.store(true, Ordering::Release);
+                worker.unpark();
+            })
+        });
+        while !flags.iter().all(|flag| flag.load(Ordering::Acquire)) {
+            worker.park();
+        }
+        wakers.into_iter().for_each(|waker| waker.join().unwrap());
+    });
+}
+
+#[test]
+fn a_token_left_while_running_ends_the_next_park() {
+    check(|| {
+        let worker = Arc::new(Worker::new());
+        let waker = {
+            let worker = worker.clone();
+            thread::spawn(move || {
+                worker.unpark();
+                worker.unpark();
+            })
+        };
+        worker.park();
+        waker.join().unwrap();
+        // At most one token is left over; taking it leaves none.
+        worker.state.take();
+        assert!(!worker.state.take());
+    });
+}
