@@ -27,6 +27,7 @@ use crate::rpc::protocol::{Body, IncomingReply, Kind, OutgoingCall};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{ELOGOFF, ERESPONSE};
 use crate::rpc::streaming::{ByteStream, IntoStreamingRequest, Streaming, decode};
+use crate::rpc::tls::ClientTls;
 use crate::runtime::{Handle, Reason, Runtime, yield_now};
 
 /// A way to call the servers of a service. Cheap to clone; connects again by itself; usable from
@@ -55,6 +56,8 @@ pub(super) struct ChannelLimits {
     pub max_unwritten: usize,
     /// Bytes of one answer with its attachment.
     pub max_message: usize,
+    /// How servers are spoken to in secret; `None` = plain text.
+    pub tls: Option<(ClientTls, Arc<rustls::ClientConfig>)>,
 }
 
 /// Owned by the handles: the last one ends the links.
@@ -95,6 +98,7 @@ impl Channel {
                 max_pending: 16_384,
                 max_unwritten: 16 << 20,
                 max_message: 64 << 20,
+                tls: None,
             },
         }
     }
@@ -459,6 +463,16 @@ impl ChannelBuilder {
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.limits.max_message = bytes;
         self
+    }
+
+    /// Speaks TLS with the servers.
+    ///
+    /// # Errors
+    /// rustls cannot make a configuration of `tls`.
+    pub fn tls(mut self, tls: ClientTls) -> Result<Self, Error> {
+        let config = tls.config(&[])?;
+        self.limits.tls = Some((tls, config));
+        Ok(self)
     }
 
     /// Connects; returns with the first connection that stands.

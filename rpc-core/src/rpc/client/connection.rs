@@ -29,9 +29,8 @@ use crate::net::{
     Attachment, Bell, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
     at_turn_end, flush, on_worker, watch,
 };
-use crate::rpc::protocol::prpc::PrpcClient;
 use crate::rpc::protocol::{
-    CallId, ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall,
+    Bad, CallId, ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall,
 };
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{EFAILEDSOCKET, ELOGOFF, EOVERCROWDED};
@@ -110,7 +109,7 @@ impl Connection {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for addr in link.target().to_socket_addrs()? {
             let attempt = Socket::start_connect(addr).and_then(|socket| {
-                let connection = Self::new(Arc::clone(link), socket);
+                let connection = Self::new(Arc::clone(link), socket)?;
                 connection.finish_connecting(until)?;
                 Ok(connection)
             });
@@ -122,14 +121,15 @@ impl Connection {
         Err(last)
     }
 
-    fn new(link: Arc<Link>, socket: Socket) -> Arc<Self> {
+    fn new(link: Arc<Link>, socket: Socket) -> io::Result<Arc<Self>> {
         let limits = Limits {
             max_body: link.limits().max_message,
             max_decompressed: link.limits().max_message,
             max_in_flight: link.limits().max_pending,
             ..Limits::default()
         };
-        Arc::new_cyclic(|this| Self {
+        let session = link.session(limits)?;
+        Ok(Arc::new_cyclic(|this| Self {
             link,
             socket,
             this: Weak::clone(this),
@@ -137,7 +137,7 @@ impl Connection {
             turn_queued: AtomicBool::new(false),
             made: Bell::new(),
             state: SpinLock::new(State {
-                session: Box::new(PrpcClient::new(limits)),
+                session,
                 out: Outflow::default(),
                 slots: Slab::new(),
                 crowd: Vec::new(),
@@ -147,7 +147,7 @@ impl Connection {
                 lost: None,
             }),
             waking: SpinLock::new(Vec::new()),
-        })
+        }))
     }
 
     fn finish_connecting(self: &Arc<Self>, until: Instant) -> io::Result<()> {
@@ -289,16 +289,13 @@ impl Connection {
                     let retire = deliver(state, &mut waking);
                     let drained = drained && !state.hung_up;
                     state.read_pending = !drained;
-                    let finished = state.session.is_finished();
+                    let failure = failure(&*state.session, parsed);
                     drop(guard);
                     if retire {
                         self.link.retire(self);
                     }
-                    if let Err(bad) = parsed {
-                        break Some(bad.to_string());
-                    }
-                    if finished {
-                        break Some("the server sent what is no answer".to_owned());
+                    if let Some(why) = failure {
+                        break Some(why);
                     }
                     if drained {
                         break None;
@@ -400,6 +397,14 @@ fn deliver(state: &mut State, waking: &mut Vec<Waiter>) -> bool {
         }
     }
     going_away
+}
+
+/// Why the connection cannot go on after what came; `None` = it can.
+fn failure(session: &dyn ClientSession, parsed: Result<(), Bad>) -> Option<String> {
+    let bad = parsed.err().map(|bad| bad.to_string());
+    let finished = || Some("the server sent what is no answer".to_owned());
+    let why = bad.or_else(|| session.is_finished().then(finished)?)?;
+    Some(session.failure().map_or(why, str::to_owned))
 }
 
 fn check_unwritten(state: &mut State, max: usize) -> Result<(), Status> {

@@ -46,6 +46,8 @@ reasons! {
     UnknownProtocol = "unknown_protocol", "the first bytes belong to no protocol spoken here";
     /// HTTP/2 where it is not spoken.
     Http2NotSpoken = "http2_not_spoken", "HTTP/2 is not spoken on this port";
+    /// A TLS handshake that failed or took too long, or a damaged record.
+    Tls = "tls", "TLS failed: the handshake, or a record";
     /// A later message of a PRPC connection has another magic.
     BadMagic = "bad_magic", "a message does not begin with PRPC";
     /// A message above `Limits::max_body`.

@@ -19,6 +19,7 @@
 
 mod accept;
 pub mod call;
+mod certificates;
 mod connection;
 mod core;
 mod drain;
@@ -30,12 +31,15 @@ mod serve;
 mod stats;
 mod streams;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::certificates::CertificateFiles;
 use self::options::Options;
 use super::error::Error;
-use super::protocol::Limits;
+use super::protocol::{Limits, Protocol};
+use super::tls::ServerTls;
 
 pub use call::{Finished, ServerCall, Service};
 pub use serve::{BoundServer, ServerHandle};
@@ -49,6 +53,10 @@ pub struct ServerBuilder {
     services: Vec<Arc<dyn Service>>,
     limits: Limits,
     options: Options,
+    /// Beside ours.
+    protocols: Vec<Arc<dyn Protocol>>,
+    tls: Option<ServerTls>,
+    certificate_files: Option<CertificateFiles>,
     /// The program's own numbers for `/metrics`.
     own_metrics: Option<OwnMetrics>,
 }
@@ -63,6 +71,9 @@ impl Server {
             services: Vec::new(),
             limits: Limits::default(),
             options: Options::default(),
+            protocols: Vec::new(),
+            tls: None,
+            certificate_files: None,
             own_metrics: None,
         }
     }
@@ -73,6 +84,28 @@ impl ServerBuilder {
     #[must_use]
     pub fn add_service(mut self, service: impl Service) -> Self {
         self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Speaks TLS on the same port as plain text, which [`ServerTls::required`] turns off.
+    #[must_use]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Takes the certificate for clients of any name from these PEM files, and again within a second
+    /// whenever they change; connections that are open stay. Needs [`tls`](Self::tls).
+    #[must_use]
+    pub fn certificate_files(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.certificate_files = Some(CertificateFiles::new(chain.into(), key.into()));
+        self
+    }
+
+    /// Speaks one more protocol on the port. It is asked about a connection's first bytes after ours.
+    #[must_use]
+    pub fn add_protocol(mut self, protocol: impl Protocol) -> Self {
+        self.protocols.push(Arc::new(protocol));
         self
     }
 

@@ -17,7 +17,9 @@ use crate::net::{Bell, Handler, Listener, Ready, watch};
 use crate::rpc::error::Error;
 use crate::rpc::protocol::http1::Http1;
 use crate::rpc::protocol::prpc::Prpc;
+use crate::rpc::protocol::tls::Tls;
 use crate::rpc::protocol::{Protocol, Routes, ServerConfig};
+use crate::rpc::tls::ServerTls;
 use crate::runtime::{self, Handle, Runtime};
 
 /// A server that listens and does not accept yet.
@@ -32,11 +34,39 @@ pub struct ServerHandle {
     core: Arc<Core>,
 }
 
+/// What the port speaks, in the order in which the first bytes are tried.
+fn protocols(
+    added: Vec<Arc<dyn Protocol>>,
+    tls: Option<&ServerTls>,
+) -> Result<Vec<Arc<dyn Protocol>>, Error> {
+    let mut plain: Vec<Arc<dyn Protocol>> = vec![Arc::new(Prpc), Arc::new(Http1)];
+    plain.extend(added);
+    let Some(tls) = tls else {
+        return Ok(plain);
+    };
+    let inside: Arc<dyn Protocol> = Arc::new(Tls::new(tls, plain.clone())?);
+    Ok(match tls.is_required() {
+        true => vec![inside],
+        false => [vec![inside], plain].concat(),
+    })
+}
+
 impl BoundServer {
     pub(super) fn bind(builder: ServerBuilder, addr: &str) -> Result<Self, Error> {
         let registry = Arc::new(Registry::new(builder.services)?);
         let listener = Listener::bind(addr)?;
-        let protocols: Vec<Arc<dyn Protocol>> = vec![Arc::new(Prpc), Arc::new(Http1)];
+        let protocols = protocols(builder.protocols, builder.tls.as_ref())?;
+        let certificates = match (builder.certificate_files, builder.tls) {
+            (None, _) => None,
+            (Some(files), Some(tls)) => {
+                files.read(&tls)?;
+                Some((files, tls))
+            }
+            (Some(_), None) => {
+                let text = "certificate_files needs tls: it says which clients are let in";
+                return Err(Error::Config(text.into()));
+            }
+        };
         let config = ServerConfig {
             limits: builder.limits,
             identity: listener.local_addr().to_string(),
@@ -48,6 +78,7 @@ impl BoundServer {
             registry,
             builder.options,
             builder.own_metrics,
+            certificates,
         );
         Ok(Self {
             core: Arc::new(core),

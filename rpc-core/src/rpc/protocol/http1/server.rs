@@ -277,13 +277,7 @@ impl Http1Server {
         let request_id = head.headers.get("x-request-id");
         let log_id = head.headers.get("log-id");
         IncomingCall {
-            id,
-            route,
             format: kind.format(),
-            body,
-            offers_stream: false,
-            bound: None,
-            attachment: Bytes::new(),
             metadata: head.metadata(),
             log_id: log_id.and_then(|text| text.trim().parse().ok()),
             trace: request_id.map(|id| {
@@ -293,7 +287,7 @@ impl Http1Server {
                 })
             }),
             timeout: head.timeout(),
-            arrived: self.now,
+            ..IncomingCall::new(id, route, body, self.now)
         }
     }
 
