@@ -22,9 +22,9 @@ pub use rpc::server::{BoundServer, Server, ServerBuilder, ServerHandle};
 pub use rpc::status::{Code, Status};
 pub use rpc_macros::{main, test};
 pub use runtime::{
-    BuildError, Builder, Deadline, Dir, Guards, Handle, Identity, JoinError, JoinHandle, Metrics,
-    Pinned, PinnedWait, Priority, Reason, Runtime, RuntimeBuilder, StackClass, Stacks, spawn,
-    spawn_blocking, stacks, trim_stacks, yield_now,
+    BuildError, Builder, Deadline, Dir, Dump, DumpGroup, Guards, Handle, Identity, JoinError,
+    JoinHandle, Metrics, Pinned, PinnedWait, Priority, Reason, Runtime, RuntimeBuilder, StackClass,
+    Stacks, dump, spawn, spawn_blocking, stacks, trim_stacks, yield_now,
 };
 #[doc(hidden)]
 pub use runtime::{run_main as __main, run_test as __test};

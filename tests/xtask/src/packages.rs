@@ -19,11 +19,16 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
     Need {
         package: "curl",
         probe: &["curl", "--version"],
         why: "the HTTP tests ask the console and the JSON door with a client that is not ours",
+    },
+    Need {
+        package: "gdb",
+        probe: &["gdb", "--version"],
+        why: "coroutines are listed in a core file that gcore makes",
     },
     Need {
         package: "gcc",
