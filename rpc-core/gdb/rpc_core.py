@@ -5,7 +5,8 @@
     (gdb) coroutines 0x7f...    one, by the address that the list shows
 
 The program says where things lie: `rpc_core_directory`, see rpc-core/src/runtime/directory.rs.
-It need not be built with types for its debugger; line tables make the stacks readable.
+A core file must be the kernel's: gcore leaves out stacks that lie beside light guards.
+The program need not be built with types for its debugger; line tables make the stacks readable.
 """
 
 import struct

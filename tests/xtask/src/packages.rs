@@ -28,7 +28,7 @@ const NEEDS: [Need; 8] = [
     Need {
         package: "gdb",
         probe: &["gdb", "--version"],
-        why: "coroutines are listed in a core file that gcore makes",
+        why: "coroutines are listed in a live process and in a core file",
     },
     Need {
         package: "gcc",
