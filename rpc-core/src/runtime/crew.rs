@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -162,6 +163,9 @@ fn serve(shared: &'static Shared, seat: &'static Seat) {
     seat.occupy();
     while let Some(worker) = shared.crew.next() {
         seat.take(worker);
+        // Order of G-1: the watchdog may have seen nobody hold the worker.
+        fence(Ordering::SeqCst);
+        shared.watchdog.rouse();
         let ended = worker.run(seat);
         seat.release();
         shared.crew.lock().free += 1;
