@@ -7,7 +7,7 @@
 //! Knows: those files, loom.   Does not know: rpc-core as a crate (its hooks would replace what loom
 //! runs on), coroutines, the kernel.
 //!
-//! A model is a test: it builds its state inside [`check`], because loom runs the closure once for
+//! A model is a test: it builds its state inside `check`, because loom runs the closure once for
 //! each interleaving. Keep one to two or three threads of a few steps each; see CONTRIBUTING.md.
 
 #![cfg(test)]
