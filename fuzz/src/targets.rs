@@ -13,13 +13,15 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use rpc_core::base::time::Instant;
+use rpc_core::rpc::compression::Compression;
+use rpc_core::rpc::metadata::MetadataMap;
 use rpc_core::rpc::protocol::call::{fill, no_such_method};
 use rpc_core::rpc::protocol::grpc::{Grpc, GrpcClient};
 use rpc_core::rpc::protocol::http1::Http1;
 use rpc_core::rpc::protocol::prpc::{Prpc, PrpcClient};
 use rpc_core::rpc::protocol::{
-    BadReason, Body, ClientEvent, ClientSession, IncomingReply, Kind, Limits, OutgoingCall, Page,
-    Protocol, Reply, Route, Routes, ServerConfig, ServerEvent, ServerSession, Success,
+    BadReason, Body, CallId, ClientEvent, ClientSession, IncomingReply, Kind, Limits, OutgoingCall,
+    Page, Protocol, Reply, Route, Routes, ServerConfig, ServerEvent, ServerSession, Success,
     server_session,
 };
 use rpc_core::rpc::status::Status;
@@ -95,16 +97,20 @@ pub fn one_port(data: &[u8]) -> usize {
     cut.calls + cut.pages
 }
 
-/// A PRPC client with three calls under way reads `data`; how many of them were answered.
+/// A PRPC client with a call of each kind under way, and one that holds a stream out, reads `data`; how many
+/// of them ended.
 pub fn prpc_client(data: &[u8]) -> usize {
     let (sizes, data) = pieces(data);
     let mut outcomes = Vec::new();
     for sizes in [sizes, [usize::MAX; 2]] {
         let mut client = PrpcClient::new(limits());
-        for token in 0..3 {
+        for (token, kind) in (0..).zip(CALLS) {
             let mut call = OutgoingCall::new("s", "m", Body::Bytes(Bytes::from_static(b"x")));
             call.token = token;
-            client.call(call).expect("three calls are below the limit");
+            call.kind = kind;
+            call.offers_stream = token == 1;
+            let id = client.call(call).expect("five calls are below the limit");
+            let _ = client.send(id, Body::Bytes(Bytes::from_static(b"y")), Compression::None);
         }
         outcomes.push(read(&mut client, data, sizes));
         client.abort(&Status::unavailable("the fuzzer is done"));
@@ -121,6 +127,14 @@ struct Outcome {
     sent: Vec<u8>,
     calls: usize,
     pages: usize,
+    /// Streams that have not ended.
+    streams: Vec<(CallId, Kind)>,
+}
+
+impl Outcome {
+    fn stream(&self, id: CallId) -> Option<(CallId, Kind)> {
+        self.streams.iter().copied().find(|(other, _)| *other == id)
+    }
 }
 
 fn both(
@@ -131,7 +145,7 @@ fn both(
     let config = Arc::new(ServerConfig {
         limits: limits(),
         identity: "127.0.0.1:1".into(),
-        routes: Arc::new(OneMethod),
+        routes: Arc::new(FourMethods),
         protocols: vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)],
     });
     let run = |sizes| serve(&mut *session(&config), data, sizes);
@@ -145,27 +159,37 @@ fn limits() -> Limits {
         max_decompressed: 1 << 16,
         max_meta: 1 << 10,
         max_head: 1 << 10,
-        max_in_flight: 4,
+        max_in_flight: 6,
         max_streams: 4,
         keepalive: None,
         max_pipelined: 4,
     }
 }
 
-/// `S/m`, and nothing else.
-struct OneMethod;
+/// `S/m`, and one method of each kind with streams: `S/c`, `S/s`, `S/b`.
+struct FourMethods;
 
-impl Routes for OneMethod {
+impl Routes for FourMethods {
     fn find(&self, service: &str, method: &str) -> Result<Route, Status> {
-        match (service, method) {
-            ("S" | "p.S", "m") => Ok(Route {
-                method: 0,
-                kind: Kind::Unary,
-            }),
-            _ => Err(no_such_method(service, method)),
-        }
+        let kind = match (service, method) {
+            ("S" | "p.S", "m") => Kind::Unary,
+            ("S" | "p.S", "c") => Kind::ClientStream,
+            ("S" | "p.S", "s") => Kind::ServerStream,
+            ("S" | "p.S", "b") => Kind::Bidi,
+            _ => return Err(no_such_method(service, method)),
+        };
+        Ok(Route { method: 0, kind })
     }
 }
+
+/// The calls of the client; the second holds a stream out.
+const CALLS: [Kind; 5] = [
+    Kind::Unary,
+    Kind::Unary,
+    Kind::ClientStream,
+    Kind::ServerStream,
+    Kind::Bidi,
+];
 
 /// Takes the two sizes of pieces off the input.
 fn pieces(data: &[u8]) -> ([usize; 2], &[u8]) {
@@ -181,6 +205,7 @@ fn serve(session: &mut dyn ServerSession, data: &[u8], sizes: [usize; 2]) -> Out
         sent: Vec::new(),
         calls: 0,
         pages: 0,
+        streams: Vec::new(),
     };
     let mut rest = data;
     let mut turn = 0;
@@ -196,6 +221,10 @@ fn serve(session: &mut dyn ServerSession, data: &[u8], sizes: [usize; 2]) -> Out
     }
     session.end_of_input();
     handle(session, &mut outcome);
+    for (id, _) in std::mem::take(&mut outcome.streams) {
+        session.finish(id, Ok(()), &MetadataMap::new());
+    }
+    handle(session, &mut outcome);
     session.release();
     outcome
 }
@@ -203,29 +232,74 @@ fn serve(session: &mut dyn ServerSession, data: &[u8], sizes: [usize; 2]) -> Out
 fn handle(session: &mut dyn ServerSession, outcome: &mut Outcome) {
     while let Some(event) = session.next_event() {
         match event {
+            ServerEvent::Call(call) if !session.carries(call.route.kind) => {
+                let status = Status::unimplemented("no streams here");
+                session.answer(call.id, Reply::Refused(&status));
+            }
+            ServerEvent::Call(call) if call.route.kind.gives_stream() => {
+                outcome.calls += 1;
+                session.begin(call.id, &call.metadata);
+                outcome.streams.push((call.id, call.route.kind));
+                if !call.route.kind.takes_stream() {
+                    end_stream(session, outcome, call.id);
+                }
+            }
+            ServerEvent::Call(call) if call.route.kind.takes_stream() => {
+                outcome.calls += 1;
+                outcome.streams.push((call.id, call.route.kind));
+            }
             ServerEvent::Call(call) => {
                 outcome.calls += 1;
+                if call.offers_stream {
+                    outcome.streams.push((call.id, Kind::Unary));
+                }
                 match call.body.open(&call.attachment, 1 << 16) {
                     Ok(body) => {
                         let mut success = Success::new(Body::Bytes(body));
                         success.attachment = call.attachment;
                         success.metadata = &call.metadata;
+                        success.accepts_stream = call.offers_stream;
                         session.answer(call.id, Reply::Success(success));
                     }
-                    Err(status) => session.answer(call.id, Reply::Refused(&status)),
+                    Err(status) => {
+                        outcome.streams.retain(|(id, _)| *id != call.id);
+                        session.answer(call.id, Reply::Refused(&status));
+                    }
                 }
             }
             ServerEvent::Page(page) => {
                 outcome.pages += 1;
                 session.answer(page.id, Reply::Page(Page::text(200, page.body)));
             }
-            ServerEvent::Message { id, message } => session.consumed(id, message.data.len()),
-            // The streams of calls that were answered above.
-            _ => {}
+            ServerEvent::Message { id, message } => {
+                let (_, kind) = outcome.stream(id).expect("a message is of an open stream");
+                session.consumed(id, message.data.len());
+                if kind != Kind::ClientStream {
+                    let _ = session.send(id, Body::Bytes(message.data), message.compression);
+                }
+            }
+            ServerEvent::HalfClosed { id } | ServerEvent::Cancelled { id } => {
+                end_stream(session, outcome, id);
+            }
+            ServerEvent::Writable { id } => {
+                outcome.stream(id).expect("room is in an open stream");
+            }
         }
     }
     for piece in session.transmit().drain(..) {
         outcome.sent.extend_from_slice(&piece);
+    }
+}
+
+/// Ends a stream that is open, once.
+fn end_stream(session: &mut dyn ServerSession, outcome: &mut Outcome, id: CallId) {
+    let (_, kind) = outcome.stream(id).expect("a stream ends once");
+    outcome.streams.retain(|(other, _)| *other != id);
+    if kind == Kind::ClientStream {
+        let success = Success::new(Body::Bytes(Bytes::from_static(b"sum")));
+        session.answer(id, Reply::Success(success));
+    } else {
+        session.finish(id, Ok(()), &MetadataMap::new());
     }
 }
 
@@ -246,24 +320,21 @@ fn read(
         rest = &rest[taken..];
         open = client.received(taken, Instant::from_nanos(1)).is_ok();
         while let Some(event) = client.next_event() {
-            let (token, opened) = match event {
+            let (token, result) = match event {
                 ClientEvent::Reply { token, result, .. } => {
                     let open = |reply: IncomingReply| reply.body.open(&reply.attachment, 1 << 16);
-                    (token, result.and_then(open))
+                    (token, result.and_then(open).map(|body| body.len()))
                 }
-                ClientEvent::End { token, result, .. } => (token, result.map(|_| Bytes::new())),
+                ClientEvent::End { token, result, .. } => {
+                    (token, result.map(|trailers| trailers.len()))
+                }
                 ClientEvent::Message { id, message, .. } => {
                     client.consumed(id, message.data.len());
                     continue;
                 }
                 _ => continue,
             };
-            ended.push((
-                token,
-                opened
-                    .map(|body| body.len())
-                    .map_err(|status| status.errno()),
-            ));
+            ended.push((token, result.map_err(|status| status.errno())));
         }
     }
     ended
@@ -283,7 +354,7 @@ fn http2_frames(mut sent: &[u8]) {
 fn frames(mut sent: &[u8]) {
     while !sent.is_empty() {
         assert!(
-            sent.starts_with(b"PRPC") && sent.len() >= 12,
+            (sent.starts_with(b"PRPC") || sent.starts_with(b"STRM")) && sent.len() >= 12,
             "a frame begins as one"
         );
         sent.advance(4);

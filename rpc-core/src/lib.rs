@@ -13,13 +13,14 @@ pub mod sync;
 pub use coroutine::identity::IdentityError;
 #[cfg(feature = "hooks")]
 pub use hook::keep_when_cut;
-pub use rpc::client::{CallOptions, Channel, ChannelBuilder};
+pub use rpc::client::{CallOptions, Channel, ChannelBuilder, Wire};
 pub use rpc::compression::Compression;
 pub use rpc::error::Error;
 pub use rpc::message::{IntoRequest, Request, Response};
 pub use rpc::metadata::MetadataMap;
 pub use rpc::server::{BoundServer, Server, ServerBuilder, ServerHandle};
 pub use rpc::status::{Code, Status};
+pub use rpc::streaming::{ByteSender, ByteStream, IntoStreamingRequest, Streaming};
 pub use rpc_macros::{main, test};
 pub use runtime::{
     BuildError, Builder, Deadline, Dir, Guards, Handle, Identity, JoinError, JoinHandle, Metrics,

@@ -2,10 +2,11 @@
 //! `example.EchoService` for baidu_std and HTTP, `helloworld.Greeter` for gRPC.
 //!
 //! Message and attachment come back as they were; a request with a checksum is answered with one, as
-//! the server of brpc's own example does.
+//! the server of brpc's own example does. A stream that a client opens with its call is accepted and read to
+//! its end, as brpc's streaming example does.
 
 use clap::Parser;
-use rpc_core::{Request, Response, Server, Status};
+use rpc_core::{ByteStream, Request, Response, Server, Status};
 
 rpc_core::include_proto!("example");
 
@@ -27,7 +28,12 @@ struct Flags {
 struct Echo;
 
 impl EchoService for Echo {
-    fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+    fn echo(&self, mut request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        if let Some(stream) = request.take_stream() {
+            rpc_core::spawn(move || read(stream));
+            let message = "Accepted stream".to_owned();
+            return Ok(Response::new(EchoResponse { message }));
+        }
         let attachment = request.attachment().clone();
         let mut response = Response::new(EchoResponse {
             message: request.into_inner().message,
@@ -44,6 +50,21 @@ impl Greeter for Hello {
         let message = format!("Hello {}", request.name);
         Ok(Response::new(HelloReply { message }))
     }
+}
+
+/// Reads the messages of a stream until its client closes it.
+fn read(stream: ByteStream) {
+    let (mut messages, mut bytes) = (0_u64, 0);
+    for message in stream {
+        match message {
+            Ok(message) => {
+                messages += 1;
+                bytes += message.len();
+            }
+            Err(status) => return eprintln!("a stream ended early: {status}"),
+        }
+    }
+    println!("a stream ended: {messages} messages, {bytes} bytes");
 }
 
 #[rpc_core::main]

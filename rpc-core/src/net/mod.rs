@@ -15,6 +15,7 @@
 //! Read first: [`socket`], then [`outflow`].
 
 pub mod bell;
+pub mod crowd;
 pub mod listener;
 pub mod outflow;
 pub mod socket;
@@ -24,12 +25,13 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use crate::runtime::{Handle, reactor};
+use crate::runtime::{Handle, at_turn_end, reactor, spawn};
 
+pub(crate) use crate::runtime::Flush;
 pub(crate) use crate::runtime::reactor::{Attachment, Handler, Ready};
-pub(crate) use crate::runtime::{Flush, at_turn_end};
 
 pub use bell::Bell;
+pub use crowd::Crowd;
 pub use listener::{Accepted, Listener};
 pub use outflow::{Flushed, Outflow, Queued, flush};
 pub use socket::{Received, Sent, Socket};
@@ -37,6 +39,15 @@ pub use socket::{Received, Sent, Socket};
 /// Whether the caller is a worker: its loop, or a coroutine on it. Elsewhere no turn ends.
 pub(crate) fn on_worker() -> bool {
     Handle::try_current().is_some()
+}
+
+/// Runs `flush` once, at the end of the turn of the caller's worker. A coroutine that ran for so long that its
+/// worker went to another thread has none: then a worker that is free takes it.
+pub(crate) fn take_turn<F: Flush + 'static>(flush: Arc<F>) {
+    if !at_turn_end(Arc::clone(&flush) as Arc<dyn Flush>) {
+        // Detached: nobody waits for it.
+        drop(spawn(move || flush.flush()));
+    }
 }
 
 /// Sends the edges of `fd` to `handler`, on the loop of the least loaded worker of the running runtime.

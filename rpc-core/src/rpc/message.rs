@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use core::fmt;
 use core::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::metadata::MetadataMap;
+use super::streaming::{ByteStream, Offer};
 use crate::base::time::Instant;
 
 /// A message on its way to a service, and what travels beside it.
@@ -27,6 +29,23 @@ pub struct Request<T> {
     peer: Option<SocketAddr>,
     /// When the call's time is over; `NEVER` = no limit.
     deadline: Instant,
+    offer: Held,
+}
+
+/// A stream that the caller holds out; a clone of the request does not have it.
+#[derive(Default)]
+struct Held(Option<Box<Offer>>);
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "held out" } else { "none" })
+    }
 }
 
 impl<T> Request<T> {
@@ -39,6 +58,7 @@ impl<T> Request<T> {
             log_id: None,
             peer: None,
             deadline: Instant::NEVER,
+            offer: Held(None),
         }
     }
 
@@ -66,6 +86,7 @@ impl<T> Request<T> {
             log_id: self.log_id,
             peer: self.peer,
             deadline: self.deadline,
+            offer: self.offer,
         }
     }
 
@@ -120,6 +141,18 @@ impl<T> Request<T> {
         self.deadline = deadline;
     }
 
+    /// Takes the stream that a brpc client opens with the call (its `StreamCreate`), if it does. The answer
+    /// then tells it that the stream is accepted, and only then do reading and sending begin: do both on another
+    /// coroutine. Without this call the stream is declined.
+    pub fn take_stream(&mut self) -> Option<ByteStream> {
+        self.offer.0.take().map(|offer| offer.take())
+    }
+
+    /// Holds a stream out to the handler; the server does.
+    pub(in crate::rpc) fn offer_stream(&mut self, offer: Offer) {
+        self.offer = Held(Some(Box::new(offer)));
+    }
+
     /// The message and what travels beside it.
     pub fn into_parts(self) -> (T, MetadataMap, Bytes, Option<i64>) {
         (self.message, self.metadata, self.attachment, self.log_id)
@@ -139,6 +172,7 @@ impl<T> Request<T> {
             log_id,
             peer: None,
             deadline: Instant::NEVER,
+            offer: Held(None),
         }
     }
 }
@@ -162,6 +196,8 @@ impl<T> DerefMut for Request<T> {
 pub struct Response<T> {
     message: T,
     metadata: MetadataMap,
+    /// What follows the message.
+    trailers: MetadataMap,
     /// Raw bytes after the message, never compressed; empty = none.
     attachment: Bytes,
 }
@@ -172,6 +208,7 @@ impl<T> Response<T> {
         Self {
             message,
             metadata: MetadataMap::new(),
+            trailers: MetadataMap::new(),
             attachment: Bytes::new(),
         }
     }
@@ -196,8 +233,21 @@ impl<T> Response<T> {
         Response {
             message: change(self.message),
             metadata: self.metadata,
+            trailers: self.trailers,
             attachment: self.attachment,
         }
+    }
+
+    /// Key-value pairs after the message; after the last one, where it is a stream that a handler gives (a
+    /// caller's stream has them itself). Protocols that cannot tell them apart send them with
+    /// [`metadata`](Self::metadata).
+    pub const fn trailers(&self) -> &MetadataMap {
+        &self.trailers
+    }
+
+    /// Key-value pairs after the message, to change.
+    pub const fn trailers_mut(&mut self) -> &mut MetadataMap {
+        &mut self.trailers
     }
 
     /// Key-value pairs beside the message.
@@ -230,6 +280,7 @@ impl<T> Response<T> {
         Self {
             message,
             metadata,
+            trailers: MetadataMap::new(),
             attachment,
         }
     }

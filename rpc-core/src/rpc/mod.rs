@@ -1,7 +1,7 @@
 //! Remote calls: what a call is (pure, floor 4) and how it gets to the wire and back (floor 5).
 //!
 //! Floor 4, this folder without `client`, `server` and `console`, is sans-I/O:
-//! [`status`], [`metadata`], [`message`], [`compression`], [`json`] and [`protocol`] are
+//! [`status`], [`metadata`], [`message`], [`streaming`], [`compression`], [`json`] and [`protocol`] are
 //! told the time and handed the bytes. They know no socket, no thread, no clock.
 //!
 //! Read first: [`protocol`], then [`protocol::call`].
@@ -19,3 +19,4 @@ pub mod protocol;
 pub mod server;
 pub mod status;
 pub mod status_map;
+pub mod streaming;

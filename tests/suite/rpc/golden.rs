@@ -5,6 +5,7 @@ use super::*;
 
 use std::io::Write;
 
+use prost::Message;
 use tests::Program;
 
 /// Recordings of unary calls; `NAME.c2s` is what the client sent, `NAME.s2c` what brpc answered.
@@ -87,6 +88,41 @@ fn recorded_grpc_calls_are_answered_field_for_field_as_brpc_did() {
     peer.0.write_all(&sent).unwrap();
     let ours = grpc_answers(&mut peer.0, theirs.len());
     assert_eq!(ours, theirs);
+    server.terminate().unwrap();
+    assert!(server.finish().unwrap().0.success());
+}
+
+/// brpc's answer to the call that opens a stream is the first frame of that stream; every message that is
+/// taken is acknowledged.
+#[test]
+fn a_recorded_stream_is_answered_by_brpc_echo_byte_for_byte_as_brpc_did() {
+    let mut server = Program::start("brpc_echo", &["--addr", "127.0.0.1:0"]).unwrap();
+    let line = server.line_with("serving").unwrap();
+    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let (Some(sent), Some(answered)) = (
+        recorded("stream_echo", "c2s"),
+        recorded("stream_echo", "s2c"),
+    ) else {
+        return;
+    };
+    // All at once, and byte by byte.
+    for step in [sent.len(), 1] {
+        let mut peer = Peer::connect(addr);
+        peer.0.set_nodelay(true).unwrap();
+        for piece in sent.chunks(step) {
+            peer.0.write_all(piece).unwrap();
+        }
+        let mut ours = vec![0; answered.len()];
+        peer.0.read_exact(&mut ours).unwrap();
+        assert_eq!(
+            ours.escape_ascii().to_string(),
+            answered.escape_ascii().to_string()
+        );
+        // Unary calls go on beside the stream.
+        let echo = "beside".to_owned(); // as the only field of EchoRequest
+        peer.send(&Frame::call(7, "example.EchoService", "Echo", &echo));
+        assert_eq!(peer.receive().unwrap().body, echo.encode_to_vec(), "echoed");
+    }
     server.terminate().unwrap();
     assert!(server.finish().unwrap().0.success());
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::EHOSTDOWN;
@@ -14,6 +15,7 @@ use super::ambient;
 use super::connection::Connection;
 use super::link::{Link, Phase};
 use super::options::CallOptions;
+use super::streams::{Answers, Beside, Sending, StreamCall};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::net::wait::{self, GaveUp, Waiter, wait_for};
@@ -24,6 +26,7 @@ use crate::rpc::message::{IntoRequest, Request, Response};
 use crate::rpc::protocol::{Body, IncomingReply, Kind, OutgoingCall};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{ELOGOFF, ERESPONSE};
+use crate::rpc::streaming::{ByteStream, IntoStreamingRequest, Streaming, decode};
 use crate::runtime::{Handle, Reason, Runtime, yield_now};
 
 /// A way to call the servers of a service. Cheap to clone; connects again by itself; usable from
@@ -41,9 +44,21 @@ pub struct ChannelBuilder {
     limits: ChannelLimits,
 }
 
-/// Bounds of a channel.
+/// The wire protocol that a channel speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Wire {
+    /// baidu_std (`PRPC`), with streaming_rpc on the same connection: brpc's own, and the faster one here.
+    #[default]
+    Prpc,
+    /// gRPC over HTTP/2 without TLS, by prior knowledge.
+    Grpc,
+}
+
+/// What a channel's connections are made with: their protocol and their bounds.
 #[derive(Clone, Debug)]
 pub(super) struct ChannelLimits {
+    pub wire: Wire,
     /// For one attempt to connect.
     pub connect_timeout: Duration,
     /// Calls under way on one connection.
@@ -61,6 +76,8 @@ struct Shared {
     next: AtomicUsize,
     deadline: Option<Duration>,
     limits: ChannelLimits,
+    /// The runtime that drives the connections.
+    handle: Handle,
 }
 
 /// Where those who wait for a connection are woken.
@@ -86,6 +103,7 @@ impl Channel {
             target: target.to_owned(),
             deadline: None,
             limits: ChannelLimits {
+                wire: Wire::Prpc,
                 connect_timeout: Duration::from_secs(1),
                 max_pending: 16_384,
                 max_unwritten: 16 << 20,
@@ -117,23 +135,149 @@ impl Channel {
         Out: Message + Default,
     {
         let (message, rest) = split(request.into_request());
-        // As on the server: small ones are encoded under the connection's lock, straight into what is
-        // sent; large ones before.
-        let body = if options.compression != Compression::None {
-            let compressed = compress(options.compression, &message.encode_to_vec());
-            let refuse = |error: CompressionError| Status::invalid_argument(error.to_string());
-            Body::Bytes(compressed.map_err(refuse)?)
-        } else if message.encoded_len() < ENCODE_IN_PLACE_MAX {
-            Body::Message(&message)
-        } else {
-            Body::Bytes(message.encode_to_vec().into())
-        };
-        let reply = self
-            .exchange(method, body, rest, options)
-            .inspect_err(|_| {
-                // A call that fails without having waited must not let a loop around it starve the worker.
-                yield_now();
+        let body = body_of(&message, options.compression)?;
+        let way = Way::new(method, false);
+        let reply = self.exchange(&way, body, rest, options, |connection, call, until| {
+            connection.call(call, until)
+        })?;
+        self.open(method, reply)
+    }
+
+    /// Makes a call that is answered by a stream; returns when the stream begins. Generated clients call
+    /// this.
+    ///
+    /// The call's time is that of [`unary`](Self::unary), over the whole stream.
+    ///
+    /// # Errors
+    /// As [`unary`](Self::unary), where the call fails before its stream begins.
+    pub fn server_stream<In, Out>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: impl IntoRequest<In>,
+        options: CallOptions,
+    ) -> Result<Response<Streaming<Out>>, Status>
+    where
+        In: Message,
+        Out: Message + Default,
+    {
+        let (message, rest) = split(request.into_request());
+        let body = body_of(&message, options.compression)?;
+        let way = Way::new(method, false);
+        let call = self.exchange(&way, body, rest, options, |connection, call, until| {
+            let call = StreamCall::start(connection, call, until)?;
+            call.head()?;
+            Ok(call)
+        })?;
+        let metadata = call.head()?;
+        let answers = Answers::new(Arc::new(call), None, self.shared.limits.max_message);
+        let stream = Streaming::of_call(Box::new(answers), decode);
+        Ok(Response::from_parts(stream, metadata, Bytes::new()))
+    }
+
+    /// Makes a call whose requests are a stream; they are taken from the iterator here, each as soon as
+    /// there is room for it, until the server answers. Generated clients call this.
+    ///
+    /// # Errors
+    /// As [`unary`](Self::unary).
+    pub fn client_stream<In, Out>(
+        &self,
+        method: &'static MethodDescriptor,
+        requests: impl IntoStreamingRequest<Message = In>,
+        options: CallOptions,
+    ) -> Result<Response<Out>, Status>
+    where
+        In: Message,
+        Out: Message + Default,
+    {
+        let compression = options.compression;
+        let (requests, call) = self.start_stream(method, requests, options)?;
+        send_all(&call, requests, compression)?;
+        self.open(method, call.reply()?)
+    }
+
+    /// Makes a call with streams both ways; returns as soon as the call is sent. Generated clients call
+    /// this.
+    ///
+    /// The requests are taken from the iterator on a coroutine of its own: give the receiver of a channel
+    /// to send them one by one, or whatever can be iterated over. What the server says before its first
+    /// message is not in the response but in [`Streaming::metadata`], which waits for it. Dropping the
+    /// stream of answers gives the call up.
+    ///
+    /// # Errors
+    /// As [`unary`](Self::unary), where the call cannot be sent.
+    pub fn bidi<In, Out>(
+        &self,
+        method: &'static MethodDescriptor,
+        requests: impl IntoStreamingRequest<Message = In, Messages: Send + 'static>,
+        options: CallOptions,
+    ) -> Result<Response<Streaming<Out>>, Status>
+    where
+        In: Message,
+        Out: Message + Default,
+    {
+        let compression = options.compression;
+        let (requests, call) = self.start_stream(method, requests, options)?;
+        let call = Arc::new(call);
+        let mut sending = Sending::new(Arc::clone(&call));
+        let sending = self.shared.handle.spawn(move || {
+            let sent = send_all(sending.call(), requests, compression);
+            sending.ended(sent);
+        });
+        let answers = Answers::new(call, Some(sending), self.shared.limits.max_message);
+        Ok(Response::new(Streaming::of_call(Box::new(answers), decode)))
+    }
+
+    /// Makes a unary call and holds a stream of bytes out beside it, as brpc's `StreamCreate` does. The
+    /// server may take it: then it goes on after the answer, without a deadline.
+    ///
+    /// # Errors
+    /// As [`unary`](Self::unary).
+    pub fn unary_with_stream<In, Out>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: impl IntoRequest<In>,
+        options: CallOptions,
+    ) -> Result<(Response<Out>, Option<ByteStream>), Status>
+    where
+        In: Message,
+        Out: Message + Default,
+    {
+        let (message, rest) = split(request.into_request());
+        let body = body_of(&message, options.compression)?;
+        let way = Way::new(method, true);
+        let (call, reply) =
+            self.exchange(&way, body, rest, options, |connection, call, until| {
+                let call = StreamCall::start(connection, call, until)?;
+                let reply = call.reply()?;
+                Ok((call, reply))
             })?;
+        let stream = reply
+            .stream_accepted
+            .then(|| ByteStream::new(Box::new(Beside::new(call.outlive_deadline()))));
+        Ok((self.open(method, reply)?, stream))
+    }
+
+    fn start_stream<R: IntoStreamingRequest>(
+        &self,
+        method: &'static MethodDescriptor,
+        requests: R,
+        options: CallOptions,
+    ) -> Result<(R::Messages, StreamCall), Status> {
+        let (requests, rest) = split(requests.into_streaming_request());
+        let none = Body::Bytes(Bytes::new());
+        let way = Way::new(method, false);
+        let call = self.exchange(&way, none, rest, options, |connection, call, until| {
+            StreamCall::start(connection, call, until)
+        })?;
+        Ok((requests, call))
+    }
+
+    /// Reads the one answer of a call.
+    fn open<Out: Message + Default>(
+        &self,
+        method: &MethodDescriptor,
+        reply: IncomingReply,
+    ) -> Result<Response<Out>, Status> {
         let bad = |text: String| Status::from_errno(ERESPONSE, text);
         let bytes = reply
             .body
@@ -141,20 +285,35 @@ impl Channel {
             .map_err(|status| bad(status.message().to_owned()))?;
         let message = Out::decode(bytes)
             .map_err(|error| bad(format!("the answer is no valid {}: {error}", method.output)))?;
-        Ok(Response::from_parts(
-            message,
-            reply.metadata,
-            reply.attachment,
-        ))
+        let mut response = Response::from_parts(message, reply.metadata, reply.attachment);
+        *response.trailers_mut() = reply.trailers;
+        Ok(response)
     }
 
-    fn exchange(
+    /// Makes the call that `attempt` makes on a connection.
+    fn exchange<R>(
         &self,
-        method: &'static MethodDescriptor,
+        way: &Way,
+        body: Body<'_>,
+        beside: Request<()>,
+        options: CallOptions,
+        attempt: impl FnMut(&Arc<Connection>, OutgoingCall<'_>, Instant) -> Result<R, Status>,
+    ) -> Result<R, Status> {
+        self.try_each(way, body, beside, options, attempt)
+            .inspect_err(|_| {
+                // A call that fails without having waited must not let a loop around it starve the worker.
+                yield_now();
+            })
+    }
+
+    fn try_each<R>(
+        &self,
+        way: &Way,
         body: Body<'_>,
         mut beside: Request<()>,
         options: CallOptions,
-    ) -> Result<IncomingReply, Status> {
+        mut attempt: impl FnMut(&Arc<Connection>, OutgoingCall<'_>, Instant) -> Result<R, Status>,
+    ) -> Result<R, Status> {
         let mut now = Instant::now();
         let own = options
             .deadline
@@ -185,10 +344,10 @@ impl Channel {
                 }
             };
             let call = OutgoingCall {
-                service: method.service,
-                method: method.name,
-                kind: Kind::Unary,
-                offers_stream: false,
+                service: way.method.service,
+                method: way.method.name,
+                kind: way.kind,
+                offers_stream: way.offers_stream,
                 body: body.clone(),
                 compression: options.compression,
                 checksum: options.checksum,
@@ -199,7 +358,7 @@ impl Channel {
                 timeout: (!until.is_never()).then(|| until - now),
                 token: 0,
             };
-            match connection.call(call, until) {
+            match attempt(&connection, call, until) {
                 // That server is going or gone and did not run the call: each other address may.
                 Err(status) if elsewhere > 0 && matches!(status.errno(), ELOGOFF | EHOSTDOWN) => {
                     elsewhere -= 1;
@@ -260,6 +419,23 @@ impl Channel {
     }
 }
 
+/// Which method is called, and how.
+struct Way {
+    method: &'static MethodDescriptor,
+    kind: Kind,
+    offers_stream: bool,
+}
+
+impl Way {
+    const fn new(method: &'static MethodDescriptor, offers_stream: bool) -> Self {
+        Self {
+            method,
+            kind: Kind::new(method.client_streaming, method.server_streaming),
+            offers_stream,
+        }
+    }
+}
+
 /// What looking for a connection came to.
 enum Pick {
     Ready(Arc<Connection>),
@@ -274,6 +450,13 @@ impl ChannelBuilder {
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// The protocol to speak. Default [`Wire::Prpc`].
+    #[must_use]
+    pub fn protocol(mut self, wire: Wire) -> Self {
+        self.limits.wire = wire;
         self
     }
 
@@ -340,6 +523,7 @@ impl ChannelBuilder {
             next: AtomicUsize::new(0),
             deadline: self.deadline,
             limits: self.limits,
+            handle,
         };
         Ok(Channel {
             shared: Arc::new(shared),
@@ -371,6 +555,37 @@ fn split<T>(request: Request<T>) -> (T, Request<()>) {
         message,
         Request::from_parts((), metadata, attachment, log_id),
     )
+}
+
+/// As on the server: small messages are encoded under the connection's lock, straight into what is sent;
+/// large ones before.
+#[inline]
+fn body_of<M: Message>(message: &M, compression: Compression) -> Result<Body<'_>, Status> {
+    if compression != Compression::None {
+        let compressed = compress(compression, &message.encode_to_vec());
+        let refuse = |error: CompressionError| Status::invalid_argument(error.to_string());
+        return Ok(Body::Bytes(compressed.map_err(refuse)?));
+    }
+    Ok(if message.encoded_len() < ENCODE_IN_PLACE_MAX {
+        Body::Message(message)
+    } else {
+        Body::Bytes(message.encode_to_vec().into())
+    })
+}
+
+/// Sends the requests of a call until there are no more, or the call has ended.
+fn send_all<M: Message>(
+    call: &StreamCall,
+    requests: impl Iterator<Item = M>,
+    compression: Compression,
+) -> Result<(), Status> {
+    for message in requests {
+        if !call.send(body_of(&message, compression)?, compression)? {
+            return Ok(());
+        }
+    }
+    call.half_close();
+    Ok(())
 }
 
 /// `list://a:1,b:2` or `a:1` as addresses.

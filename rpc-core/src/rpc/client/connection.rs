@@ -19,16 +19,21 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::EHOSTDOWN;
+use super::channel::{ChannelLimits, Wire};
 use super::link::Link;
+use super::streams::StreamSlot;
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::net::wait::{GaveUp, Waiter, wait_for_wake};
 use crate::net::{
-    Attachment, Bell, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
-    at_turn_end, flush, on_worker, watch,
+    Attachment, Bell, Crowd, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
+    flush, on_worker, take_turn, watch,
 };
+use crate::rpc::protocol::grpc::GrpcClient;
 use crate::rpc::protocol::prpc::PrpcClient;
-use crate::rpc::protocol::{ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall};
+use crate::rpc::protocol::{
+    CallId, ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall,
+};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{EFAILEDSOCKET, ELOGOFF, EOVERCROWDED};
 use crate::runtime::Reason;
@@ -43,17 +48,19 @@ pub(super) struct Connection {
     turn_queued: AtomicBool,
     /// Rung by the first edges, while the link's coroutine waits for the connection to be made.
     made: Bell,
-    state: SpinLock<State>,
+    pub(super) state: SpinLock<State>,
     /// Whom to wake after the state is released; its lock is taken before that of the state.
     waking: SpinLock<Vec<Waiter>>,
 }
 
-struct State {
-    session: Box<dyn ClientSession>,
+pub(super) struct State {
+    pub session: Box<dyn ClientSession>,
     out: Outflow,
     /// Calls under way; the key is the session's token. At most `Limits::max_in_flight`.
-    slots: Slab<Slot>,
-    /// Calls sent; each [`WRITE_EVERY`]th is written at once with those before it.
+    pub slots: Slab<Slot>,
+    /// Senders of streams that wait for the socket.
+    pub crowd: Crowd,
+    /// Calls and messages sent; each [`WRITE_EVERY`]th is written at once with those before it.
     calls: u32,
     /// The socket may hold bytes for which no edge will come.
     read_pending: bool,
@@ -63,9 +70,36 @@ struct State {
     lost: Option<Arc<str>>,
 }
 
-enum Slot {
+pub(super) enum Slot {
     Waiting(Waiter),
     Done(Result<IncomingReply, Status>),
+    /// Taken out when the last handle of the call goes.
+    Stream(Box<StreamSlot>),
+}
+
+impl State {
+    /// Bytes that wait to be written; 0 while the socket takes them.
+    fn unwritten(&mut self) -> usize {
+        if !self.out.is_blocked() {
+            return 0;
+        }
+        self.session.transmit().iter().map(Bytes::len).sum()
+    }
+
+    /// A message of `size` bytes is about to be queued: stops the senders of streams where more than `max`
+    /// bytes wait.
+    pub fn look_at_queue(&mut self, size: usize, max: usize) {
+        if self.crowd.is_due(size) {
+            let full = self.unwritten() > max;
+            self.crowd.set_full(full);
+        }
+    }
+
+    /// Counts something queued; true if it is time to write.
+    pub fn count_call(&mut self) -> bool {
+        self.calls = self.calls.wrapping_add(1);
+        self.calls.is_multiple_of(WRITE_EVERY)
+    }
 }
 
 impl Queued for State {
@@ -100,6 +134,10 @@ impl Connection {
             max_in_flight: link.limits().max_pending,
             ..Limits::default()
         };
+        let session: Box<dyn ClientSession> = match link.limits().wire {
+            Wire::Prpc => Box::new(PrpcClient::new(limits)),
+            Wire::Grpc => Box::new(GrpcClient::new(limits, link.target())),
+        };
         Arc::new_cyclic(|this| Self {
             link,
             socket,
@@ -108,9 +146,10 @@ impl Connection {
             turn_queued: AtomicBool::new(false),
             made: Bell::new(),
             state: SpinLock::new(State {
-                session: Box::new(PrpcClient::new(limits)),
+                session,
                 out: Outflow::default(),
                 slots: Slab::new(),
+                crowd: Crowd::default(),
                 calls: 0,
                 read_pending: false,
                 hung_up: false,
@@ -143,8 +182,13 @@ impl Connection {
         result
     }
 
-    /// Sends a call and waits for its answer until `until`, the scope's end included by the caller.
-    pub fn call(&self, call: OutgoingCall<'_>, until: Instant) -> Result<IncomingReply, Status> {
+    pub fn limits(&self) -> &ChannelLimits {
+        self.link.limits()
+    }
+
+    /// Sends a call whose answer goes into `slot`: the slot's key, and the session's id.
+    #[inline]
+    pub fn send_call(&self, call: OutgoingCall<'_>, slot: Slot) -> Result<(usize, CallId), Status> {
         let (key, id, write_now) = {
             let mut guard = self.state.lock();
             let state = &mut *guard;
@@ -152,19 +196,14 @@ impl Connection {
                 let text = format!("{why}; the call was not sent");
                 return Err(Status::from_errno(EHOSTDOWN, text));
             }
-            if state.out.is_blocked() {
-                check_unwritten(state, self.link.limits().max_unwritten)?;
-            }
-            let key = state.slots.insert(Slot::Waiting(Waiter::current()));
+            check_unwritten(state, self.link.limits().max_unwritten)?;
+            let key = state.slots.insert(slot);
             let call = OutgoingCall {
                 token: key as u64,
                 ..call
             };
             match state.session.call(call) {
-                Ok(id) => {
-                    state.calls = state.calls.wrapping_add(1);
-                    (key, id, state.calls.is_multiple_of(WRITE_EVERY))
-                }
+                Ok(id) => (key, id, state.count_call()),
                 Err(status) => {
                     state.slots.remove(key);
                     return Err(status);
@@ -175,6 +214,12 @@ impl Connection {
         if write_now {
             self.write_out();
         }
+        Ok((key, id))
+    }
+
+    /// Sends a call and waits for its answer until `until`, the scope's end included by the caller.
+    pub fn call(&self, call: OutgoingCall<'_>, until: Instant) -> Result<IncomingReply, Status> {
+        let (key, id) = self.send_call(call, Slot::Waiting(Waiter::current()))?;
         let done = || {
             let mut state = self.state.lock();
             match state.slots.get(key) {
@@ -184,21 +229,25 @@ impl Connection {
         };
         match wait_for_wake(Reason::Call, until, done) {
             Ok(Slot::Done(result)) => result,
-            Ok(Slot::Waiting(_)) => unreachable!("only a slot that is done is taken out"),
+            Ok(_) => unreachable!("only a slot that is done is taken out"),
             Err(gave_up) => {
                 let mut state = self.state.lock();
                 state.session.cancel(id);
-                match state.slots.remove(key) {
+                let slot = state.slots.remove(key);
+                drop(state);
+                // The session may have told the peer.
+                self.ask_for_turn();
+                match slot {
                     // It came at the last moment.
                     Slot::Done(result) => result,
-                    Slot::Waiting(_) => Err(given_up(gave_up)),
+                    _ => Err(given_up(gave_up)),
                 }
             }
         }
     }
 
     /// As on the server: one flush for all that a turn's coroutines have queued.
-    fn ask_for_turn(&self) {
+    pub fn ask_for_turn(&self) {
         if !on_worker() {
             // Nor does it take the flag: a worker that sees it set relies on a turn that also reads.
             return self.write_out();
@@ -211,12 +260,18 @@ impl Connection {
             .this
             .upgrade()
             .expect("whoever queues bytes holds a reference");
-        at_turn_end(this);
+        take_turn(this);
     }
 
-    fn write_out(&self) {
+    pub fn write_out(&self) {
         match flush(&self.socket, &self.state) {
-            Flushed::Done | Flushed::Waiting => {}
+            Flushed::Done => {
+                let relieved = self.state.lock().crowd.relieve();
+                for waiter in relieved {
+                    waiter.wake();
+                }
+            }
+            Flushed::Waiting => {}
             Flushed::Failed(error) => self.lose(&error.to_string()),
         }
     }
@@ -272,7 +327,15 @@ impl Connection {
         }
         drop(waking);
         if let Some(why) = lost {
-            self.lose(&why);
+            return self.lose(&why);
+        }
+        // The session may have answered what it read by itself. A full socket's next edge brings the turn.
+        let news = {
+            let mut state = self.state.lock();
+            state.lost.is_none() && !state.out.is_blocked() && !state.session.transmit().is_empty()
+        };
+        if news {
+            self.ask_for_turn();
         }
     }
 
@@ -293,6 +356,7 @@ impl Connection {
                 .session
                 .abort(&Status::from_errno(EFAILEDSOCKET, text));
             deliver(state, &mut waking);
+            waking.append(&mut state.crowd.relieve());
         }
         self.socket.end_both();
         drop(self.attachment.lock().take());
@@ -334,27 +398,34 @@ impl Flush for Connection {
 fn deliver(state: &mut State, waking: &mut Vec<Waiter>) -> bool {
     let mut going_away = false;
     while let Some(event) = state.session.next_event() {
-        let (token, result) = match event {
-            ClientEvent::Reply { token, result, .. } => (token, result),
+        let failed = match &event {
+            ClientEvent::Reply { result, .. } => result.as_ref().err(),
+            ClientEvent::End { result, .. } => result.as_ref().err(),
             ClientEvent::GoingAway => {
                 going_away = true;
                 continue;
             }
-            _ => continue,
+            _ => None,
         };
-        going_away |= matches!(&result, Err(status) if status.errno() == ELOGOFF);
-        let slot = state.slots.get_mut(token as usize);
-        if let Some(Slot::Waiting(waiter)) =
-            slot.map(|slot| std::mem::replace(slot, Slot::Done(result)))
-        {
-            waking.push(waiter);
+        going_away |= failed.is_some_and(|status| status.errno() == ELOGOFF);
+        let slot = event
+            .token()
+            .and_then(|token| state.slots.get_mut(token as usize));
+        match (slot, event) {
+            (Some(Slot::Stream(slot)), event) => slot.take(event, waking),
+            (Some(slot), ClientEvent::Reply { result, .. }) => {
+                if let Slot::Waiting(waiter) = std::mem::replace(slot, Slot::Done(result)) {
+                    waking.push(waiter);
+                }
+            }
+            _ => {}
         }
     }
     going_away
 }
 
 fn check_unwritten(state: &mut State, max: usize) -> Result<(), Status> {
-    let unwritten: usize = state.session.transmit().iter().map(Bytes::len).sum();
+    let unwritten = state.unwritten();
     if unwritten <= max {
         return Ok(());
     }
@@ -362,7 +433,7 @@ fn check_unwritten(state: &mut State, max: usize) -> Result<(), Status> {
     Err(Status::from_errno(EOVERCROWDED, text))
 }
 
-fn given_up(gave_up: GaveUp) -> Status {
+pub(super) fn given_up(gave_up: GaveUp) -> Status {
     match gave_up {
         GaveUp::TimedOut => {
             Status::deadline_exceeded("no answer came in time; the call may have run")

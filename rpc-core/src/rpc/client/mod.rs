@@ -21,8 +21,9 @@ pub mod channel;
 mod connection;
 mod link;
 mod options;
+mod streams;
 
-pub use channel::{Channel, ChannelBuilder};
+pub use channel::{Channel, ChannelBuilder, Wire};
 pub use options::CallOptions;
 
 use super::status::Status;

@@ -303,7 +303,7 @@ pub struct Success<'a> {
     pub attachment: Bytes,
     /// Key-value pairs beside the message.
     pub metadata: &'a MetadataMap,
-    /// Key-value pairs after the message; only gRPC carries them.
+    /// Key-value pairs after the message; beside it too, where a protocol does not tell that apart.
     pub trailers: &'a MetadataMap,
     /// The stream that the caller held out ([`IncomingCall::offers_stream`]) is taken: the call goes on
     /// until [`super::ServerSession::finish`].

@@ -10,8 +10,8 @@ pub static COPIED_BODIES: Counter = Counter::new();
 /// Answers that came after their call had been given up, or for a call that never was.
 pub static LATE_REPLIES: Counter = Counter::new();
 
-/// Frames of the streaming protocol that were dropped because no stream was accepted.
-pub static REFUSED_STREAM_FRAMES: Counter = Counter::new();
+/// Messages of streams that are not known: given up already, or never opened.
+pub static STRAY_STREAM_MESSAGES: Counter = Counter::new();
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $variant:ident = $name:literal, $explain:literal;)*) => {

@@ -390,6 +390,20 @@ pub enum ClientEvent {
     GoingAway,
 }
 
+impl ClientEvent {
+    /// What [`OutgoingCall::token`] was of the call that it is about; `None` if it is about none.
+    pub fn token(&self) -> Option<u64> {
+        match self {
+            Self::Reply { token, .. }
+            | Self::Head { token, .. }
+            | Self::Message { token, .. }
+            | Self::End { token, .. }
+            | Self::Writable { token, .. } => Some(*token),
+            Self::GoingAway => None,
+        }
+    }
+}
+
 /// The client's end of one connection.
 pub trait ClientSession: Send {
     /// As [`ServerSession::recv_space`].

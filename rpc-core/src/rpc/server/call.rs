@@ -12,11 +12,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::connection::Connection;
+use super::connection::{Connection, Ending};
 use super::registry::Method;
 use super::stats::Outcome;
+use super::streams::{Beside, Line, Requests};
 use crate::base::time::Instant;
 use crate::rpc::client::ambient::Ambient;
+use crate::rpc::compression::Compression;
 use crate::rpc::descriptor::ServiceDescriptor;
 use crate::rpc::http_rule::Rules;
 use crate::rpc::message::{Request, Response};
@@ -26,6 +28,7 @@ use crate::rpc::protocol::{
 };
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{EREJECT, EREQUEST};
+use crate::rpc::streaming::{Offer, Streaming};
 use crate::runtime::Run;
 
 /// A service as the server sees it. Generated code implements it for `…Server` types.
@@ -57,6 +60,8 @@ pub(super) struct PendingCall {
     place: usize,
     /// Counted as running.
     began: bool,
+    /// Its answer is a stream that has begun.
+    streaming: bool,
     answered: bool,
 }
 
@@ -71,33 +76,63 @@ impl ServerCall {
         Out: Message,
     {
         let call = self.own();
-        let decoded = call.body().and_then(|bytes| {
-            In::decode(bytes).map_err(|error| call.undecodable(&error.to_string()))
-        });
-        let message = match decoded {
-            Ok(message) => message,
-            Err(status) => return call.refuse(&status),
-        };
-        match handler(call.request(message)) {
-            Ok(response) => {
-                let (message, metadata, attachment) = response.into_parts();
-                // A small message is encoded under the connection's lock, straight into what is sent; a
-                // large one before, into bytes that are sent without another copy.
-                let body = match call.incoming.format {
-                    BodyFormat::Protobuf if message.encoded_len() < ENCODE_IN_PLACE_MAX => {
-                        Ok(Body::Message(&message))
-                    }
-                    format => call
-                        .encoded(message.encode_to_vec(), format)
-                        .map(Body::Bytes),
-                };
-                match body {
-                    Ok(body) => call.succeed(body, attachment, &metadata),
-                    Err(status) => call.refuse(&status),
-                }
+        match call.decode() {
+            Ok(message) => {
+                let request = call.request(message);
+                call.answer_one(handler(request))
             }
-            Err(status) => call.answer(Reply::Failed(&status), Outcome::Failed),
+            Err(status) => call.refuse(&status),
         }
+    }
+
+    /// Decodes the request, runs `handler`, sends what its iterator gives, each message as soon as there is
+    /// room for it. The first failure ends the stream.
+    pub fn server_stream<In, Out, Messages>(
+        mut self,
+        handler: impl FnOnce(Request<In>) -> Result<Response<Messages>, Status>,
+    ) -> Finished
+    where
+        In: Message + Default,
+        Out: Message,
+        Messages: IntoIterator<Item = Result<Out, Status>>,
+    {
+        let call = self.own();
+        match call.decode() {
+            Ok(message) => {
+                let request = call.request(message);
+                call.answer_many(handler(request))
+            }
+            Err(status) => call.refuse(&status),
+        }
+    }
+
+    /// Runs `handler` with the stream of requests, encodes what it returns.
+    pub fn client_stream<In, Out>(
+        mut self,
+        handler: impl FnOnce(Request<Streaming<In>>) -> Result<Response<Out>, Status>,
+    ) -> Finished
+    where
+        In: Message + Default,
+        Out: Message,
+    {
+        let call = self.own();
+        let requests = call.requests();
+        call.answer_one(handler(requests))
+    }
+
+    /// Runs `handler` with the stream of requests, sends what its iterator gives.
+    pub fn bidi<In, Out, Messages>(
+        mut self,
+        handler: impl FnOnce(Request<Streaming<In>>) -> Result<Response<Messages>, Status>,
+    ) -> Finished
+    where
+        In: Message + Default,
+        Out: Message,
+        Messages: IntoIterator<Item = Result<Out, Status>>,
+    {
+        let call = self.own();
+        let requests = call.requests();
+        call.answer_many(handler(requests))
     }
 
     /// Answers that the method is not implemented here.
@@ -123,6 +158,7 @@ impl PendingCall {
             incoming,
             place: usize::MAX,
             began: false,
+            streaming: false,
             answered: false,
         })
     }
@@ -133,6 +169,12 @@ impl PendingCall {
 
     fn rules(&self) -> &Rules {
         &self.connection.core().registry.rules
+    }
+
+    fn decode<In: Message + Default>(&mut self) -> Result<In, Status> {
+        self.body().and_then(|bytes| {
+            In::decode(bytes).map_err(|error| self.undecodable(&error.to_string()))
+        })
     }
 
     /// Takes the request's bytes out, checked, decompressed, and as protobuf.
@@ -164,7 +206,88 @@ impl PendingCall {
             incoming.log_id,
         );
         request.set_origin(Some(self.connection.peer()), deadline);
+        if incoming.offers_stream {
+            let beside = Beside::new(Arc::clone(&self.connection), incoming.id);
+            request.offer_stream(Offer(Box::new(beside)));
+        }
         request
+    }
+
+    /// The request around the stream of its messages.
+    fn requests<In: Message + Default>(&mut self) -> Request<Streaming<In>> {
+        let requests = Requests::new(self.line());
+        let decode = |bytes| {
+            In::decode(bytes).map_err(|error| {
+                let text = format!("a message of the request stream cannot be read: {error}");
+                Status::from_errno(EREQUEST, text)
+            })
+        };
+        self.request(Streaming::of_call(Box::new(requests), decode))
+    }
+
+    fn line(&self) -> Line {
+        let connection = Arc::clone(&self.connection);
+        Line::new(connection, self.incoming.id, self.incoming.deadline())
+    }
+
+    fn answer_one<Out: Message>(&mut self, result: Result<Response<Out>, Status>) -> Finished {
+        let mut response = match result {
+            Ok(response) => response,
+            Err(status) => return self.answer(Reply::Failed(&status), Outcome::Failed),
+        };
+        let trailers = std::mem::take(response.trailers_mut());
+        let (message, metadata, attachment) = response.into_parts();
+        let body = match self.body_of(&message) {
+            Ok(body) => body,
+            Err(status) => return self.refuse(&status),
+        };
+        let success = Success {
+            body,
+            attachment,
+            metadata: &metadata,
+            trailers: &trailers,
+            ..Success::new(Body::Bytes(Bytes::new()))
+        };
+        self.answer(Reply::Success(success), Outcome::Answered)
+    }
+
+    fn answer_many<Out, Messages>(&mut self, result: Result<Response<Messages>, Status>) -> Finished
+    where
+        Out: Message,
+        Messages: IntoIterator<Item = Result<Out, Status>>,
+    {
+        let mut response = match result {
+            Ok(response) => response,
+            Err(status) => return self.answer(Reply::Failed(&status), Outcome::Failed),
+        };
+        let line = self.line();
+        self.streaming = true;
+        line.begin(response.metadata());
+        let trailers = std::mem::take(response.trailers_mut());
+        let failed = response.into_inner().into_iter().find_map(|message| {
+            let sent =
+                message.and_then(|message| line.send(self.body_of(&message)?, Compression::None));
+            sent.err()
+        });
+        let (result, outcome) = match &failed {
+            None => (Ok(()), Outcome::Answered),
+            Some(status) => (Err(status), Outcome::Failed),
+        };
+        self.end(Ending::Stream(result, &trailers), outcome);
+        Finished(())
+    }
+
+    /// A small message is encoded under the connection's lock, straight into what is sent; a large one
+    /// before, into bytes that are sent without another copy.
+    fn body_of<'a, Out: Message>(&self, message: &'a Out) -> Result<Body<'a>, Status> {
+        match self.incoming.format {
+            BodyFormat::Protobuf if message.encoded_len() < ENCODE_IN_PLACE_MAX => {
+                Ok(Body::Message(message))
+            }
+            format => self
+                .encoded(message.encode_to_vec(), format)
+                .map(Body::Bytes),
+        }
     }
 
     fn encoded(&self, message: Vec<u8>, format: BodyFormat) -> Result<Bytes, Status> {
@@ -180,29 +303,20 @@ impl PendingCall {
         }
     }
 
-    fn succeed(&mut self, body: Body<'_>, attachment: Bytes, metadata: &MetadataMap) -> Finished {
-        let success = Success {
-            attachment,
-            metadata,
-            ..Success::new(body)
-        };
-        self.answer(Reply::Success(success), Outcome::Answered)
-    }
-
     fn refuse(&mut self, status: &Status) -> Finished {
         self.answer(Reply::Refused(status), Outcome::Refused)
     }
 
     fn answer(&mut self, reply: Reply<'_>, outcome: Outcome) -> Finished {
-        self.end(Some(reply), outcome);
+        self.end(Ending::Reply(reply), outcome);
         Finished(())
     }
 
-    fn end(&mut self, reply: Option<Reply<'_>>, outcome: Outcome) {
+    fn end(&mut self, ending: Ending<'_>, outcome: Outcome) {
         self.answered = true;
         let alive = self
             .connection
-            .end_call(self.place, self.incoming.id, reply);
+            .end_call(self.place, self.incoming.id, ending);
         let outcome = if alive { outcome } else { Outcome::Lost };
         let now = Instant::now();
         self.connection.core().call_ended(now);
@@ -215,10 +329,11 @@ impl PendingCall {
         self.method().stats.began();
         self.began = true;
         let deadline = self.incoming.deadline();
-        match self.connection.begin_call(deadline) {
+        match self.connection.begin_call(self.incoming.id, deadline) {
             Some(place) => self.place = place,
             None => {
-                self.end(None, Outcome::Lost);
+                let status = Status::cancelled("given up before it ran");
+                self.answer(Reply::Refused(&status), Outcome::Lost);
                 return false;
             }
         }
@@ -279,7 +394,13 @@ impl Drop for PendingCall {
                 Outcome::Failed,
             )
         };
-        self.end(Some(Reply::Refused(&Status::internal(text))), outcome);
+        let status = Status::internal(text);
+        let ending = if self.streaming {
+            Ending::Stream(Err(&status), &NO_TRAILERS)
+        } else {
+            Ending::Reply(Reply::Refused(&status))
+        };
+        self.end(ending, outcome);
     }
 }
 
@@ -320,6 +441,8 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no message)")
 }
+
+static NO_TRAILERS: MetadataMap = MetadataMap::new();
 
 /// Encoded bytes up to which an answer is encoded under the connection's lock.
 const ENCODE_IN_PLACE_MAX: usize = 4096;

@@ -24,13 +24,16 @@ use slab::Slab;
 use super::core::Core;
 use super::options::LINGER;
 use super::stats::CloseReason;
+use super::streams::Streams;
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::net::{
-    Attachment, Flush, Flushed, Handler, Outflow, Queued, Ready, Socket, at_turn_end, flush,
-    on_worker,
+    Attachment, Flush, Flushed, Handler, Outflow, Queued, Ready, Socket, flush, on_worker,
+    take_turn,
 };
-use crate::rpc::protocol::{CallId, Page, Reply, ServerSession, server_session};
+use crate::rpc::metadata::MetadataMap;
+use crate::rpc::protocol::{CallId, Kind, Page, Reply, ServerSession, server_session};
+use crate::rpc::status::Status;
 use crate::runtime::{self, TaskRef};
 
 /// A connection. Alive while the server's table, the reactor or a running call refers to it.
@@ -54,11 +57,13 @@ pub(super) struct State {
     pub out: Outflow,
     /// Bytes to send that no session holds.
     pub leftover: VecDeque<Bytes>,
-    /// Coroutines that run calls, to cancel when the connection is lost.
-    running: Slab<TaskRef>,
+    /// Calls that run, to cancel when the connection is lost or the peer gives one up.
+    pub running: Slab<Running>,
+    /// Calls with streams; `None` until the first.
+    pub streams: Option<Box<Streams>>,
     /// Calls and pages given out and not ended (C-2).
     pub open_calls: usize,
-    /// Calls answered; each [`WRITE_EVERY`]th is written at once with those before it.
+    /// Answers and messages sent; each [`WRITE_EVERY`]th is written at once with those before it.
     answers: u32,
     /// The socket may hold bytes for which no edge will come.
     pub read_pending: bool,
@@ -67,6 +72,13 @@ pub(super) struct State {
     pub hung_up: bool,
     /// Nothing more is read; closes when everything is written.
     pub ending: Option<CloseReason>,
+}
+
+/// A call that runs.
+pub(super) struct Running {
+    pub id: CallId,
+    /// The coroutine of its handler.
+    pub task: TaskRef,
 }
 
 /// How far a connection is.
@@ -102,6 +114,22 @@ impl State {
         }
         self.outflow().1.iter().map(Bytes::len).sum()
     }
+
+    /// Nobody waits for the calls under way any more.
+    fn cancel_all(&mut self) {
+        for running in self.running.drain() {
+            running.task.cancel();
+        }
+        if let Some(streams) = &mut self.streams {
+            streams.lose();
+        }
+    }
+
+    /// Counts something queued; true if it is time to write.
+    pub fn count_answer(&mut self) -> bool {
+        self.answers = self.answers.wrapping_add(1);
+        self.answers.is_multiple_of(WRITE_EVERY)
+    }
 }
 
 impl Connection {
@@ -123,6 +151,7 @@ impl Connection {
                 out: Outflow::default(),
                 leftover: VecDeque::new(),
                 running: Slab::new(),
+                streams: None,
                 open_calls: 0,
                 answers: 0,
                 read_pending: false,
@@ -150,26 +179,42 @@ impl Connection {
     }
 
     /// A call begins on the running coroutine, whose scope ends at `deadline`: its place, or `None` if
-    /// the connection is lost already.
-    pub(super) fn begin_call(&self, deadline: Instant) -> Option<usize> {
+    /// nobody waits for it any more.
+    pub(super) fn begin_call(&self, id: CallId, deadline: Instant) -> Option<usize> {
         let task = runtime::current().expect("calls run on coroutines");
         task.set_deadline(deadline);
         let mut state = self.state.lock();
         if matches!(state.stage, Stage::Closed) {
             return None;
         }
-        Some(state.running.insert(task))
+        if let Some(streams) = &state.streams
+            && streams.given_up.contains(&id)
+        {
+            return None;
+        }
+        Some(state.running.insert(Running { id, task }))
     }
 
     /// A call ends. False if nobody is there to hear the answer.
-    pub(super) fn end_call(&self, place: usize, id: CallId, reply: Option<Reply<'_>>) -> bool {
+    pub(super) fn end_call(&self, place: usize, id: CallId, mut end: Ending<'_>) -> bool {
         let mut state = self.state.lock();
         state.running.try_remove(place);
-        let alive = self.answer(&mut state, id, reply);
-        state.answers = state.answers.wrapping_add(1);
-        let write_now = state.answers.is_multiple_of(WRITE_EVERY);
+        let mut goes_on = false;
+        if let Some(streams) = &mut state.streams {
+            let mut answered = false;
+            if let Ending::Reply(Reply::Success(success)) = &mut end {
+                answered = true;
+                success.accepts_stream = streams.is_accepted(id);
+            }
+            goes_on = streams.leave(id, answered);
+        }
+        let alive = self.answer(&mut state, id, end);
+        state.open_calls += usize::from(goes_on);
+        let write_now = state.count_answer();
         drop(state);
-        self.core.release();
+        if !goes_on {
+            self.core.release();
+        }
         self.ask_for_turn();
         if write_now {
             self.write_out();
@@ -180,24 +225,32 @@ impl Connection {
     /// A page is ready.
     pub(super) fn end_page(&self, id: CallId, page: Page) {
         let mut state = self.state.lock();
-        self.answer(&mut state, id, Some(Reply::Page(page)));
+        self.answer(&mut state, id, Ending::Reply(Reply::Page(page)));
         drop(state);
         self.ask_for_turn();
     }
 
     /// Answers a call that never ran.
     pub(super) fn refuse(&self, id: CallId, reply: Reply<'_>) {
-        self.answer(&mut self.state.lock(), id, Some(reply));
+        let mut state = self.state.lock();
+        if let Some(streams) = &mut state.streams {
+            streams.leave(id, false);
+        }
+        self.answer(&mut state, id, Ending::Reply(reply));
+        drop(state);
         self.ask_for_turn();
     }
 
-    fn answer(&self, state: &mut State, id: CallId, reply: Option<Reply<'_>>) -> bool {
+    fn answer(&self, state: &mut State, id: CallId, end: Ending<'_>) -> bool {
         debug_assert!(state.open_calls > 0, "C-2: a call ends once");
         state.open_calls -= 1;
-        let (Stage::Open(session), Some(reply)) = (&mut state.stage, reply) else {
+        let Stage::Open(session) = &mut state.stage else {
             return false;
         };
-        session.answer(id, reply);
+        match end {
+            Ending::Reply(reply) => session.answer(id, reply),
+            Ending::Stream(result, trailers) => session.finish(id, result, trailers),
+        }
         if state.unwritten() > self.core.options.unwritten_close {
             self.close(state, CloseReason::UnwrittenLimit);
             return false;
@@ -219,7 +272,7 @@ impl Connection {
         let Some(this) = self.this.upgrade() else {
             return;
         };
-        at_turn_end(this);
+        take_turn(this);
     }
 
     /// Writes what is queued and acts on how that went.
@@ -239,6 +292,16 @@ impl Connection {
     /// Everything queued is with the kernel: perhaps that was the last of it.
     fn after_written(&self) {
         let mut state = self.state.lock();
+        if let Some(streams) = &mut state.streams {
+            let relieved = streams.crowd.relieve();
+            if !relieved.is_empty() {
+                drop(state);
+                for waiter in relieved {
+                    waiter.wake();
+                }
+                state = self.state.lock();
+            }
+        }
         let reason = match (&state.stage, state.ending) {
             (Stage::Open(_), Some(reason)) => reason,
             (Stage::Open(session), None) if session.is_finished() => CloseReason::Finished,
@@ -255,7 +318,7 @@ impl Connection {
             // More was queued since; its own turn comes back here.
             return;
         }
-        cancel_all(&mut state.running);
+        state.cancel_all();
         let until = Instant::after(LINGER);
         let ended = std::mem::replace(
             &mut state.stage,
@@ -288,6 +351,11 @@ impl Connection {
         self.ask_for_turn();
     }
 
+    /// Whether the session carries calls of this kind.
+    pub(super) fn carries(&self, kind: Kind) -> bool {
+        matches!(&self.state.lock().stage, Stage::Open(session) if session.carries(kind))
+    }
+
     /// True with no call under way and nothing unwritten.
     pub(super) fn is_quiet(&self) -> bool {
         let mut state = self.state.lock();
@@ -303,7 +371,7 @@ impl Connection {
 
     fn close(&self, state: &mut State, reason: CloseReason) {
         // SV-2: under the lock that each call's end takes.
-        cancel_all(&mut state.running);
+        state.cancel_all();
         let ended = std::mem::replace(&mut state.stage, Stage::Closed);
         let reason = match ended {
             Stage::Closed => return,
@@ -358,8 +426,10 @@ impl Connection {
 /// Answers that wait for the end of the turn together at most: the peer works on them while we go on.
 const WRITE_EVERY: u32 = 32;
 
-fn cancel_all(running: &mut Slab<TaskRef>) {
-    for task in running.drain() {
-        task.cancel();
-    }
+/// How a call ends.
+pub(super) enum Ending<'a> {
+    /// With its one answer.
+    Reply(Reply<'a>),
+    /// After a stream: with its status and what follows.
+    Stream(Result<(), &'a Status>, &'a MetadataMap),
 }

@@ -226,6 +226,56 @@ impl Core {
         page
     }
 
+    /// Name, help text and value of each counter.
+    fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let counter =
+            |name: &'static str, help: &'static str, counter: &Counter| (name, help, counter.get());
+        let stats = &self.stats;
+        vec![
+            counter(
+                "connections_accepted",
+                "connections accepted",
+                &stats.accepted,
+            ),
+            counter(
+                "accept_exhausted",
+                "times that accepting failed for lack of descriptors or memory",
+                &stats.exhausted,
+            ),
+            counter(
+                "accept_failed",
+                "times that accepting failed",
+                &stats.accept_failed,
+            ),
+            counter(
+                "calls_over_concurrency",
+                "calls refused at the server's concurrency limit",
+                &stats.over_concurrency,
+            ),
+            counter(
+                "calls_expired",
+                "calls whose time was over before they ran",
+                &stats.expired,
+            ),
+            counter("pages", "console pages served", &stats.pages),
+            counter(
+                "late_replies",
+                "answers that came after their call was given up",
+                &counters::LATE_REPLIES,
+            ),
+            counter(
+                "stray_stream_messages",
+                "messages that came for streams that are over",
+                &counters::STRAY_STREAM_MESSAGES,
+            ),
+            counter(
+                "copied_bodies",
+                "bodies of 4 KiB or more that were copied",
+                &counters::COPIED_BODIES,
+            ),
+        ]
+    }
+
     fn view(&self) -> ServerView {
         let methods = self.registry.methods().iter().map(|method| MethodView {
             service: method.descriptor.service,
@@ -239,8 +289,6 @@ impl Core {
             qps: method.stats.qps(),
             latency: method.stats.latency.snapshot(),
         });
-        let counter =
-            |name: &'static str, help: &'static str, counter: &Counter| (name, help, counter.get());
         let stats = &self.stats;
         let closed = CloseReason::ALL
             .iter()
@@ -253,44 +301,7 @@ impl Core {
             connections: self.connection_count(),
             in_flight: self.in_flight(),
             methods: methods.collect(),
-            counters: vec![
-                counter(
-                    "connections_accepted",
-                    "connections accepted",
-                    &stats.accepted,
-                ),
-                counter(
-                    "accept_exhausted",
-                    "times that accepting failed for lack of descriptors or memory",
-                    &stats.exhausted,
-                ),
-                counter(
-                    "accept_failed",
-                    "times that accepting failed",
-                    &stats.accept_failed,
-                ),
-                counter(
-                    "calls_over_concurrency",
-                    "calls refused at the server's concurrency limit",
-                    &stats.over_concurrency,
-                ),
-                counter(
-                    "calls_expired",
-                    "calls whose time was over before they ran",
-                    &stats.expired,
-                ),
-                counter("pages", "console pages served", &stats.pages),
-                counter(
-                    "late_replies",
-                    "answers that came after their call was given up",
-                    &counters::LATE_REPLIES,
-                ),
-                counter(
-                    "copied_bodies",
-                    "bodies of 4 KiB or more that were copied",
-                    &counters::COPIED_BODIES,
-                ),
-            ],
+            counters: self.counters(),
             closed: closed.collect(),
             bad_input: bad.collect(),
         }

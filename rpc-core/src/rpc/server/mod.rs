@@ -28,6 +28,7 @@ mod reading;
 mod registry;
 mod serve;
 mod stats;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;

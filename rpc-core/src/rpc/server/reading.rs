@@ -12,6 +12,7 @@ use super::call::{PendingCall, PendingPage};
 use super::connection::{Connection, Stage, State};
 use super::options::{LINGER_BYTES_MAX, READ_PER_TURN};
 use super::stats::CloseReason;
+use super::streams::Streams;
 use crate::base::time::Instant;
 use crate::net::Received;
 use crate::rpc::protocol::{EndOfInput, IncomingCall, Kind, Reply, ServerEvent};
@@ -83,17 +84,27 @@ impl Connection {
             .shared()
             .expect("whoever reads holds a reference to the connection");
         let mut started: u32 = 0;
-        loop {
+        let mut woken = Vec::new();
+        let open = loop {
             let event = {
-                let mut state = self.state.lock();
+                let mut guard = self.state.lock();
+                let state = &mut *guard;
                 let Stage::Open(session) = &mut state.stage else {
-                    return;
+                    break false;
                 };
                 let Some(event) = session.next_event() else {
-                    break;
+                    break true;
                 };
-                if matches!(event, ServerEvent::Call(_) | ServerEvent::Page(_)) {
-                    state.open_calls += 1;
+                match &event {
+                    ServerEvent::Call(call) => {
+                        state.open_calls += 1;
+                        Streams::enter(&mut state.streams, call);
+                    }
+                    ServerEvent::Page(_) => state.open_calls += 1,
+                    _ => {
+                        state.stream_event(event, &mut woken);
+                        continue;
+                    }
                 }
                 event
             };
@@ -106,15 +117,18 @@ impl Connection {
                     let page = PendingPage::new(Arc::clone(&this), page);
                     self.core().spawn(page, "rpc page");
                 }
-                _ => debug_assert!(false, "calls of streams are refused"),
+                _ => unreachable!("events of streams are dealt with under the lock"),
             }
+        };
+        for waiter in woken {
+            waiter.wake();
         }
         // Calls that would wait for each other longer than a wake-up takes are shared out.
         if started > 1 && self.core().mean_run() * started > WORTH_A_WAKE_UP {
             nudge();
         }
         // The session may have queued answers of its own: refusals, the reply to bad input.
-        if self.has_news() {
+        if open && self.has_news() {
             self.ask_for_turn();
         }
     }
@@ -135,8 +149,9 @@ impl Connection {
 }
 
 fn start(connection: &Arc<Connection>, call: IncomingCall) {
-    if call.route.kind != Kind::Unary {
-        let status = Status::unimplemented("this protocol carries no streams");
+    if call.route.kind != Kind::Unary && !connection.carries(call.route.kind) {
+        let text = "the method has streams, which this protocol does not carry: call it over gRPC";
+        let status = Status::unimplemented(text);
         return connection.refuse(call.id, Reply::Refused(&status));
     }
     if let Err(status) = connection.core().admit() {

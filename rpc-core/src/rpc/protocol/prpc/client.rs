@@ -4,12 +4,15 @@
 //! - C-1  A correlation id is never used twice on a connection: a slot's number and how many calls there
 //!   were before. A late answer therefore finds nothing, whoever has the slot now.
 
+mod streams;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use slab::Slab;
 
+use self::streams::ClientStream;
 use super::frame::{Frame, Framer};
 use super::meta::{Meta, MetaOut, RequestOut};
 use super::server::{part, write_message};
@@ -17,8 +20,10 @@ use crate::base::buf::SendBuf;
 use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
 use crate::rpc::metadata::MetadataMap;
-use crate::rpc::protocol::call::{CallId, Checksum, IncomingReply, OutgoingCall, RawBody};
-use crate::rpc::protocol::{Bad, BadReason, ClientEvent, ClientSession, Limits, counters};
+use crate::rpc::protocol::call::{
+    Body, CallId, Checksum, IncomingReply, Kind, OutgoingCall, RawBody,
+};
+use crate::rpc::protocol::{Bad, BadReason, ClientEvent, ClientSession, Limits, Room, counters};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{ELIMIT, ERESPONSE};
 
@@ -32,8 +37,8 @@ pub struct PrpcClient {
     pending: Slab<Pending>,
     /// Calls so far; 47 bits of it go into correlation ids.
     calls: u64,
-    /// Calls that ended without an answer, not yet told.
-    aborted: VecDeque<ClientEvent>,
+    /// Events not yet told: calls that ended without an answer, what follows a stream's beginning.
+    events: VecDeque<ClientEvent>,
     limits: Limits,
     /// When the bytes now being parsed were read.
     now: Instant,
@@ -44,6 +49,8 @@ struct Pending {
     /// The correlation id, as in [`CallId::key`].
     key: u64,
     token: u64,
+    /// The stream that the call holds out.
+    stream: Option<Box<ClientStream>>,
 }
 
 impl PrpcClient {
@@ -54,7 +61,7 @@ impl PrpcClient {
             out: SendBuf::new(),
             pending: Slab::new(),
             calls: 0,
-            aborted: VecDeque::new(),
+            events: VecDeque::new(),
             limits,
             now: Instant::ZERO,
             bad: None,
@@ -78,10 +85,15 @@ impl PrpcClient {
             return None;
         }
         let key = meta.correlation_id as u64;
-        let Some(token) = self.take(key) else {
-            counters::LATE_REPLIES.add(1);
-            return None;
-        };
+        match self.find(key) {
+            Some(pending) if pending.stream.is_none() => {}
+            Some(_) => return self.opened(key, frame, false),
+            None => {
+                counters::LATE_REPLIES.add(1);
+                return None;
+            }
+        }
+        let token = self.take(key)?.token;
         let id = CallId::new(key, 0);
         let shape = match outcome(&meta, frame.bytes.len() - frame.meta) {
             Ok(shape) => shape,
@@ -95,38 +107,19 @@ impl PrpcClient {
         };
         let compression = Compression::from_number(meta.compress_type);
         let metadata = meta.metadata();
-        let data_end = frame.bytes.len() - shape.attachment;
-        let attachment = part(&frame.bytes, data_end, frame.bytes.len());
-        // The frame's own bytes become the data: no count is touched for it.
-        let mut data = frame.bytes;
-        data.truncate(data_end);
-        data.advance(frame.meta);
-        Some(ClientEvent::Reply {
-            id,
-            token,
-            result: Ok(IncomingReply {
-                body: RawBody {
-                    data,
-                    compression,
-                    checksum: shape.checksum,
-                    sum: shape.sum,
-                },
-                attachment,
-                metadata,
-                trailers: MetadataMap::new(),
-                stream_accepted: false,
-                arrived: self.now,
-            }),
-        })
+        let result = Ok(reply_of(frame, &shape, compression, metadata, self.now));
+        Some(ClientEvent::Reply { id, token, result })
     }
 
-    /// Ends the call with this correlation id; its token.
-    fn take(&mut self, key: u64) -> Option<u64> {
-        let slot = (key & ((1 << SLOT_BITS) - 1)) as usize;
-        if self.pending.get(slot)?.key != key {
-            return None;
-        }
-        Some(self.pending.remove(slot).token)
+    /// The call with this correlation id.
+    fn find(&mut self, key: u64) -> Option<&mut Pending> {
+        find(&mut self.pending, key)
+    }
+
+    /// Ends the call with this correlation id.
+    fn take(&mut self, key: u64) -> Option<Pending> {
+        self.find(key)?;
+        self.pending.try_remove(slot_of(key))
     }
 
     fn fail(&mut self, reason: BadReason) {
@@ -180,7 +173,7 @@ impl ClientSession for PrpcClient {
     }
 
     fn next_event(&mut self) -> Option<ClientEvent> {
-        if let Some(event) = self.aborted.pop_front() {
+        if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
         while self.bad.is_none() {
@@ -190,8 +183,13 @@ impl ClientSession for PrpcClient {
                 }
                 return None;
             };
-            if let Some(event) = self.reply(frame) {
-                return Some(event);
+            let event = if frame.stream {
+                self.stream_frame(frame)
+            } else {
+                self.reply(frame)
+            };
+            if event.is_some() {
+                return event;
             }
         }
         None
@@ -202,9 +200,13 @@ impl ClientSession for PrpcClient {
         let slot = self.pending.vacant_entry();
         self.calls += 1;
         let key = (self.calls << SLOT_BITS | slot.key() as u64) & i64::MAX as u64;
+        let streams = call.offers_stream || call.kind != Kind::Unary;
+        let stream = streams.then(|| ClientStream::new(key, call.kind));
+        let settings = stream.as_ref().map(|stream| stream.flow.settings());
         slot.insert(Pending {
             key,
             token: call.token,
+            stream,
         });
         let mut meta = MetaOut {
             request: Some(RequestOut {
@@ -217,6 +219,7 @@ impl ClientSession for PrpcClient {
             compress_type: call.compression.number(),
             correlation_id: key as i64,
             attachment_size: call.attachment.len(),
+            stream: settings,
             user_fields: Some(call.metadata),
             checksum: call.checksum,
             ..MetaOut::default()
@@ -225,16 +228,38 @@ impl ClientSession for PrpcClient {
         Ok(CallId::new(key, 0))
     }
 
+    fn send(&mut self, id: CallId, message: Body<'_>, compression: Compression) -> Room {
+        self.send_on_stream(id, message, compression)
+    }
+
+    fn half_close(&mut self, id: CallId) {
+        self.end_requests(id);
+    }
+
+    fn consumed(&mut self, id: CallId, bytes: usize) {
+        self.consumed_from_stream(id, bytes);
+    }
+
     fn cancel(&mut self, id: CallId) -> bool {
-        self.take(id.key()).is_some()
+        let Some(pending) = self.take(id.key()) else {
+            return false;
+        };
+        if let Some(stream) = pending.stream {
+            stream.give_up(&mut self.out);
+        }
+        true
     }
 
     fn abort(&mut self, status: &Status) {
         for pending in self.pending.drain() {
-            self.aborted.push_back(ClientEvent::Reply {
-                id: CallId::new(pending.key, 0),
-                token: pending.token,
-                result: Err(status.clone()),
+            let (id, token) = (CallId::new(pending.key, 0), pending.token);
+            self.events.push_back(match pending.stream {
+                Some(stream) => stream.failed(id, token, status.clone()),
+                None => ClientEvent::Reply {
+                    id,
+                    token,
+                    result: Err(status.clone()),
+                },
             });
         }
     }
@@ -264,6 +289,45 @@ impl ClientSession for PrpcClient {
     }
 }
 
+fn slot_of(key: u64) -> usize {
+    (key & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+fn find(pending: &mut Slab<Pending>, key: u64) -> Option<&mut Pending> {
+    pending
+        .get_mut(slot_of(key))
+        .filter(|pending| pending.key == key)
+}
+
+/// The answer that a frame is.
+fn reply_of(
+    frame: Frame,
+    shape: &Shape,
+    compression: Compression,
+    metadata: MetadataMap,
+    arrived: Instant,
+) -> IncomingReply {
+    let data_end = frame.bytes.len() - shape.attachment;
+    let attachment = part(&frame.bytes, data_end, frame.bytes.len());
+    // The frame's own bytes become the data: no count is touched for it.
+    let mut data = frame.bytes;
+    data.truncate(data_end);
+    data.advance(frame.meta);
+    IncomingReply {
+        body: RawBody {
+            data,
+            compression,
+            checksum: shape.checksum,
+            sum: shape.sum,
+        },
+        attachment,
+        metadata,
+        trailers: MetadataMap::new(),
+        stream_accepted: false,
+        arrived,
+    }
+}
+
 /// What an answer that succeeded says about its body.
 struct Shape {
     /// Bytes of the attachment.
@@ -275,14 +339,7 @@ struct Shape {
 /// Whether an answer with `rest` bytes after its meta succeeded. A meta without a response part did, as
 /// brpc reads it.
 fn outcome(meta: &Meta<'_>, rest: usize) -> Result<Shape, Status> {
-    if let Some(response) = meta
-        .response
-        .as_ref()
-        .filter(|response| response.error_code != 0)
-    {
-        let text = String::from_utf8_lossy(response.error_text).into_owned();
-        let mut status = Status::from_errno(response.error_code, text);
-        *status.metadata_mut() = meta.metadata();
+    if let Some(status) = meta.failure() {
         return Err(status);
     }
     let bad = |text: String| Err(Status::from_errno(ERESPONSE, text));

@@ -20,6 +20,29 @@ pub struct Frame {
     pub bytes: Bytes,
     /// Where in [`Frame::bytes`] the meta ends.
     pub meta: usize,
+    /// A frame of a stream: the meta is no `RpcMeta` but a `StreamFrameMeta`.
+    pub stream: bool,
+}
+
+impl Frame {
+    /// The message that `bytes` are, if they are a whole one of PRPC.
+    pub fn whole(mut bytes: Bytes) -> Option<Self> {
+        let (head, rest) = bytes.split_first_chunk::<HEADER>()?;
+        let [b'P', b'R', b'P', b'C', a, b, c, d, e, f, g, h] = *head else {
+            return None;
+        };
+        let body = u32::from_be_bytes([a, b, c, d]) as usize;
+        let meta = u32::from_be_bytes([e, f, g, h]) as usize;
+        if body != rest.len() || meta > body {
+            return None;
+        }
+        bytes::Buf::advance(&mut bytes, HEADER);
+        Some(Self {
+            bytes,
+            meta,
+            stream: false,
+        })
+    }
 }
 
 /// Receive side of a PRPC connection, server's and client's alike.
@@ -54,10 +77,12 @@ const LEAST: usize = 1 << 10;
 enum Header {
     /// Too few bytes to tell.
     Partial,
-    /// A PRPC message: lengths of everything after the header, and of the meta.
-    Message { body: usize, meta: usize },
-    /// A frame of the streaming protocol, to be passed over.
-    Stream { body: usize },
+    /// Lengths of everything after the header, and of the meta; whether it is a frame of a stream.
+    Whole {
+        body: usize,
+        meta: usize,
+        stream: bool,
+    },
 }
 
 impl Framer {
@@ -104,30 +129,27 @@ impl Framer {
 
     /// The next complete frame.
     pub fn next(&mut self) -> Option<Frame> {
-        loop {
-            if self.block.is_empty() {
-                self.cut();
-            }
-            let frame = match self.header(&self.block) {
-                Ok(Header::Message { body, meta }) => (body, Some(meta)),
-                Ok(Header::Stream { body }) => (body, None),
-                Ok(Header::Partial) | Err(_) => return None,
-            };
-            let end = HEADER + frame.0;
-            let bytes = if end == self.block.len() {
-                let mut last = std::mem::take(&mut self.block);
-                bytes::Buf::advance(&mut last, HEADER);
-                last
-            } else {
-                let bytes = self.block.slice(HEADER..end);
-                bytes::Buf::advance(&mut self.block, end);
-                bytes
-            };
-            if let Some(meta) = frame.1 {
-                return Some(Frame { bytes, meta });
-            }
-            counters::REFUSED_STREAM_FRAMES.add(1);
+        if self.block.is_empty() {
+            self.cut();
         }
+        let Ok(Header::Whole { body, meta, stream }) = self.header(&self.block) else {
+            return None;
+        };
+        let end = HEADER + body;
+        let bytes = if end == self.block.len() {
+            let mut last = std::mem::take(&mut self.block);
+            bytes::Buf::advance(&mut last, HEADER);
+            last
+        } else {
+            let bytes = self.block.slice(HEADER..end);
+            bytes::Buf::advance(&mut self.block, end);
+            bytes
+        };
+        Some(Frame {
+            bytes,
+            meta,
+            stream,
+        })
     }
 
     /// Why the stream cannot be followed any further, once every frame before that point is taken.
@@ -174,7 +196,7 @@ impl Framer {
                     break;
                 }
                 Ok(Header::Partial) => break,
-                Ok(Header::Message { body, .. } | Header::Stream { body }) => {
+                Ok(Header::Whole { body, .. }) => {
                     let end = HEADER + body;
                     if buffer.len() - complete < end {
                         need = end;
@@ -265,10 +287,6 @@ impl Framer {
         if meta > self.max_meta {
             return Err(BadReason::MetaTooLarge);
         }
-        Ok(if stream {
-            Header::Stream { body }
-        } else {
-            Header::Message { body, meta }
-        })
+        Ok(Header::Whole { body, meta, stream })
     }
 }

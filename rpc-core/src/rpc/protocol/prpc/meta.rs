@@ -6,11 +6,13 @@
 //! oracle in tests. brpc writes empty and zero fields out; so do we, in the same order, so that our
 //! messages equal its own byte for byte.
 
+use bytes::Bytes;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::base64;
 use crate::rpc::protocol::call::{Checksum, Trace};
+use crate::rpc::status::Status;
 
 /// A meta as read. Strings are bytes of the frame.
 #[derive(Debug, Default, PartialEq)]
@@ -20,8 +22,8 @@ pub struct Meta<'a> {
     pub compress_type: i32,
     pub correlation_id: i64,
     pub attachment_size: i32,
-    /// True if the peer opens a stream with this call.
-    pub opens_stream: bool,
+    /// The stream that the sender opens with the call, or takes with the answer.
+    pub stream: Option<StreamSettings>,
     /// brpc's `ContentType`: 0 Protocol Buffers, 1 JSON, 2 and 3 others.
     pub content_type: i32,
     pub checksum_type: i32,
@@ -52,6 +54,17 @@ pub struct ResponseMeta<'a> {
     pub error_text: &'a [u8],
 }
 
+/// A stream as its sender names it; brpc's `StreamSettings`. Further streams of the same call
+/// (`extra_stream_ids`) are not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamSettings {
+    pub stream_id: i64,
+    /// The sender waits for FEEDBACK.
+    pub need_feedback: bool,
+    /// The sender reads what is sent to it.
+    pub writable: bool,
+}
+
 /// The bytes are no `RpcMeta`.
 #[derive(Debug)]
 pub struct Unparsable;
@@ -76,10 +89,7 @@ impl<'a> Meta<'a> {
                 0x20 => meta.correlation_id = rest.int()? as i64,
                 0x28 => meta.attachment_size = rest.int()? as i32,
                 0x3a => meta.authentication = rest.field()?,
-                0x42 => {
-                    check_message(rest.field()?)?;
-                    meta.opens_stream = true;
-                }
+                0x42 => meta.stream = Some(read_stream(rest.field()?)?),
                 0x4a => meta.user_fields.push(read_pair(rest.field()?)?),
                 0x50 => meta.content_type = rest.int()? as i32,
                 0x58 => meta.checksum_type = rest.int()? as i32,
@@ -106,6 +116,18 @@ impl<'a> Meta<'a> {
             }
             _ => None,
         }
+    }
+
+    /// The failure that an answer carries.
+    pub fn failure(&self) -> Option<Status> {
+        let response = self
+            .response
+            .as_ref()
+            .filter(|response| response.error_code != 0)?;
+        let text = String::from_utf8_lossy(response.error_text).into_owned();
+        let mut status = Status::from_errno(response.error_code, text);
+        *status.metadata_mut() = self.metadata();
+        Some(status)
     }
 
     /// `user_fields` as metadata; bytes under `…-bin` come back out of base64.
@@ -184,29 +206,40 @@ fn read_pair(bytes: &[u8]) -> Result<(&[u8], &[u8]), Unparsable> {
     Ok((key, value))
 }
 
-/// Walks over a message nobody reads here, so that damage in it is not passed over.
-fn check_message(bytes: &[u8]) -> Result<(), Unparsable> {
+fn read_stream(bytes: &[u8]) -> Result<StreamSettings, Unparsable> {
+    let mut id = None;
+    let mut settings = StreamSettings {
+        stream_id: 0,
+        need_feedback: false,
+        writable: false,
+    };
     let mut rest = Reader(bytes);
-    while !rest.0.is_empty() {
-        rest.skip()?;
+    while let Some(&key) = rest.0.first() {
+        match key {
+            0x08 => id = Some(rest.int()? as i64),
+            0x10 => settings.need_feedback = rest.int()? != 0,
+            0x18 => settings.writable = rest.int()? != 0,
+            _ => rest.skip()?,
+        }
     }
-    Ok(())
+    settings.stream_id = id.ok_or(Unparsable)?; // a required field
+    Ok(settings)
 }
 
 /// What is left of a message.
-struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// Passes over a one-byte key and reads a varint.
     #[inline]
-    fn int(&mut self) -> Result<u64, Unparsable> {
+    pub fn int(&mut self) -> Result<u64, Unparsable> {
         self.0 = &self.0[1..];
         self.varint()
     }
 
     /// Passes over a one-byte key and reads a length and that many bytes.
     #[inline]
-    fn field(&mut self) -> Result<&'a [u8], Unparsable> {
+    pub fn field(&mut self) -> Result<&'a [u8], Unparsable> {
         self.0 = &self.0[1..];
         let len = usize::try_from(self.varint()?).map_err(|_| Unparsable)?;
         let (field, rest) = self.0.split_at_checked(len).ok_or(Unparsable)?;
@@ -228,7 +261,7 @@ impl<'a> Reader<'a> {
     /// Passes over a field with any key; a known number with another wire type ends here too and is
     /// refused, as nobody writes that.
     #[cold]
-    fn skip(&mut self) -> Result<(), Unparsable> {
+    pub fn skip(&mut self) -> Result<(), Unparsable> {
         let (tag, wire) = decode_key(&mut self.0).map_err(|_| Unparsable)?;
         if wire == WireType::EndGroup {
             return Err(Unparsable);
@@ -246,6 +279,7 @@ pub struct MetaOut<'a> {
     pub correlation_id: i64,
     /// 0 = no attachment.
     pub attachment_size: usize,
+    pub stream: Option<StreamSettings>,
     pub user_fields: Option<&'a MetadataMap>,
     pub content_type: i32,
     pub checksum: Checksum,
@@ -295,6 +329,9 @@ impl MetaOut<'_> {
         if self.attachment_size > 0 {
             len += int_len(self.attachment_size as u64);
         }
+        if let Some(stream) = &self.stream {
+            len += sized(stream.len());
+        }
         for (key, value) in self.user_fields.iter().flat_map(|map| map.iter()) {
             let value = base64::encode_if_binary(key, value);
             len += sized(sized(key.len()) + sized(value.len()));
@@ -314,7 +351,7 @@ impl MetaOut<'_> {
 
     /// Writes the meta to the start of `out`; the number of bytes written is that of `lengths`.
     pub fn write(&self, lengths: &Lengths, out: &mut [u8]) -> usize {
-        let mut to = Writer { out, at: 0 };
+        let mut to = Writer::new(out);
         if let Some(request) = &self.request {
             to.open(0x0a, lengths.request);
             request.write(&mut to);
@@ -330,6 +367,12 @@ impl MetaOut<'_> {
         to.int(0x20, self.correlation_id as u64);
         if self.attachment_size > 0 {
             to.int(0x28, self.attachment_size as u64);
+        }
+        if let Some(stream) = &self.stream {
+            to.open(0x42, stream.len());
+            to.int(0x08, stream.stream_id as u64);
+            to.int(0x10, stream.need_feedback.into());
+            to.int(0x18, stream.writable.into());
         }
         for (key, value) in self.user_fields.iter().flat_map(|map| map.iter()) {
             let value = base64::encode_if_binary(key, value);
@@ -348,6 +391,20 @@ impl MetaOut<'_> {
             to.int(0x68, 1);
         }
         to.at
+    }
+
+    /// The meta alone.
+    pub fn to_bytes(self) -> Bytes {
+        let lengths = self.measure();
+        let mut out = vec![0; lengths.meta];
+        self.write(&lengths, &mut out);
+        out.into()
+    }
+}
+
+impl StreamSettings {
+    fn len(&self) -> usize {
+        int_len(self.stream_id as u64) + 4
     }
 }
 
@@ -402,12 +459,16 @@ impl ResponseOut<'_> {
 }
 
 /// Writes fields with one-byte keys into a slice that is long enough.
-struct Writer<'a> {
+pub struct Writer<'a> {
     out: &'a mut [u8],
     at: usize,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    pub fn new(out: &'a mut [u8]) -> Self {
+        Self { out, at: 0 }
+    }
+
     #[inline]
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
@@ -420,14 +481,14 @@ impl Writer<'_> {
     }
 
     #[inline]
-    fn open(&mut self, key: u8, len: usize) {
+    pub fn open(&mut self, key: u8, len: usize) {
         self.out[self.at] = key;
         self.at += 1;
         self.varint(len as u64);
     }
 
     #[inline]
-    fn int(&mut self, key: u8, value: u64) {
+    pub fn int(&mut self, key: u8, value: u64) {
         self.out[self.at] = key;
         self.at += 1;
         self.varint(value);
@@ -449,13 +510,13 @@ fn varint_len(value: u64) -> usize {
 
 /// Bytes of a one-byte key and a varint.
 #[inline]
-fn int_len(value: u64) -> usize {
+pub fn int_len(value: u64) -> usize {
     1 + varint_len(value)
 }
 
 /// Bytes of a one-byte key, a length and that many bytes.
 #[inline]
-fn sized(len: usize) -> usize {
+pub fn sized(len: usize) -> usize {
     int_len(len as u64) + len
 }
 

@@ -19,6 +19,8 @@
 //!   (ELIMIT), attachment longer than the message (EREQUEST), no such method (ENOMETHOD), then, by whoever
 //!   opens the body, a body that cannot be opened (EREQUEST).
 //!
+//! Streams share the connection: `stream.rs`.
+//!
 //! Read first: `frame.rs`, then `server.rs`.
 
 mod client;
@@ -31,6 +33,7 @@ mod meta;
 #[cfg(test)]
 mod schema;
 mod server;
+mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -3,23 +3,31 @@
 //! Stateless per call: a [`CallId`] carries the peer's correlation id and how its body was guarded, so an
 //! answer needs no table.
 
+mod streams;
+
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
+use slab::Slab;
 
+use self::streams::{STREAM_TAG, ServerStream};
 use super::frame::{Frame, Framer};
-use super::meta::{Meta, MetaOut, ResponseOut};
+use super::meta::{Meta, MetaOut, ResponseOut, StreamSettings};
 use super::{HEADER, MAGIC};
 use crate::base::buf::{SMALL, SendBuf};
 use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
+use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::call::{
-    Body, BodyFormat, CallId, Checksum, IncomingCall, RawBody, Reply, Route, Success, masked_crc,
-    no_such_method,
+    Body, BodyFormat, CallId, Checksum, IncomingCall, Kind, RawBody, Reply, Route, Success,
+    masked_crc, no_such_method,
 };
-use crate::rpc::protocol::{Bad, BadReason, EndOfInput, ServerConfig, ServerEvent, ServerSession};
+use crate::rpc::protocol::{
+    Bad, BadReason, EndOfInput, Room, ServerConfig, ServerEvent, ServerSession,
+};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{EINTERNAL, ELIMIT, ELOGOFF, EREQUEST};
 
@@ -30,8 +38,12 @@ pub struct PrpcServer {
     out: SendBuf,
     /// Names and number of the method called last: most connections call few.
     last_route: Option<LastRoute>,
-    /// Calls given out and not yet answered.
+    /// Calls given out and not yet answered; streams beside calls that go on.
     in_flight: usize,
+    /// Calls that came with a stream; at most 65,536.
+    streams: Slab<ServerStream>,
+    /// Streams so far: with the slot's number it makes their ids.
+    opened: u64,
     /// When the bytes now being parsed were read.
     now: Instant,
     /// New calls are refused.
@@ -57,6 +69,8 @@ impl PrpcServer {
             out: SendBuf::new(),
             last_route: None,
             in_flight: 0,
+            streams: Slab::new(),
+            opened: 0,
             now: Instant::ZERO,
             draining: false,
             bad: None,
@@ -89,18 +103,9 @@ impl PrpcServer {
         let id = CallId::new(meta.correlation_id as u64, guard as u32);
         let rest = frame.bytes.len() - frame.meta;
         let attachment = usize::try_from(meta.attachment_size).ok();
-        let route = match self.admit(&meta, attachment.filter(|size| *size <= rest), rest) {
-            Ok(()) => self.find(service, method),
-            Err(status) => Err(status),
-        };
-        let opened = route.and_then(|route| match checksum {
-            Some((kind, sum)) => Ok((route, kind, sum)),
-            None => Err(Status::from_errno(
-                EREQUEST,
-                "Fail to parse request: the meta's checksum is of no known kind or length",
-            )),
-        });
-        let (route, checksum, sum) = match opened {
+        let attachment = attachment.filter(|size| *size <= rest);
+        let opened = self.accept(&meta, (service, method), attachment, rest);
+        let (route, checksum, sum, stream) = match opened {
             Ok(opened) => opened,
             Err(status) => {
                 self.write_failure(id, &status, true);
@@ -120,9 +125,12 @@ impl PrpcServer {
         let mut data = frame.bytes;
         data.truncate(data_end);
         data.advance(frame.meta);
+        if route.kind.takes_stream() {
+            data.clear();
+        }
         self.in_flight += 1;
         Some(ServerEvent::Call(IncomingCall {
-            id,
+            id: stream.unwrap_or(id),
             route,
             format,
             body: RawBody {
@@ -131,7 +139,7 @@ impl PrpcServer {
                 checksum,
                 sum,
             },
-            offers_stream: false,
+            offers_stream: stream.is_some() && route.kind == Kind::Unary,
             bound: None,
             attachment,
             metadata,
@@ -142,7 +150,27 @@ impl PrpcServer {
         }))
     }
 
-    /// The checks before the lookup, in brpc's order.
+    /// Checks a call in brpc's order (F-3) and enters its stream: the method, what guards the body, the sum,
+    /// the stream's id if there is one.
+    #[inline]
+    fn accept(
+        &mut self,
+        meta: &Meta<'_>,
+        (service, method): (&[u8], &[u8]),
+        attachment: Option<usize>,
+        rest: usize,
+    ) -> Result<(Route, Checksum, u32, Option<CallId>), Status> {
+        self.admit(meta, attachment, rest)?;
+        let route = self.find(service, method)?;
+        let Some((checksum, sum)) = meta.checksum() else {
+            let text = "Fail to parse request: the meta's checksum is of no known kind or length";
+            return Err(Status::from_errno(EREQUEST, text));
+        };
+        let stream = self.offered(meta, route, checksum)?;
+        Ok((route, checksum, sum, stream))
+    }
+
+    /// The checks before the lookup.
     fn admit(&self, meta: &Meta<'_>, attachment: Option<usize>, rest: usize) -> Result<(), Status> {
         if self.draining {
             let text = "Server is stopping: it takes no new calls";
@@ -199,7 +227,9 @@ impl PrpcServer {
         }
     }
 
-    fn write_success(&mut self, id: CallId, success: Success<'_>) {
+    /// `stream`: the caller's stream is taken, by these settings.
+    fn write_success(&mut self, id: CallId, success: Success<'_>, stream: Option<StreamSettings>) {
+        let fields = both(success.metadata, success.trailers);
         let mut meta = MetaOut {
             response: Some(ResponseOut {
                 error_code: 0,
@@ -208,7 +238,8 @@ impl PrpcServer {
             compress_type: success.compression.number(),
             correlation_id: id.key() as i64,
             attachment_size: success.attachment.len(),
-            user_fields: Some(success.metadata),
+            stream,
+            user_fields: Some(&fields),
             checksum: guard_of(id),
             ..MetaOut::default()
         };
@@ -226,16 +257,11 @@ impl PrpcServer {
 
     /// `refused`: the framework failed the call; the text then begins as brpc's do.
     fn write_failure(&mut self, id: CallId, status: &Status, refused: bool) {
-        let errno = status.errno();
-        let prefixed = refused.then(|| {
-            let identity = &self.config.identity;
-            format!("[{identity}][E{errno}]{}", status.message())
-        });
-        let text = prefixed.as_deref().unwrap_or(status.message());
+        let text = self.failure_text(status, refused);
         let mut meta = MetaOut {
             response: Some(ResponseOut {
-                error_code: errno,
-                error_text: truncate(text, self.config.limits.max_meta / 2),
+                error_code: status.errno(),
+                error_text: truncate(&text, self.config.limits.max_meta / 2),
             }),
             correlation_id: id.key() as i64,
             user_fields: Some(status.metadata()),
@@ -247,6 +273,26 @@ impl PrpcServer {
             Body::Bytes(Bytes::new()),
             Bytes::new(),
         );
+    }
+
+    fn failure_text<'a>(&self, status: &'a Status, refused: bool) -> Cow<'a, str> {
+        if !refused {
+            return Cow::Borrowed(status.message());
+        }
+        let (identity, errno) = (&self.config.identity, status.errno());
+        Cow::Owned(format!("[{identity}][E{errno}]{}", status.message()))
+    }
+
+    fn answer_plain(&mut self, id: CallId, reply: Reply<'_>) {
+        match reply {
+            Reply::Success(success) => self.write_success(id, success, None),
+            Reply::Failed(status) => self.write_failure(id, status, false),
+            Reply::Refused(status) => self.write_failure(id, status, true),
+            Reply::Page(_) => {
+                let status = Status::from_errno(EINTERNAL, "a page is no answer to a call");
+                self.write_failure(id, &status, true);
+            }
+        }
     }
 }
 
@@ -271,7 +317,11 @@ impl ServerSession for PrpcServer {
                 }
                 return None;
             };
-            let event = self.call(frame);
+            let event = if frame.stream {
+                self.stream_frame(frame)
+            } else {
+                self.call(frame)
+            };
             if event.is_some() {
                 return event;
             }
@@ -279,18 +329,37 @@ impl ServerSession for PrpcServer {
         None
     }
 
+    fn carries(&self, _kind: Kind) -> bool {
+        true
+    }
+
     fn answer(&mut self, id: CallId, reply: Reply<'_>) {
         debug_assert!(self.in_flight > 0, "a call is answered once");
-        self.in_flight = self.in_flight.saturating_sub(1);
-        match reply {
-            Reply::Success(success) => self.write_success(id, success),
-            Reply::Failed(status) => self.write_failure(id, status, false),
-            Reply::Refused(status) => self.write_failure(id, status, true),
-            Reply::Page(_) => {
-                let status = Status::from_errno(EINTERNAL, "a page is no answer to a call");
-                self.write_failure(id, &status, true);
-            }
+        if id.tag() == STREAM_TAG {
+            let goes_on = self.answer_stream(id, reply);
+            self.in_flight -= usize::from(!goes_on);
+            return;
         }
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.answer_plain(id, reply);
+    }
+
+    fn begin(&mut self, id: CallId, metadata: &MetadataMap) {
+        self.begin_stream(id, metadata);
+    }
+
+    fn send(&mut self, id: CallId, message: Body<'_>, compression: Compression) -> Room {
+        self.send_on_stream(id, message, compression)
+    }
+
+    fn finish(&mut self, id: CallId, result: Result<(), &Status>, trailers: &MetadataMap) {
+        debug_assert!(self.in_flight > 0, "a stream ends once");
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.finish_stream(id, result, trailers);
+    }
+
+    fn consumed(&mut self, id: CallId, bytes: usize) {
+        self.consumed_from_stream(id, bytes);
     }
 
     fn transmit(&mut self) -> &mut VecDeque<Bytes> {
@@ -331,6 +400,9 @@ impl ServerSession for PrpcServer {
     fn release(&mut self) {
         self.frames.release();
         self.out.release();
+        if self.streams.is_empty() {
+            self.streams = Slab::new();
+        }
     }
 }
 
@@ -348,6 +420,18 @@ pub fn part(bytes: &Bytes, start: usize, end: usize) -> Bytes {
 /// How the request's body was guarded: the answer's is guarded the same way.
 fn guard_of(id: CallId) -> Checksum {
     [Checksum::None, Checksum::Data, Checksum::DataAndAttachment][id.tag() as usize % 3]
+}
+
+/// What precedes and what follows a message, where the two are not told apart.
+fn both<'a>(metadata: &'a MetadataMap, trailers: &MetadataMap) -> Cow<'a, MetadataMap> {
+    if trailers.is_empty() {
+        return Cow::Borrowed(metadata);
+    }
+    let mut all = metadata.clone();
+    for (key, value) in trailers.iter() {
+        all.append_bytes(key, value.clone());
+    }
+    Cow::Owned(all)
 }
 
 /// At most `max` bytes of `text`, cut between characters.

@@ -7,11 +7,9 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::super::tests::{frame, packets, read, serve};
-use super::super::{HEADER, PrpcClient, PrpcServer, meta, schema};
+use super::super::{HEADER, PrpcClient, PrpcServer};
 use crate::rpc::protocol::harness::{collect, config, feed};
-use crate::rpc::protocol::{
-    Body, Checksum, ClientEvent, ClientSession, Limits, OutgoingCall, counters,
-};
+use crate::rpc::protocol::{Body, Checksum, ClientEvent, ClientSession, Limits, OutgoingCall};
 use crate::rpc::status::Code;
 
 /// A recording, or `None`, said loudly, where the recordings are absent.
@@ -140,30 +138,6 @@ fn recorded_answers_reach_the_caller_as_brpc_meant_them() {
             }
         }
     }
-}
-
-/// Streams are not spoken yet: the recorded metas must still be read, and what follows on the connection
-/// must hurt nobody.
-#[test]
-fn a_recorded_stream_is_declined_and_its_frames_are_dropped() {
-    let Some(sent) = golden("stream_echo.c2s") else {
-        return;
-    };
-    let first = HEADER + u32::from_be_bytes(sent[4..8].try_into().unwrap()) as usize;
-    let meta = meta::Meta::read(&sent[HEADER..HEADER + 0x33]).unwrap();
-    assert!(meta.opens_stream);
-    let mut server = PrpcServer::new(config());
-    let before = counters::REFUSED_STREAM_FRAMES.get();
-    let (ours, result) = feed(&mut server, &sent, &[7, 100], serve);
-    assert_eq!(result, None);
-    let answer = &packets(&ours)[0].0;
-    assert_eq!(answer.meta.stream_settings, None, "declined");
-    assert_eq!(answer.data, packets(&sent[..first])[0].0.data);
-    assert!(counters::REFUSED_STREAM_FRAMES.get() >= before + 6);
-    let frames = &sent[first..];
-    let decoded = schema::StreamFrameMeta::decode(&frames[12..20]).unwrap();
-    assert_eq!(decoded.frame_type, Some(3), "DATA");
-    assert_eq!(decoded.encode_to_vec(), frames[12..20]);
 }
 
 #[test]

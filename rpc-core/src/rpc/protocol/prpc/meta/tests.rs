@@ -65,7 +65,7 @@ proptest! {
         service in "[a-zA-Z.]{0,200}", method in "\\PC{0,20}", log_id: Option<i64>, timeout_ms: Option<i32>,
         ids: [i64; 3], request_id in "[a-z0-9-]{0,40}", correlation_id: i64, attachment in 0..i32::MAX as usize,
         fields in proptest::collection::vec(("[a-z-]{0,9}", "\\PC{0,9}"), 0..4), guard in 0..3usize, sum: u32,
-        response: bool, error_code: i32, error_text in "\\PC{0,40}",
+        response: bool, error_code: i32, error_text in "\\PC{0,40}", stream: Option<(i64, bool, bool)>,
     ) {
         let [trace_id, span_id, parent_span_id] = ids;
         let trace = Trace { trace_id, span_id, parent_span_id, request_id };
@@ -77,6 +77,7 @@ proptest! {
             compress_type: 2,
             correlation_id,
             attachment_size: attachment,
+            stream: stream.map(|(stream_id, need_feedback, writable)| StreamSettings { stream_id, need_feedback, writable }),
             user_fields: Some(&user_fields),
             content_type: 0,
             checksum: [Checksum::None, Checksum::Data, Checksum::DataAndAttachment][guard],
@@ -154,7 +155,12 @@ fn any_meta() -> impl Strategy<Value = schema::RpcMeta> {
                     chunk_id: 2,
                 }),
                 authentication_data: bytes.clone(),
-                stream_settings: None,
+                stream_settings: c.map(|id| schema::StreamSettings {
+                    stream_id: id.into(),
+                    need_feedback: flag,
+                    writable: Some(true),
+                    extra_stream_ids: vec![1, 2],
+                }),
                 user_fields: [("k".to_string(), "v".to_string())].into(),
                 content_type: c,
                 checksum_type: a,
@@ -191,7 +197,15 @@ fn assert_same(ours: &Meta<'_>, theirs: &schema::RpcMeta) {
     assert_eq!(ours.correlation_id, theirs.correlation_id());
     assert_eq!(ours.attachment_size, theirs.attachment_size());
     assert_eq!(ours.authentication, theirs.authentication_data());
-    assert_eq!(ours.opens_stream, theirs.stream_settings.is_some());
+    let stream = theirs
+        .stream_settings
+        .as_ref()
+        .map(|stream| StreamSettings {
+            stream_id: stream.stream_id,
+            need_feedback: stream.need_feedback(),
+            writable: stream.writable(),
+        });
+    assert_eq!(ours.stream, stream);
     assert_eq!(ours.content_type, theirs.content_type());
     assert_eq!(ours.checksum_type, theirs.checksum_type());
     assert_eq!(ours.checksum_value, theirs.checksum_value());
