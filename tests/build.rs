@@ -6,7 +6,12 @@ fn main() {
         "proto/library.proto",
         "../examples/proto/example.proto",
     ];
-    if let Err(error) = rpc_codegen::compile_protos(&protos, &["proto", "../examples/proto"]) {
+    let generated = rpc_codegen::compile_protos(&protos, &["proto", "../examples/proto"]);
+    let with_mocks = rpc_codegen::configure()
+        .build_mock(true)
+        .generate_default_stubs(true);
+    let mocked = with_mocks.compile_protos(&["proto/numbers.proto"], &["proto"]);
+    if let Err(error) = generated.and(mocked) {
         eprintln!("{error}");
         std::process::exit(1);
     }

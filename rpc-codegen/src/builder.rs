@@ -48,6 +48,7 @@ impl Default for Builder {
                 client: true,
                 server: true,
                 default_stubs: false,
+                mock: false,
             },
             out_dir: None,
             include_file: None,
@@ -80,6 +81,13 @@ impl Builder {
     /// out. Default: no, a server that forgets a method does not compile.
     pub fn generate_default_stubs(mut self, enable: bool) -> Self {
         self.parts.default_stubs = enable;
+        self
+    }
+
+    /// Writes a mock for each service beside its server, for tests: `GreeterMock::new().on_say_hello(|request|
+    /// …)` is a `Greeter`. Default: no.
+    pub fn build_mock(mut self, enable: bool) -> Self {
+        self.parts.mock = enable;
         self
     }
 

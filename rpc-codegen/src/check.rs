@@ -18,10 +18,10 @@ use crate::schema::{File, Schema};
 /// Everything of the kind, in file order; where two things clash, at the second.
 ///
 /// `generated` tells whether a top-level item gets code, by its full name with a leading dot. `services` tells
-/// whether services do.
+/// whether services do, and what is added to their names; empty = none do.
 pub(crate) fn problems(
     schema: &Schema,
-    services: bool,
+    services: &[&str],
     generated: impl Fn(&str) -> bool,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -51,8 +51,8 @@ pub(crate) fn problems(
             }
         }
         for (index, service) in (0..).zip(&descriptor.service) {
-            if services && generated(service.name()) {
-                finder.service(names, service, &[6, index]);
+            if !services.is_empty() && generated(service.name()) {
+                finder.service(names, service, services, &[6, index]);
             }
         }
     }
@@ -77,11 +77,17 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    fn service(&mut self, names: &mut Names, service: &ServiceDescriptorProto, at: &[i32]) {
+    fn service(
+        &mut self,
+        names: &mut Names,
+        service: &ServiceDescriptorProto,
+        suffixes: &[&str],
+        at: &[i32],
+    ) {
         let name = service.name().to_upper_camel_case();
         let owner = format!("service '{}'", service.name());
         let at_name = [at, &[NAME]].concat();
-        let rusts = ["", "Server", "Client"].map(|suffix| format!("{name}{suffix}"));
+        let rusts = suffixes.iter().map(|suffix| format!("{name}{suffix}"));
         self.take_all(names, rusts, &owner, &at_name);
 
         let constructor = "the client's constructor".to_owned();
@@ -93,17 +99,6 @@ impl Finder<'_> {
 
     fn method(&mut self, names: &mut Names, method: &MethodDescriptorProto, at: &[i32]) {
         let owner = format!("method '{}'", method.name());
-        if method.client_streaming() || method.server_streaming() {
-            let keyword = if method.client_streaming() {
-                CLIENT_STREAMING
-            } else {
-                SERVER_STREAMING
-            };
-            let message = format!("{owner}: streaming methods are not supported yet");
-            let hint = "remove 'stream', or leave services out with build_client(false) and build_server(false)";
-            self.problems
-                .push(self.file.problem(&[at, &[keyword]].concat(), message, hint));
-        }
         let name = method.name().to_snake_case();
         let with = format!("{name}_with");
         self.take_all(names, [name, with], &owner, &[at, &[NAME]].concat());
@@ -217,5 +212,3 @@ impl Finder<'_> {
 
 /// Field numbers of descriptors; a name is number 1 in all of them.
 const NAME: i32 = 1;
-const CLIENT_STREAMING: i32 = 5;
-const SERVER_STREAMING: i32 = 6;

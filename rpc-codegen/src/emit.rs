@@ -7,10 +7,10 @@
 
 use heck::ToShoutySnakeCase;
 use proc_macro2::{Literal, TokenStream};
-use quote::{format_ident, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::Ident;
 
-use crate::plan::{Docs, Message, Method, Service};
+use crate::plan::{Docs, Method, Service};
 
 /// Which parts of a service to write.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Parts {
     pub(crate) server: bool,
     /// Trait methods get a body that answers `UNIMPLEMENTED`.
     pub(crate) default_stubs: bool,
+    /// Servers get a stand-in for tests.
+    pub(crate) mock: bool,
 }
 
 /// Everything that is generated for one service.
@@ -32,8 +34,9 @@ pub(crate) fn service(service: &Service, parts: Parts) -> TokenStream {
         .then(|| [service_trait(service, parts), server(service)])
         .into_iter()
         .flatten();
+    let mock = (parts.server && parts.mock).then(|| mock(service));
     let client = parts.client.then(|| client(service));
-    quote! { #descriptor #(#server)* #client }
+    quote! { #descriptor #(#server)* #mock #client }
 }
 
 fn descriptor(service: &Service) -> TokenStream {
@@ -45,14 +48,16 @@ fn descriptor(service: &Service) -> TokenStream {
             &method.input.full_name,
             &method.output.full_name,
         );
+        let (client_streaming, server_streaming) =
+            (method.client_streaming, method.server_streaming);
         quote! {
             ::rpc_core::codegen::MethodDescriptor {
                 service: #full_name,
                 name: #name,
                 input: #input,
                 output: #output,
-                client_streaming: false,
-                server_streaming: false,
+                client_streaming: #client_streaming,
+                server_streaming: #server_streaming,
             }
         }
     });
@@ -72,7 +77,7 @@ fn service_trait(service: &Service, parts: Parts) -> TokenStream {
         format!(" What a server of `{}` has to do.", service.full_name)
     });
     let methods = service.methods.iter().map(|method| {
-        let (name, request, reply) = (&method.name, request(&method.input), reply(&method.output));
+        let (name, request, reply) = (&method.name, handler_request(method), handler_reply(method));
         let docs = doc_comment(&method.docs, || {
             format!(" Answers a call of `{}`.", method.proto_name)
         });
@@ -81,9 +86,13 @@ fn service_trait(service: &Service, parts: Parts) -> TokenStream {
                 "{}/{} is not implemented",
                 service.full_name, method.proto_name
             );
+            // A stream in the signature has no type of its own: the empty one will do.
+            let nothing = method.server_streaming.then(|| {
+                quote! { ::<::rpc_core::codegen::Response<::core::iter::Empty<_>>, _> }
+            });
             quote! {{
                 let _ = request;
-                ::core::result::Result::Err(::rpc_core::codegen::Status::unimplemented(#message))
+                ::core::result::Result #nothing ::Err(::rpc_core::codegen::Status::unimplemented(#message))
             }}
         } else {
             quote! { ; }
@@ -107,9 +116,9 @@ fn server(service: &Service) -> TokenStream {
         " Serves an implementation of [`{name}`]; hand it to a server builder's `add_service`."
     );
     let arms = service.methods.iter().enumerate().map(|(index, method)| {
-        let (method, request) = (&method.name, request(&method.input));
-        let index = Literal::usize_unsuffixed(index);
-        quote! { #index => call.unary(|request: #request| <T as #name>::#method(&self.inner, request)), }
+        let (call, request) = (call(method), handler_request(method));
+        let (method, index) = (&method.name, Literal::usize_unsuffixed(index));
+        quote! { #index => call.#call(|request: #request| <T as #name>::#method(&self.inner, request)), }
     });
     quote! {
         #[doc = #doc]
@@ -136,6 +145,70 @@ fn server(service: &Service) -> TokenStream {
                 }
             }
         }
+    }
+}
+
+fn mock(service: &Service) -> TokenStream {
+    let (name, mock) = (&service.name, format_ident!("{}Mock", service.name));
+    let doc = format!(
+        " A [`{name}`] for tests: each method does what it was told. One that was told nothing answers \
+         `UNIMPLEMENTED`."
+    );
+    let does = |method: &Method| {
+        let request = handler_request(method);
+        let reply = caller_reply(method);
+        quote! { ::core::ops::Fn(#request) -> #reply + ::core::marker::Send + ::core::marker::Sync }
+    };
+    let fields = service.methods.iter().map(|method| {
+        let (name, does) = (&method.name, does(method));
+        quote! { #name: ::core::option::Option<::std::boxed::Box<dyn #does>> }
+    });
+    let setters = service.methods.iter().map(|method| {
+        let (name, does) = (&method.name, does(method));
+        let plain = plain(name);
+        let (setter, doc) = (
+            format_ident!("on_{plain}"),
+            format!(" Says what `{plain}` does."),
+        );
+        quote! {
+            #[doc = #doc]
+            #[must_use]
+            pub fn #setter(mut self, does: impl #does + 'static) -> Self {
+                self.#name = ::core::option::Option::Some(::std::boxed::Box::new(does));
+                self
+            }
+        }
+    });
+    let methods = service.methods.iter().map(|method| {
+        let (name, request, reply) = (&method.name, handler_request(method), handler_reply(method));
+        let message = format!(
+            "{}/{}: the mock was not told what to do",
+            service.full_name, method.proto_name
+        );
+        quote! {
+            fn #name(&self, request: #request) -> #reply {
+                match &self.#name {
+                    ::core::option::Option::Some(does) => does(request),
+                    ::core::option::Option::None => ::core::result::Result::Err(
+                        ::rpc_core::codegen::Status::unimplemented(#message),
+                    ),
+                }
+            }
+        }
+    });
+    quote! {
+        #[doc = #doc]
+        #[derive(Default)]
+        pub struct #mock { #(#fields),* }
+
+        impl #mock {
+            /// Nothing is told yet.
+            pub fn new() -> Self { ::core::default::Default::default() }
+
+            #(#setters)*
+        }
+
+        impl #name for #mock { #(#methods)* }
     }
 }
 
@@ -176,17 +249,31 @@ fn client_method(service: &Service, index: usize, method: &Method) -> TokenStrea
     } = method;
     let index = Literal::usize_unsuffixed(index);
     let (input, output) = (&method.input.rust, &method.output.rust);
-    let (descriptor, reply) = (descriptor_ident(service), reply(&method.output));
+    let (descriptor, call) = (descriptor_ident(service), call(method));
+    let reply = caller_reply(method);
+    let request = match (method.client_streaming, method.server_streaming) {
+        (false, _) => quote! { impl ::rpc_core::codegen::IntoRequest<#input> },
+        (true, false) => {
+            quote! { impl ::rpc_core::codegen::IntoStreamingRequest<Message = #input> }
+        }
+        // They are sent on a coroutine of their own.
+        (true, true) => quote! {
+            impl ::rpc_core::codegen::IntoStreamingRequest<
+                Message = #input,
+                Messages: ::core::marker::Send + 'static,
+            >
+        },
+    };
     let docs = doc_comment(&method.docs, || format!(" Calls `{}`.", method.proto_name));
     let doc_with = format!(
         " [`{}`](Self::{0}) with options for this call.",
-        name.to_string().trim_start_matches("r#")
+        plain(name)
     );
     let deprecated = method.deprecated.then(|| quote! { #[deprecated] });
     quote! {
         #docs
         #deprecated
-        pub fn #name(&self, request: impl ::rpc_core::codegen::IntoRequest<#input>) -> #reply {
+        pub fn #name(&self, request: #request) -> #reply {
             self.#name_with(request, ::core::default::Default::default())
         }
 
@@ -194,24 +281,72 @@ fn client_method(service: &Service, index: usize, method: &Method) -> TokenStrea
         #deprecated
         pub fn #name_with(
             &self,
-            request: impl ::rpc_core::codegen::IntoRequest<#input>,
+            request: #request,
             options: ::rpc_core::codegen::CallOptions,
         ) -> #reply {
-            self.channel.unary::<#input, #output>(&#descriptor.methods[#index], request, options)
+            self.channel.#call::<#input, #output>(&#descriptor.methods[#index], request, options)
         }
     }
 }
 
-fn request(message: &Message) -> TokenStream {
-    let rust = &message.rust;
-    quote! { ::rpc_core::codegen::Request<#rust> }
+/// What servers and channels call the kind of the method.
+fn call(method: &Method) -> Ident {
+    let name = match (method.client_streaming, method.server_streaming) {
+        (false, false) => "unary",
+        (true, false) => "client_stream",
+        (false, true) => "server_stream",
+        (true, true) => "bidi",
+    };
+    format_ident!("{name}")
 }
 
-fn reply(message: &Message) -> TokenStream {
-    let rust = &message.rust;
-    quote! {
-        ::core::result::Result<::rpc_core::codegen::Response<#rust>, ::rpc_core::codegen::Status>
+/// What a handler gets.
+fn handler_request(method: &Method) -> TokenStream {
+    let message = &method.input.rust;
+    if method.client_streaming {
+        let messages = streaming(message);
+        quote! { ::rpc_core::codegen::Request<#messages> }
+    } else {
+        quote! { ::rpc_core::codegen::Request<#message> }
     }
+}
+
+/// What a handler gives.
+fn handler_reply(method: &Method) -> TokenStream {
+    let message = &method.output.rust;
+    if method.server_streaming {
+        let item = result(message);
+        response(&quote! { impl ::core::iter::Iterator<Item = #item> })
+    } else {
+        response(message)
+    }
+}
+
+/// What a caller gets.
+fn caller_reply(method: &Method) -> TokenStream {
+    let message = &method.output.rust;
+    if method.server_streaming {
+        response(&streaming(message))
+    } else {
+        response(message)
+    }
+}
+
+/// The name without what marks it as no keyword.
+fn plain(name: &Ident) -> String {
+    name.to_string().trim_start_matches("r#").to_owned()
+}
+
+fn streaming(message: &syn::Type) -> TokenStream {
+    quote! { ::rpc_core::codegen::Streaming<#message> }
+}
+
+fn response(body: &impl ToTokens) -> TokenStream {
+    result(&quote! { ::rpc_core::codegen::Response<#body> })
+}
+
+fn result(value: &impl ToTokens) -> TokenStream {
+    quote! { ::core::result::Result<#value, ::rpc_core::codegen::Status> }
 }
 
 /// The schema's comment, or a sentence in its place.

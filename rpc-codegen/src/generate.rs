@@ -12,6 +12,7 @@ use prost_build::{Config, Module};
 use syn::parse::Parser;
 
 use crate::builder::{Builder, On};
+use crate::emit::Parts;
 use crate::error::Error;
 use crate::module::Contents;
 use crate::output::Generated;
@@ -22,8 +23,16 @@ use crate::{check, comments};
 /// One file per package of which anything is generated.
 pub(crate) fn generate(options: &Builder, schema: &Schema) -> Result<Vec<Generated>, Error> {
     let config = prost_config(options)?;
-    let with_services = options.parts.client || options.parts.server;
-    Error::check(check::problems(schema, with_services, |name| {
+    let suffixes: &[&str] = match options.parts {
+        Parts {
+            client: false,
+            server: false,
+            ..
+        } => &[],
+        Parts { mock: false, .. } => &["", "Server", "Client"],
+        Parts { mock: true, .. } => &["", "Server", "Client", "Mock"],
+    };
+    Error::check(check::problems(schema, suffixes, |name| {
         !is_external(options, name)
     }))?;
     let (messages, services) = lower(config, schema)?;

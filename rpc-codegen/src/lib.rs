@@ -75,7 +75,7 @@
 //! # Limits
 //!
 //! - proto2 and proto3; editions are refused.
-//! - Unary methods; `stream` is refused.
+//! - Methods of all kinds; a stream is an iterator, at handlers and callers alike.
 //! - Unknown fields are dropped on decoding (prost).
 //!
 //! The same generator as a command: `rpc-codegen --out DIR -I INCLUDE FILE.proto`.

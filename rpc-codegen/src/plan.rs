@@ -4,7 +4,6 @@
 //!
 //! Invariants (`check` has seen to them)
 //! - Method names of a plan are unique, also against what the client adds of its own.
-//! - No method streams.
 
 use prost_build::Comments;
 use syn::Ident;
@@ -32,6 +31,10 @@ pub(crate) struct Method {
     pub(crate) proto_name: String,
     pub(crate) docs: Docs,
     pub(crate) deprecated: bool,
+    /// The client sends a stream.
+    pub(crate) client_streaming: bool,
+    /// The server sends a stream.
+    pub(crate) server_streaming: bool,
     pub(crate) input: Message,
     pub(crate) output: Message,
 }
@@ -76,6 +79,8 @@ impl Method {
             proto_name: method.proto_name.clone(),
             docs: Docs::new(&method.comments),
             deprecated: method.options.deprecated(),
+            client_streaming: method.client_streaming,
+            server_streaming: method.server_streaming,
             input: Message::new(&method.input_type, &method.input_proto_type)?,
             output: Message::new(&method.output_type, &method.output_proto_type)?,
         })

@@ -9,6 +9,7 @@ pub use crate::rpc::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::rpc::message::{IntoRequest, Request, Response};
 pub use crate::rpc::server::{Finished, ServerCall, Service};
 pub use crate::rpc::status::Status;
+pub use crate::rpc::streaming::{IntoStreamingRequest, Streaming};
 
 /// Includes the code that `rpc_codegen::compile_protos` generated for a package: its messages, and a
 /// trait, a server and a client for each service.

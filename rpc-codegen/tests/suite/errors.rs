@@ -149,21 +149,6 @@ fn every_problem_of_a_file_is_told() {
 }
 
 #[test]
-fn streaming_is_refused_where_it_is_asked_for() {
-    let text = service(
-        "  rpc List(stream HelloRequest) returns (HelloReply);\n  rpc Watch(HelloRequest) returns (stream HelloReply);",
-    );
-    let hint = "    hint: remove 'stream', or leave services out with build_client(false) and build_server(false)";
-    assert_eq!(
-        explained(&[("a.proto", &text)]),
-        format!(
-            "a.proto:6:12: method 'List': streaming methods are not supported yet\n{hint}\n\
-             a.proto:7:36: method 'Watch': streaming methods are not supported yet\n{hint}"
-        )
-    );
-}
-
-#[test]
 fn methods_that_get_one_rust_name_are_refused() {
     let text = service(
         "  rpc SayHello(HelloRequest) returns (HelloReply);\n  rpc say_hello(HelloRequest) returns (HelloReply);",

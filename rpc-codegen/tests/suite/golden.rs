@@ -40,6 +40,12 @@ fn comments_become_docs_that_do_not_run() {
 }
 
 #[test]
+fn streams_are_iterators_and_mocks_do_what_they_are_told() {
+    let builder = configure().build_mock(true).generate_default_stubs(true);
+    check("streams", &["streams.proto"], builder);
+}
+
+#[test]
 fn options_change_what_they_name() {
     let builder = configure()
         .bytes(".options.Blob.shared")

@@ -167,7 +167,7 @@ fn well_known_types_are_generated_where_asked() {
 }
 
 #[test]
-fn a_streaming_schema_gives_its_messages_where_services_are_left_out() {
+fn a_schema_gives_its_messages_where_services_are_left_out() {
     let directory = tempfile::tempdir().unwrap();
     let text =
         "syntax = \"proto3\";\nmessage M {}\nservice S { rpc Watch(M) returns (stream M); }\n";

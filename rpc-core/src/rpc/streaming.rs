@@ -1,7 +1,7 @@
 //! Streams of messages as handlers and callers see them.
 //!
 //! Knows: messages, their order, what precedes and follows them.
-//! Does not know: connections, frames, who waits how; floor 5 does, behind [`Pull`] and [`Duplex`].
+//! Does not know: connections, frames, who waits how; floor 5 does, behind `Pull` and `Duplex`.
 //!
 //! Invariants
 //! - S-1  A stream that failed or ended gives nothing more.

@@ -12,6 +12,7 @@ mod failures;
 mod golden;
 mod http;
 mod peer;
+mod streams;
 mod threads;
 mod transcoding;
 
