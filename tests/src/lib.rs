@@ -50,8 +50,20 @@ pub fn recorded(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// The path of a binary of this workspace, built if need be: `wechat-demo`, `xtask`, or one of
-/// `examples`.
+/// The Python with gRPC's packages that `cargo xtask test` makes (`target/python`). Says so on stderr when it
+/// is not there; a test then ends.
+pub fn python() -> Option<PathBuf> {
+    let path = root().join("target/python/bin/python");
+    if path.exists() {
+        return Some(path);
+    }
+    let said = "NOT RUN: no Python with grpcio in target/python; `cargo xtask test` makes it\n";
+    io::stderr().write_all(said.as_bytes()).ok()?;
+    None
+}
+
+/// The path of a binary of this workspace, built if need be: `wechat-demo`, `xtask`, one of `examples`, or
+/// one of tonic's among the peers.
 ///
 /// # Panics
 /// When cargo cannot build it; cargo's own message is above.
@@ -82,6 +94,7 @@ fn build(name: &str) -> PathBuf {
     };
     let package = match name {
         "wechat-demo" | "xtask" => name,
+        _ if name.starts_with("tonic_") => "peers",
         _ => "examples",
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

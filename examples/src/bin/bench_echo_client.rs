@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use hdrhistogram::Histogram;
-use rpc_core::Channel;
+use rpc_core::{Channel, Wire};
 
 rpc_core::include_proto!("example");
 
@@ -34,6 +34,16 @@ struct Flags {
     /// Bytes of text in each message
     #[arg(long, default_value_t = 100)]
     payload: usize,
+    /// What is spoken
+    #[arg(long, value_enum, default_value_t = Protocol::BaiduStd)]
+    protocol: Protocol,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Protocol {
+    #[value(name = "baidu_std")]
+    BaiduStd,
+    Grpc,
 }
 
 /// What the callers look at between two calls.
@@ -56,8 +66,13 @@ fn main() {
     let flags: Flags = examples::parse_flags();
     let phase = Arc::new(Phase::default());
     let (mut callers, mut connections) = (Vec::new(), Vec::new());
+    let wire = match flags.protocol {
+        Protocol::BaiduStd => Wire::Prpc,
+        Protocol::Grpc => Wire::Grpc,
+    };
     for _ in 0..flags.connections {
         let channel = Channel::builder(&flags.addr)
+            .protocol(wire)
             .deadline(Duration::from_secs(10))
             .connect()
             .unwrap_or_else(|error| examples::fail(error));

@@ -1,4 +1,4 @@
-//! Body compression: gzip and zlib, with a bound on what comes out.
+//! Body compression: gzip, zlib and zstd, with a bound on what comes out.
 //!
 //! Knows: brpc's compress types.   Does not know: frames, messages.
 //!
@@ -13,6 +13,8 @@ use bytes::Bytes;
 use flate2::Compression as Level;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
+use ruzstd::decoding::StreamingDecoder;
+use ruzstd::encoding::CompressionLevel;
 
 /// How a body is compressed; brpc's `CompressType`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -28,6 +30,8 @@ pub enum Compression {
     Zlib,
     /// LZ4. Known, not spoken; brpc has no handler for it either.
     Lz4,
+    /// RFC 8878. Only gRPC has a name for it.
+    Zstd,
     /// A number brpc does not define.
     Other(i32),
 }
@@ -45,7 +49,7 @@ impl Compression {
         }
     }
 
-    /// brpc's number.
+    /// brpc's number; for zstd, which has none, one that brpc does not know.
     pub const fn number(self) -> i32 {
         match self {
             Self::None => 0,
@@ -53,6 +57,7 @@ impl Compression {
             Self::Gzip => 2,
             Self::Zlib => 3,
             Self::Lz4 => 4,
+            Self::Zstd => -1,
             Self::Other(number) => number,
         }
     }
@@ -66,6 +71,7 @@ impl fmt::Display for Compression {
             Self::Gzip => f.write_str("gzip"),
             Self::Zlib => f.write_str("zlib"),
             Self::Lz4 => f.write_str("lz4"),
+            Self::Zstd => f.write_str("zstd"),
             Self::Other(number) => write!(f, "compress_type {number}"),
         }
     }
@@ -118,6 +124,7 @@ pub fn compress(kind: Compression, data: &[u8]) -> Result<Bytes, CompressionErro
             encoder.write_all(data).map_err(damaged)?;
             encoder.finish().map_err(damaged)?
         }
+        Compression::Zstd => ruzstd::encoding::compress_to_vec(data, CompressionLevel::Fastest),
         other => return Err(CompressionError::Unsupported(other)),
     };
     Ok(Bytes::from(compressed))
@@ -132,6 +139,12 @@ pub fn decompress(kind: Compression, data: &Bytes, max: usize) -> Result<Bytes, 
         Compression::None => Ok(data.clone()),
         Compression::Gzip => inflate(kind, MultiGzDecoder::new(&data[..]), max),
         Compression::Zlib => inflate(kind, ZlibDecoder::new(&data[..]), max),
+        Compression::Zstd => {
+            let decoder = StreamingDecoder::new(&data[..]);
+            let decoder = decoder
+                .map_err(|error| CompressionError::Damaged(kind, io::Error::other(error)))?;
+            inflate(kind, decoder, max)
+        }
         other => Err(CompressionError::Unsupported(other)),
     }
 }
@@ -157,7 +170,13 @@ mod tests {
     #[test]
     fn what_is_compressed_comes_back() {
         let data = Bytes::from(b"hello hello hello hello ".repeat(100));
-        for kind in [Compression::None, Compression::Gzip, Compression::Zlib] {
+        let kinds = [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Zlib,
+            Compression::Zstd,
+        ];
+        for kind in kinds {
             let wire = compress(kind, &data).unwrap();
             assert_eq!(decompress(kind, &wire, data.len()).unwrap(), data, "{kind}");
         }
@@ -165,16 +184,18 @@ mod tests {
 
     #[test]
     fn a_bomb_is_stopped_at_the_limit() {
-        let wire = compress(Compression::Gzip, &vec![0; 10 << 20]).unwrap();
-        assert!(wire.len() < 100_000);
-        let error = decompress(Compression::Gzip, &wire, 1 << 20).unwrap_err();
-        assert!(matches!(error, CompressionError::TooLarge(_)), "{error}");
+        for kind in [Compression::Gzip, Compression::Zlib, Compression::Zstd] {
+            let wire = compress(kind, &vec![0; 10 << 20]).unwrap();
+            assert!(wire.len() < 100_000);
+            let error = decompress(kind, &wire, 1 << 20).unwrap_err();
+            assert!(matches!(error, CompressionError::TooLarge(_)), "{error}");
+        }
     }
 
     #[test]
     fn damage_and_foreign_kinds_are_named() {
         let junk = Bytes::from_static(b"not compressed at all");
-        for kind in [Compression::Gzip, Compression::Zlib] {
+        for kind in [Compression::Gzip, Compression::Zlib, Compression::Zstd] {
             let text = decompress(kind, &junk, 100).unwrap_err().to_string();
             assert!(text.contains(&kind.to_string()), "{text}");
         }

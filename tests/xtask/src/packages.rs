@@ -1,4 +1,4 @@
-//! The system packages that tests need, and how they get onto the machine.
+//! The system's and Python's packages that tests need, and how they get onto the machine.
 //!
 //! Knows: Debian's package names, a probe per package, apt-get.
 //! Does not know: which test wants what; a test says so when its tool is missing.
@@ -19,11 +19,21 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 9] = [
     Need {
         package: "curl",
         probe: &["curl", "--version"],
         why: "the HTTP tests ask the console and the JSON door with a client that is not ours",
+    },
+    Need {
+        package: "nghttp2-client",
+        probe: &["h2load", "--version"],
+        why: "the HTTP/2 tests are loaded by an implementation that is not ours",
+    },
+    Need {
+        package: "python3-venv",
+        probe: &["python3", "-c", "import ensurepip"],
+        why: "grpcio, gRPC's own implementation, is installed into an environment of the tests",
     },
     Need {
         package: "gcc",
@@ -57,8 +67,42 @@ const NEEDS: [Need; 7] = [
     },
 ];
 
+/// What the gRPC tests run as peers, from PyPI.
+const PYTHON: [&str; 4] = [
+    "grpcio",
+    "grpcio-tools",
+    "grpcio-health-checking",
+    "grpcio-reflection",
+];
+
 /// Installs what is missing; says what is there.
 pub(crate) fn ensure() -> Result<()> {
+    ensure_system()?;
+    ensure_python()
+}
+
+/// Makes `target/python`, an environment with [`PYTHON`]; nothing outside it is touched.
+fn ensure_python() -> Result<()> {
+    let folder = crate::steps::root().join("target/python");
+    let python = folder.join("bin/python");
+    let probe = "import grpc, grpc_tools, grpc_health, grpc_reflection";
+    let python_arg = python.to_string_lossy();
+    if succeeds(&[&*python_arg, "-c", probe]) {
+        println!(
+            "==> the Python packages the tests need are there: {}",
+            PYTHON.join(", ")
+        );
+        return Ok(());
+    }
+    let mut venv = Command::new("python3");
+    crate::steps::step(venv.args(["-m", "venv"]).arg(&folder))?;
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet"]).args(PYTHON);
+    crate::steps::step(&mut pip)
+        .context("no Python packages (offline?): tests with grpcio will say NOT RUN")
+}
+
+fn ensure_system() -> Result<()> {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !succeeds(need.probe)).collect();
     if missing.is_empty() {
         let names: Vec<&str> = NEEDS.iter().map(|need| need.package).collect();

@@ -360,7 +360,7 @@ impl Channel {
             };
             match attempt(&connection, call, until) {
                 // That server is going or gone and did not run the call: each other address may.
-                Err(status) if elsewhere > 0 && matches!(status.errno(), ELOGOFF | EHOSTDOWN) => {
+                Err(status) if elsewhere > 0 && takes_no_calls(&status) => {
                     elsewhere -= 1;
                     now = Instant::now();
                     if until <= now {
@@ -474,7 +474,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// Bytes of one answer with its attachment; a larger one ends the connection. Default 64 MiB.
+    /// Bytes of one answer with its attachment; a larger one ends the connection (gRPC: fails its call).
+    /// Default 64 MiB.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.limits.max_message = bytes;
@@ -546,6 +547,12 @@ impl fmt::Debug for Channel {
             .field("targets", &targets)
             .finish()
     }
+}
+
+/// True if the server said, or its absence, that it took no call.
+fn takes_no_calls(status: &Status) -> bool {
+    // A handler's own `Unavailable` has no such number: it may have run.
+    status.is_errno(ELOGOFF) || status.is_errno(EHOSTDOWN)
 }
 
 /// Separates the message from what travels beside it.

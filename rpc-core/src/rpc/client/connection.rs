@@ -132,6 +132,8 @@ impl Connection {
             max_body: link.limits().max_message,
             max_decompressed: link.limits().max_message,
             max_in_flight: link.limits().max_pending,
+            // A server may take pings for an attack: only where one has agreed to them.
+            keepalive: None,
             ..Limits::default()
         };
         let session: Box<dyn ClientSession> = match link.limits().wire {
@@ -299,7 +301,12 @@ impl Connection {
                     let drained = drained && !state.hung_up;
                     state.read_pending = !drained;
                     let finished = state.session.is_finished();
+                    // The session has answers of its own: to pings, to settings.
+                    let owes = !state.out.is_blocked() && !state.session.transmit().is_empty();
                     drop(guard);
+                    if owes {
+                        self.ask_for_turn();
+                    }
                     if retire {
                         self.link.retire(self);
                     }
@@ -407,7 +414,7 @@ fn deliver(state: &mut State, waking: &mut Vec<Waiter>) -> bool {
             }
             _ => None,
         };
-        going_away |= failed.is_some_and(|status| status.errno() == ELOGOFF);
+        going_away |= failed.is_some_and(|status| status.is_errno(ELOGOFF));
         let slot = event
             .token()
             .and_then(|token| state.slots.get_mut(token as usize));

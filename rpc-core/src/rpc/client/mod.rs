@@ -36,16 +36,18 @@ impl Status {
     /// True if the call certainly never ran: it was not sent, or refused before a handler saw it. Then
     /// calling again is safe whatever the call does; otherwise only if it may run twice.
     pub fn never_ran(&self) -> bool {
-        matches!(
-            self.errno(),
-            EHOSTDOWN
-                | ELIMIT
-                | ELOGOFF
-                | ENOMETHOD
-                | ENOSERVICE
-                | EOVERCROWDED
-                | EREJECT
-                | ERPCAUTH
-        )
+        // Only what was said by number: over gRPC a handler's own `Unavailable` comes without one.
+        [
+            EHOSTDOWN,
+            ELIMIT,
+            ELOGOFF,
+            ENOMETHOD,
+            ENOSERVICE,
+            EOVERCROWDED,
+            EREJECT,
+            ERPCAUTH,
+        ]
+        .iter()
+        .any(|errno| self.is_errno(*errno))
     }
 }

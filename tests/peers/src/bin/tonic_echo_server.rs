@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use clap::Parser;
 use peers::proto::echo_service_server::{EchoService, EchoServiceServer};
 use peers::proto::{EchoRequest, EchoResponse};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// Serve example.EchoService over gRPC
@@ -31,10 +32,11 @@ impl EchoService for Echo {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
-    let mut server = tonic::transport::Server::builder().tcp_nodelay(true);
-    server
+    let incoming = TcpIncoming::bind(flags.addr)?.with_nodelay(Some(true));
+    println!("listening on {}", incoming.local_addr()?);
+    tonic::transport::Server::builder()
         .add_service(EchoServiceServer::new(Echo))
-        .serve(flags.addr)
+        .serve_with_incoming(incoming)
         .await?;
     Ok(())
 }

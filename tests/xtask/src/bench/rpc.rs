@@ -1,4 +1,4 @@
-//! RPC: ours (baidu_std), tonic (gRPC), and the bare `std::net` loop as the floor under both.
+//! RPC: ours (baidu_std, gRPC), tonic (gRPC), and the bare `std::net` loop as the floor under both.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,16 +23,18 @@ const FRAME: usize = 160;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
     Ours,
+    OursGrpc,
     Tonic,
     Loop,
 }
 
-const SIDES: [Side; 3] = [Side::Ours, Side::Tonic, Side::Loop];
+const SIDES: [Side; 4] = [Side::Ours, Side::OursGrpc, Side::Tonic, Side::Loop];
 
 impl Side {
     fn name(self) -> &'static str {
         match self {
             Self::Ours => "rpc-core (baidu_std)",
+            Self::OursGrpc => "rpc-core (gRPC)",
             Self::Tonic => "tonic (gRPC)",
             Self::Loop => "bare std::net loop",
         }
@@ -42,6 +44,10 @@ impl Side {
     fn programs(self) -> [(&'static str, &'static [&'static str]); 2] {
         match self {
             Self::Ours => [("bench_echo_server", &[]), ("bench_echo_client", &[])],
+            Self::OursGrpc => [
+                ("bench_echo_server", &[]),
+                ("bench_echo_client", &["--protocol", "grpc"]),
+            ],
             Self::Tonic => [("tonic_echo_server", &[]), ("tonic_echo_client", &[])],
             Self::Loop => [("std_net_loop", &["server"]), ("std_net_loop", &["client"])],
         }

@@ -3,7 +3,7 @@
 use crate::rpc::compression::Compression;
 
 /// What we take, as `grpc-accept-encoding` says it.
-pub const OURS: &str = "gzip,deflate";
+pub const OURS: &str = "gzip,deflate,zstd";
 
 /// The compression of a name; `None` for one not spoken here.
 pub fn of_name(name: &[u8]) -> Option<Compression> {
@@ -11,6 +11,7 @@ pub fn of_name(name: &[u8]) -> Option<Compression> {
         b"identity" | b"" => Some(Compression::None),
         b"gzip" => Some(Compression::Gzip),
         b"deflate" => Some(Compression::Zlib),
+        b"zstd" => Some(Compression::Zstd),
         _ => None,
     }
 }
@@ -21,6 +22,7 @@ pub const fn name(compression: Compression) -> Option<&'static str> {
         Compression::None => Some("identity"),
         Compression::Gzip => Some("gzip"),
         Compression::Zlib => Some("deflate"),
+        Compression::Zstd => Some("zstd"),
         _ => None,
     }
 }
@@ -50,7 +52,7 @@ impl Accepted {
 
     /// The one to announce for a stream whose messages may be compressed.
     pub fn best(self) -> Compression {
-        [Compression::Gzip, Compression::Zlib]
+        [Compression::Gzip, Compression::Zstd, Compression::Zlib]
             .into_iter()
             .find(|compression| self.takes(*compression))
             .unwrap_or_default()
@@ -61,6 +63,7 @@ fn bit(compression: Compression) -> u8 {
     match compression {
         Compression::Gzip => 1,
         Compression::Zlib => 2,
+        Compression::Zstd => 4,
         _ => 0,
     }
 }

@@ -224,7 +224,7 @@ fn names_that_lead_nowhere_are_unimplemented() {
 
 #[test]
 fn messages_are_compressed_both_ways() {
-    for compression in [Compression::Gzip, Compression::Zlib] {
+    for compression in [Compression::Gzip, Compression::Zlib, Compression::Zstd] {
         let mut pair = Pair::new(usize::MAX);
         let plain = vec![b'a'; 100_000];
         let mut call = call("Unary", Kind::Unary, compress(compression, &plain).unwrap());

@@ -135,6 +135,10 @@ impl PrpcClient {
             let text = format!("{max} calls are under way on this connection: open another one");
             return Err(Status::from_errno(ELIMIT, text));
         }
+        if call.compression == Compression::Zstd {
+            let text = "baidu_std has no zstd: send gzip, zlib or none, or call with gRPC";
+            return Err(Status::invalid_argument(text));
+        }
         let size = call.body.len() + call.attachment.len();
         let limit = self.limits.max_body;
         if size > limit.min(i32::MAX as usize) {
