@@ -3,6 +3,7 @@
 fn main() {
     let protos = [
         "proto/example.proto",
+        "proto/grpc/testing/test.proto",
         "proto/greeter.proto",
         "proto/helloworld.proto",
     ];

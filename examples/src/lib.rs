@@ -2,6 +2,8 @@
 //!
 //! Knows: the command line, the terminal.   Does not know: any one example.
 
+pub mod interop;
+
 use std::fmt::Display;
 use std::process::exit;
 

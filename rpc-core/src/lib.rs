@@ -18,7 +18,7 @@ pub use rpc::compression::Compression;
 pub use rpc::error::Error;
 pub use rpc::message::{IntoRequest, Request, Response};
 pub use rpc::metadata::MetadataMap;
-pub use rpc::server::{BoundServer, Server, ServerBuilder, ServerHandle};
+pub use rpc::server::{BoundServer, Health, Server, ServerBuilder, ServerHandle};
 pub use rpc::status::{Code, Status};
 pub use rpc::streaming::{ByteSender, ByteStream, IntoStreamingRequest, Streaming};
 pub use rpc_macros::{main, test};

@@ -27,6 +27,7 @@ mod options;
 mod reading;
 mod registry;
 mod serve;
+pub mod standard;
 mod stats;
 mod streams;
 
@@ -39,6 +40,7 @@ use super::protocol::Limits;
 
 pub use call::{Finished, ServerCall, Service};
 pub use serve::{BoundServer, ServerHandle};
+pub use standard::health::Health;
 
 /// A server of RPC services; see [`Server::builder`].
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct ServerBuilder {
     services: Vec<Arc<dyn Service>>,
     limits: Limits,
     options: Options,
+    health: Option<Health>,
+    reflection: bool,
     /// The program's own numbers for `/metrics`.
     own_metrics: Option<OwnMetrics>,
 }
@@ -63,6 +67,8 @@ impl Server {
             services: Vec::new(),
             limits: Limits::default(),
             options: Options::default(),
+            health: None,
+            reflection: false,
             own_metrics: None,
         }
     }
@@ -73,6 +79,22 @@ impl ServerBuilder {
     #[must_use]
     pub fn add_service(mut self, service: impl Service) -> Self {
         self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Adds `grpc.health.v1.Health`, answered from `health`: with every service of this server serving, and
+    /// the server itself (the empty name), until it drains or `health` is told otherwise.
+    #[must_use]
+    pub fn health(mut self, health: &Health) -> Self {
+        self.health = Some(health.clone());
+        self
+    }
+
+    /// Adds `grpc.reflection.v1.ServerReflection` and its `v1alpha`: tools such as grpcurl then learn the
+    /// schemas of this server's services from it.
+    #[must_use]
+    pub fn reflection(mut self) -> Self {
+        self.reflection = true;
         self
     }
 

@@ -7,11 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ServerBuilder;
+use super::Service;
 use super::accept;
 use super::core::Core;
 use super::drain;
 use super::janitor;
 use super::registry::Registry;
+use super::standard::health::Health;
+use super::standard::reflection::Reflection;
 use crate::base::signal::TerminationSignal;
 use crate::net::{Bell, Handler, Listener, Ready, watch};
 use crate::rpc::error::Error;
@@ -25,6 +28,7 @@ use crate::runtime::{self, Handle, Runtime};
 pub struct BoundServer {
     core: Arc<Core>,
     listener: Listener,
+    health: Option<Health>,
 }
 
 /// Drains a server from elsewhere. Cheap to clone.
@@ -35,7 +39,19 @@ pub struct ServerHandle {
 
 impl BoundServer {
     pub(super) fn bind(builder: ServerBuilder, addr: &str) -> Result<Self, Error> {
-        let registry = Arc::new(Registry::new(builder.services)?);
+        let mut services = builder.services;
+        if let Some(health) = &builder.health {
+            health.set("", true);
+            for service in &services {
+                health.set(service.descriptor().name, true);
+            }
+            services.push(Arc::new(health.clone()));
+        }
+        if builder.reflection {
+            let both = Reflection::of(&services).map_err(Error::Config)?;
+            services.extend(both.map(|one| Arc::new(one) as Arc<dyn Service>));
+        }
+        let registry = Arc::new(Registry::new(services)?);
         let listener = Listener::bind(addr)?;
         let protocols: Vec<Arc<dyn Protocol>> =
             vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)];
@@ -54,6 +70,7 @@ impl BoundServer {
         Ok(Self {
             core: Arc::new(core),
             listener,
+            health: builder.health,
         })
     }
 
@@ -89,7 +106,11 @@ impl BoundServer {
     }
 
     fn run(self) -> Result<(), Error> {
-        let Self { core, listener } = self;
+        let Self {
+            core,
+            listener,
+            health,
+        } = self;
         let signal = core
             .options
             .handle_signals
@@ -108,6 +129,9 @@ impl BoundServer {
         };
         let result = accept::run(&core, &listener);
         core.start_drain();
+        if let Some(health) = health {
+            health.end();
+        }
         // What the kernel accepted for us before we close the door is served like the rest.
         while let Ok(accept::Took::Share) = accept::take_in(&core, &listener) {}
         drop(knocking);
