@@ -17,11 +17,11 @@ impl GrpcServer {
         let head = self.plain_head(end);
         let head_only = head.method == "HEAD";
         let (kind, waiting, page) = match Target::of(&head, &*self.config.routes) {
-            Target::Refused(response) => return self.answer_plainly(id, &response, head_only),
+            Target::Refused(response) => return self.refuse_plainly(id, response, head_only, end),
             Target::Call { route, .. } if route.kind != Default::default() => {
                 let text = "a method with streams is called with gRPC: send application/grpc";
                 let response = http1::of_status(&Status::unimplemented(text));
-                return self.answer_plainly(id, &response, head_only);
+                return self.refuse_plainly(id, response, head_only, end);
             }
             Target::Call {
                 route,
@@ -57,6 +57,19 @@ impl GrpcServer {
                 encoder.field(b":status", b"100", out);
             });
         }
+    }
+
+    /// Answers a request that leads nowhere, once its body has come.
+    fn refuse_plainly(&mut self, id: u32, response: Response, head_only: bool, end: bool) {
+        let Some(call) = self.session.inbox(id).filter(|_| !end) else {
+            return self.answer_plainly(id, &response, head_only);
+        };
+        call.purpose = Purpose::Plain {
+            kind: None,
+            head_only,
+        };
+        call.assembler = Assembler::Plain(BytesMut::new());
+        call.refusal = Some(Box::new(response));
     }
 
     fn plain_head(&mut self, end: bool) -> Head {
@@ -102,6 +115,10 @@ impl GrpcServer {
         let Some(call) = self.session.inbox(id) else {
             return;
         };
+        if let Some(response) = call.refusal.take() {
+            let head_only = is_head(call.purpose);
+            return self.answer_plainly(id, &response, head_only);
+        }
         let body = call.assembler.take_plain();
         let (waiting, page) = (call.waiting.take(), call.page.take());
         let held = std::mem::take(&mut call.held);
@@ -127,21 +144,21 @@ impl GrpcServer {
 
     /// A request's body is above the limit.
     pub(super) fn refuse_plain_body(&mut self, id: u32) {
+        if self
+            .session
+            .inbox(id)
+            .is_some_and(|call| call.refusal.is_some())
+        {
+            return self.on_plain_end(id);
+        }
         let max = self.config.limits.max_body;
         let text = format!("the request's body is above the limit of {max} bytes");
         self.answer_plainly(id, &of_http(413, &text, None), false);
     }
 
     pub(super) fn answer_plain(&mut self, id: u32, kind: Option<Kind>, reply: Reply<'_>) {
-        let head_only = self.session.inbox(id).is_some_and(|call| {
-            matches!(
-                call.purpose,
-                Purpose::Plain {
-                    head_only: true,
-                    ..
-                }
-            )
-        });
+        let call = self.session.inbox(id);
+        let head_only = call.is_some_and(|call| is_head(call.purpose));
         self.answer_plainly(id, &response_of(kind, reply), head_only);
     }
 
@@ -167,4 +184,14 @@ impl GrpcServer {
             self.session.data(id, &[], Body::Bytes(body), true);
         }
     }
+}
+
+fn is_head(purpose: Purpose) -> bool {
+    matches!(
+        purpose,
+        Purpose::Plain {
+            head_only: true,
+            ..
+        }
+    )
 }

@@ -59,6 +59,9 @@ pub(super) struct Call {
     pub waiting: Option<Box<IncomingCall>>,
     /// The same of a page.
     pub page: Option<Box<PageRequest>>,
+    /// What a plain request is answered once its body has come: a client in the middle of sending it may
+    /// take an early end for a failure of the connection.
+    pub refusal: Option<Box<http1::Response>>,
     /// The waiting call's message is complete.
     complete: bool,
     pub purpose: Purpose,
@@ -269,6 +272,10 @@ impl GrpcServer {
             if call.purpose == Purpose::Over {
                 return;
             }
+            let max = match call.refusal {
+                Some(_) => REFUSED_BODY_MAX.min(max),
+                None => max,
+            };
             let pushed = match call.assembler.complete() {
                 Some(message) => Ok(Some(message)),
                 None => call.assembler.push(&mut data, max),
@@ -505,6 +512,9 @@ impl GrpcServer {
         Some(id)
     }
 }
+
+/// A refused plain request's body is read up to this size.
+const REFUSED_BODY_MAX: usize = 64 << 10;
 
 /// `:status: 200` in HPACK's static table.
 pub(super) const STATUS_200: usize = 8;
