@@ -95,6 +95,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "tests/suite/libraries/hiredis.rs",
         "loads a C program and calls it",
     ),
+    ("tests/models/src/futex.rs", "waiters linked by pointer"),
     (
         "tests/suite/identity.rs",
         "C objects shared by coroutines and threads",

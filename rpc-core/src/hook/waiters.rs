@@ -10,7 +10,7 @@
 //! - F-2  Who unlinks decides: a waker marks the node woken after its last look at it; a waiter that
 //!   finds itself unlinked was woken, even if its time is up.
 //! - F-3  A waiter raises `waiters` before it reads the word, and a waker changes the word before it
-//!   reads `waiters` (both sequentially consistent): one of them sees the other.
+//!   reads `waiters` (a sequentially consistent fence in between): one of them sees the other.
 
 #![expect(unsafe_code, reason = "nodes are linked by raw pointers")]
 
@@ -89,6 +89,7 @@ pub(super) struct Shard<T> {
 impl<T: Copy> Shard<T> {
     /// Whether nobody waits here, seen after whatever the caller changed before (F-3).
     pub(super) fn is_empty(&self) -> bool {
+        // Pairs with the fence in `enter`.
         fence(Ordering::SeqCst);
         self.waiters.load(Ordering::Relaxed) == 0
     }
@@ -103,7 +104,9 @@ impl<T: Copy> Shard<T> {
         node: *mut Node<T>,
         unchanged: impl FnOnce() -> bool,
     ) -> bool {
-        self.waiters.fetch_add(1, Ordering::SeqCst);
+        // F-3: the fence pairs with the one in `is_empty`.
+        self.waiters.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let mut queue = self.queue.lock();
         if !unchanged() {
             drop(queue);
@@ -132,7 +135,7 @@ impl<T: Copy> Shard<T> {
         true
     }
 
-    /// Unlinks up to `wanted` nodes of `word` that share a bit with `bits` and entered before this
+    /// Unlinks up to `wanted` nodes of `word` ([`EVERY_WORD`]: of all) that share a bit with `bits` and entered before this
     /// call, and hands their tokens to `wake`; how many.
     pub(super) fn wake(&self, word: usize, wanted: u32, bits: u32, mut wake: impl FnMut(T)) -> u32 {
         let mut woken = 0;
@@ -206,7 +209,8 @@ impl<T: Copy> Queue<T> {
             if entry.arrival >= before {
                 break;
             }
-            if entry.word == word && entry.bits & bits != 0 {
+            let same = entry.word == word || word == EVERY_WORD;
+            if same && entry.bits & bits != 0 {
                 out[count] = Some(entry.token);
                 count += 1;
                 // SAFETY: linked in this queue.
@@ -221,5 +225,7 @@ impl<T: Copy> Queue<T> {
     }
 }
 
+/// Stands for all words of a shard; nobody waits at address 0.
+pub(super) const EVERY_WORD: usize = 0;
 /// Waiters woken between two holds of the shard's lock.
 const BATCH: usize = 32;

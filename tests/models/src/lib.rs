@@ -13,6 +13,7 @@
 #![cfg(test)]
 
 mod base;
+mod futex;
 mod runtime;
 mod sync;
 
