@@ -1,4 +1,4 @@
-//! What the example programs share: one-line errors and a latency table.
+//! What the example programs share: one-line errors, a latency table, the memory held.
 //!
 //! Knows: the command line, the terminal.   Does not know: any one example.
 
@@ -60,4 +60,15 @@ pub fn latency_table(latencies: &Histogram<u64>) -> String {
         table.push_str(&format!("{name:>6} {micros:>12.1} us\n"));
     }
     table
+}
+
+/// Bytes this process holds: resident pages and page tables (VmRSS + VmPTE).
+pub fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status
+        .lines()
+        .filter(|l| l.starts_with("VmRSS:") || l.starts_with("VmPTE:"));
+    held.filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum::<u64>()
+        * 1024
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 use clap::{Parser, Subcommand};
+use examples::memory_bytes;
 use rpc_core::sync::Semaphore;
 use rpc_core::{Builder, JoinHandle, Runtime};
 
@@ -171,15 +172,4 @@ fn join_all<T>(handles: Vec<JoinHandle<T>>) -> Result<Vec<T>> {
     joined
         .map(|value| value.map_err(|error| anyhow!("a coroutine ended early: {error}")))
         .collect()
-}
-
-/// Bytes this process holds: resident pages and page tables (VmRSS + VmPTE).
-fn memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = status
-        .lines()
-        .filter(|l| l.starts_with("VmRSS:") || l.starts_with("VmPTE:"));
-    held.filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
-        .sum::<u64>()
-        * 1024
 }

@@ -7,6 +7,7 @@
 //! A benchmark is a number, never a test: nothing fails because something was slow. A run that
 //! failed is reported as failed.
 
+mod malloc;
 mod memory;
 mod messaging;
 mod plot;
@@ -72,6 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut sections = Vec::new();
     if wanted(What::Runtime) {
         sections.push(runtime::run(options.rounds)?);
+        sections.push(malloc::run(options.rounds)?);
     }
     if wanted(What::Memory) {
         sections.push(memory::run(options.rounds)?);
@@ -105,6 +107,7 @@ fn build(options: &Options) -> Result<()> {
     if options.what != Some(What::Messaging) {
         let ours = [
             "bench_runtime",
+            "bench_malloc",
             "million",
             "bench_sockets",
             "bench_echo_server",
