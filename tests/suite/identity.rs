@@ -10,9 +10,13 @@
     reason = "calls C functions by name, as C libraries would"
 )]
 
+mod async_runtimes;
 mod c_library;
 mod conditions;
+mod ids;
 mod locks;
+mod signals;
+mod thread_locals;
 
 use std::cell::UnsafeCell;
 

@@ -266,6 +266,13 @@ pub fn poll(entries: &mut [libc::pollfd]) -> isize {
     unsafe { syscall!(libc::SYS_ppoll, place, count, 0, 0, 0) }
 }
 
+/// Sets the calling thread's signal mask, a bit for each signal from 1 on.
+pub fn set_signal_mask(mask: u64) {
+    let place = &raw const mask;
+    // SAFETY: eight bytes, as the kernel's set has.
+    unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, place, 0, 8) };
+}
+
 /// Sleeps in the kernel while `*word == expected`, at most `timeout`; may return early.
 pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
     let spec = timeout.map(to_timespec);

@@ -18,8 +18,10 @@ use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+#[cfg(feature = "hooks")]
+use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::stack::{Class, Slot};
 use crate::base::sys::{self, syscall};
@@ -50,6 +52,8 @@ pub(crate) struct Facts {
     malloc_words: [isize; 2],
     /// Words of libc's thread-locals that a starting thread sets by hand.
     start_words: Vec<(isize, StartWord)>,
+    /// libc's table of pthread keys.
+    keys: &'static [Key; KEYS_MAX],
     call_tls_dtors: extern "C" fn(),
     allocate_tls: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
     deallocate_tls: unsafe extern "C" fn(*mut c_void, bool),
@@ -66,7 +70,6 @@ enum StartWord {
 impl Facts {
     /// Probes the process once; later calls return the same answer.
     pub(crate) fn get() -> Result<&'static Self, IdentityError> {
-        static FACTS: OnceLock<Result<Facts, IdentityError>> = OnceLock::new();
         FACTS.get_or_init(probe).as_ref().map_err(Clone::clone)
     }
 
@@ -90,11 +93,102 @@ impl Facts {
         thread_pointer.wrapping_add_signed(self.malloc_words[0])
     }
 
-    /// Runs the destructors of the calling coroutine's thread-locals.
+    /// What [`Facts::get`] has found, if it was called.
+    #[cfg(feature = "hooks")]
+    pub(crate) fn known() -> Option<&'static Self> {
+        FACTS.get()?.as_ref().ok()
+    }
+
+    /// Ends the calling coroutine's thread-locals and the values of its pthread keys, as a thread's end
+    /// does.
     pub(crate) fn run_thread_local_destructors(&self) {
         (self.call_tls_dtors)();
+        self.end_key_values();
+    }
+
+    /// Destructors may set values again: glibc's number of rounds, then what is left is forgotten.
+    fn end_key_values(&self) {
+        for round in 0..=KEY_ROUNDS {
+            let mut left = false;
+            // Keys are handed out from the lowest on: after one that never was in use there is none.
+            let used = self.keys.iter().take_while(|k| k.uses() > 0);
+            for (key, slot) in used.enumerate() {
+                let key = key as libc::pthread_key_t;
+                // SAFETY: glibc answers null for keys that are not in use.
+                let value = unsafe { libc::pthread_getspecific(key) };
+                if value.is_null() {
+                    continue;
+                }
+                // SAFETY: as above.
+                unsafe { libc::pthread_setspecific(key, std::ptr::null()) };
+                if let (Some(destroy), true) = (slot.destructor(), round < KEY_ROUNDS) {
+                    // SAFETY: what the program gave `pthread_key_create` for such values.
+                    unsafe { destroy(value) };
+                    left = true;
+                }
+            }
+            if !left {
+                return;
+            }
+        }
+    }
+
+    /// The id that a thread's control block holds; 0 once the thread has ended.
+    #[cfg(feature = "hooks")]
+    pub(crate) fn tid_of(&self, pthread: usize) -> i32 {
+        self.tid(pthread).load(Ordering::Relaxed)
+    }
+
+    /// Whether a live control block is one of ours.
+    #[cfg(feature = "hooks")]
+    pub(crate) fn is_block(&self, pthread: usize) -> bool {
+        self.tid_of(pthread) >= FIRST_TID
+    }
+
+    /// Runs `f` while a control block holds another id.
+    ///
+    /// # Safety
+    /// - The block is the caller's own, and `f` takes no lock that knows its owner by this id.
+    #[cfg(feature = "hooks")]
+    pub(crate) unsafe fn with_tid<T>(&self, pthread: usize, tid: i32, f: impl FnOnce() -> T) -> T {
+        let place = self.tid(pthread);
+        let own = place.swap(tid, Ordering::Relaxed);
+        let value = f();
+        place.store(own, Ordering::Relaxed);
+        value
+    }
+
+    #[cfg(feature = "hooks")]
+    fn tid(&self, pthread: usize) -> &AtomicI32 {
+        // SAFETY: a handle of a thread that has not been joined: its control block is there.
+        unsafe { &*((pthread + self.tid_offset) as *const AtomicI32) }
     }
 }
+
+/// One of glibc's pthread keys.
+#[repr(C)]
+struct Key {
+    /// Odd while in use; 0 = never was.
+    uses: AtomicUsize,
+    /// 0 = none.
+    destructor: AtomicUsize,
+}
+
+impl Key {
+    fn uses(&self) -> usize {
+        self.uses.load(Ordering::Acquire)
+    }
+
+    fn destructor(&self) -> Option<Destructor> {
+        let address = self.destructor.load(Ordering::Relaxed);
+        // SAFETY: null or a function that was given to `pthread_key_create`.
+        unsafe { std::mem::transmute::<usize, Option<Destructor>>(address) }
+    }
+}
+
+type Destructor = unsafe extern "C" fn(*mut c_void);
+
+static FACTS: OnceLock<Result<Facts, IdentityError>> = OnceLock::new();
 
 /// One thread control block with its thread-locals, at the high end of a stack slot.
 pub(crate) struct Block {
@@ -111,6 +205,7 @@ impl Block {
     ///
     /// As many as could be made, of the first stacks, and the error of `pthread_create` that ended it.
     pub(super) fn make(facts: &Facts, stacks: &[(usize, usize)]) -> (Vec<Self>, Option<io::Error>) {
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut notes: Vec<Note> = stacks.iter().map(|_| Note::default()).collect();
         let (threads, error) = create_threads(stacks, &mut notes);
         let blocks = threads.iter().zip(&notes).map(|(pthread, note)| {
@@ -181,6 +276,15 @@ impl Block {
             unsafe { place.write(value) };
         }
     }
+}
+
+/// Held while a donor lives. Taken on a worker's own stack, or where no coroutine waits while it holds it.
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// Keeps blocks from being made, for what must not meet a donor.
+#[cfg(feature = "hooks")]
+pub(crate) fn stop_making() -> MutexGuard<'static, ()> {
+    MAKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a donor thread stood.
@@ -280,6 +384,10 @@ fn probe() -> Result<Facts, IdentityError> {
     let rseq_offset = symbol::<isize>(c"__rseq_offset").ok();
     // SAFETY: an exported constant of glibc 2.35 and later.
     let rseq_offset = rseq_offset.map(|offset| unsafe { *offset });
+    let keys = symbol::<[Key; KEYS_MAX]>(c"__pthread_keys")?;
+    // SAFETY: libc's own table, there for debuggers.
+    let keys = unsafe { &*keys };
+    check_keys(keys)?;
     let call_tls_dtors = symbol::<c_void>(c"__call_tls_dtors")?;
     let allocate_tls = symbol::<c_void>(c"_dl_allocate_tls")?;
     let deallocate_tls = symbol::<c_void>(c"_dl_deallocate_tls")?;
@@ -290,6 +398,7 @@ fn probe() -> Result<Facts, IdentityError> {
             rseq_offset,
             malloc_words: [0; 2],
             start_words: Vec::new(),
+            keys,
             call_tls_dtors: std::mem::transmute::<*const c_void, extern "C" fn()>(call_tls_dtors),
             allocate_tls: std::mem::transmute::<
                 *const c_void,
@@ -303,6 +412,25 @@ fn probe() -> Result<Facts, IdentityError> {
     };
     probe_block(&mut facts)?;
     Ok(facts)
+}
+
+/// Makes a key and looks whether the table says so.
+fn check_keys(keys: &[Key; KEYS_MAX]) -> Result<(), IdentityError> {
+    extern "C" fn destroy(_: *mut c_void) {}
+    let mut key = 0;
+    // SAFETY: a place for the key's number, and a destructor.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(destroy)) } != 0 {
+        return fail("libc has no pthread key left");
+    }
+    let slot = &keys[key as usize];
+    let found = slot.uses() % 2 == 1
+        && slot.destructor().map(|d| d as usize) == Some(destroy as *const () as usize);
+    // SAFETY: made just now, used by nobody.
+    unsafe { libc::pthread_key_delete(key) };
+    if !found || slot.uses() % 2 == 1 {
+        return fail("libc keeps pthread keys where its own table does not say");
+    }
+    Ok(())
 }
 
 /// Makes one block and watches what starting, malloc and renewal do to libc's thread-locals.
@@ -547,6 +675,9 @@ const MULTIPLE_THREADS: usize = 0x18;
 const HWCAP2_FSGSBASE: libc::c_ulong = 1 << 1;
 /// Larger than `struct pthread` in any glibc.
 const CONTROL_BLOCK_REACH: usize = 16 << 10;
+/// `PTHREAD_KEYS_MAX` and `PTHREAD_DESTRUCTOR_ITERATIONS` of glibc.
+const KEYS_MAX: usize = 1024;
+const KEY_ROUNDS: usize = 4;
 const PROBE_STACK: usize = 64 << 10;
 
 #[cfg(test)]

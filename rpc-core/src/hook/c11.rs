@@ -65,7 +65,7 @@ pub unsafe extern "C" fn cnd_destroy(condition: *mut pthread_cond_t) {
 
 /// What C11 calls an error of pthreads: `thrd_success`, `thrd_busy`, `thrd_nomem`, `thrd_timedout`,
 /// `thrd_error`.
-fn result(error: c_int) -> c_int {
+pub(super) fn result(error: c_int) -> c_int {
     match error {
         0 => 0,
         libc::EBUSY => 1,

@@ -28,7 +28,7 @@ use libc::timespec;
 
 use super::raw::{answer, c_int, c_long, failure, original, syscall};
 use super::until::{Limit, Until};
-use super::waiters::{Node, Queue, Shard};
+use super::waiters::{EVERY_WORD, Node, Queue, Shard};
 use super::{descriptors, is_on, sleep};
 use crate::base::lock::SpinLock;
 use crate::base::sys;
@@ -207,9 +207,15 @@ pub(super) fn wait(
     }
 }
 
-/// Waits in the kernel for a word that other processes see; holds the worker meanwhile.
-pub(super) fn wait_shared(address: usize, expected: u32, until: Until<'_>) -> isize {
-    held(|| kernel_wait(address, expected, u32::MAX, until, 0))
+/// Waits in the kernel, also for a word that other processes see; holds the worker meanwhile.
+pub(super) fn wait_in_kernel(
+    address: usize,
+    expected: u32,
+    until: Until<'_>,
+    shared: bool,
+) -> isize {
+    let private = if shared { 0 } else { libc::FUTEX_PRIVATE_FLAG };
+    held(|| kernel_wait(address, expected, u32::MAX, until, private))
 }
 
 /// Runs a call that waits in the kernel whoever calls: counted where it holds a worker.
@@ -307,12 +313,23 @@ impl Place {
     }
 }
 
-static SHARDS: [Place; SHARD_COUNT] = [const { Place::new() }; SHARD_COUNT];
+static SHARDS: [Place; PLACES] = [const { Place::new() }; PLACES];
 
-fn shard_of(word: usize) -> &'static Place {
+/// Which of the [`PLACES`] those who wait on `word` wait at.
+pub(super) fn place_of(word: usize) -> usize {
     // Fibonacci hashing: neighbours in one structure land far apart.
     let hash = (word >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    &SHARDS[hash >> (usize::BITS - SHARD_BITS)]
+    hash >> (usize::BITS - SHARD_BITS)
+}
+
+fn shard_of(word: usize) -> &'static Place {
+    &SHARDS[place_of(word)]
+}
+
+/// Wakes every coroutine that waits at a place, whatever for: futex waits may end for no reason.
+pub(super) fn wake_place(place: usize) {
+    let waiters = &SHARDS[place].waiters;
+    waiters.wake(EVERY_WORD, u32::MAX, u32::MAX, TaskRef::unpark);
 }
 
 /// Parks the coroutine until a wake on `word` or its time: 0, EAGAIN or ETIMEDOUT.
@@ -353,5 +370,6 @@ fn wake_coroutines(word: usize, wanted: u32, bits: u32) -> u32 {
 }
 
 const SHARD_BITS: u32 = 8;
-const SHARD_COUNT: usize = 1 << SHARD_BITS;
+/// Parts of the table.
+pub(super) const PLACES: usize = 1 << SHARD_BITS;
 const THREADS_TURN: u32 = 8;

@@ -34,7 +34,7 @@
 //!
 //! # Intended differences from an OS thread
 //! Everything else is the same: `tests/suite/hooks/differential` runs some 70 programs on both. The tests
-//! named here are those of `tests/suite/hooks`.
+//! named here are those of `tests/suite/hooks`, those of `identity` stand beside it.
 //!
 //! | call in a coroutine | thread | coroutine | test |
 //! |---|---|---|---|
@@ -50,6 +50,10 @@
 //! | MSG_FASTOPEN, descriptors above 1,048,575 | block the thread | block the worker | `differences::a_fast_open_waits_in_the_kernel` |
 //! | a write that a full eventfd would refuse | EINVAL at once | waits for room, then EINVAL | `differences::a_wrong_write_to_a_full_eventfd_waits_for_room_first` |
 //! | process-shared, robust and priority-inheriting pthread locks, non-private and PI futexes | block the thread | block the worker | `differences::a_process_shared_lock_holds_the_worker` |
+//! | `sigwait` and its kin | take what is blocked in all threads | the same: block before the runtime is built | `identity::signals::waiting_for_a_signal_lets_others_run` |
+//! | `pause`, `sigsuspend` | end with a handler run by the thread | with one run by a thread of the pool | `identity::signals::suspending_until_a_handler_has_run_lets_others_run` |
+//! | `pthread_kill` of another | goes to that thread | to a coroutine: goes to the process | `identity::ids::handles_of_coroutines_take_signals` |
+//! | a mutex that lends priority (PI), held | may wait for anything | must not wait: the worker is its owner | `identity::ids::a_mutex_that_lends_priority_is_waited_for_by_a_thread` |
 //!
 //! In every thread, not in coroutines alone, the pthread and C11 locks and semaphores are this crate's:
 //! waiting for one is no cancellation point.
@@ -57,6 +61,7 @@
 //! Read first: `exchange`, then `description`, then `futex`.
 
 mod barrier;
+mod bell;
 mod c11;
 mod classify;
 mod condition;
@@ -69,6 +74,7 @@ mod descriptors;
 mod exchange;
 mod fairness;
 mod futex;
+mod ids;
 mod input;
 mod mutex;
 mod once;
@@ -82,6 +88,7 @@ mod rwlock;
 mod select;
 mod semaphore;
 mod setup;
+mod signal;
 mod sleep;
 mod symbol;
 mod table;

@@ -23,10 +23,10 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use libc::{clockid_t, pthread_mutex_t, timespec};
 
 use super::caller;
-use super::futex;
 use super::raw::{c_int, failure};
 use super::symbol::{Symbol, behind};
 use super::until::Until;
+use super::{futex, thread};
 
 /// `pthread_mutex_lock(3)`.
 ///
@@ -38,7 +38,12 @@ pub unsafe extern "C" fn pthread_mutex_lock(mutex: *mut pthread_mutex_t) -> c_in
     match unsafe { Mutex::ours(mutex) } {
         Some((ours, kind)) => ours.lock(kind, Until::Never),
         // SAFETY: as above.
-        None => unsafe { behind!(Symbol::new(c"pthread_mutex_lock"), mutex: *mut pthread_mutex_t) },
+        None => unsafe {
+            theirs(
+                mutex,
+                || behind!(Symbol::new(c"pthread_mutex_lock"), mutex: *mut pthread_mutex_t),
+            )
+        },
     }
 }
 
@@ -53,7 +58,10 @@ pub unsafe extern "C" fn pthread_mutex_trylock(mutex: *mut pthread_mutex_t) -> c
         Some((ours, kind)) => ours.try_lock(kind),
         // SAFETY: as above.
         None => unsafe {
-            behind!(Symbol::new(c"pthread_mutex_trylock"), mutex: *mut pthread_mutex_t)
+            known(
+                mutex,
+                || behind!(Symbol::new(c"pthread_mutex_trylock"), mutex: *mut pthread_mutex_t),
+            )
         },
     }
 }
@@ -124,7 +132,10 @@ pub unsafe extern "C" fn pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_
         Some((ours, kind)) => ours.unlock(kind),
         // SAFETY: as above.
         None => unsafe {
-            behind!(Symbol::new(c"pthread_mutex_unlock"), mutex: *mut pthread_mutex_t)
+            known(
+                mutex,
+                || behind!(Symbol::new(c"pthread_mutex_unlock"), mutex: *mut pthread_mutex_t),
+            )
         },
     }
 }
@@ -152,9 +163,25 @@ pub unsafe extern "C" fn pthread_mutex_destroy(mutex: *mut pthread_mutex_t) -> c
 unsafe fn theirs(mutex: *mut pthread_mutex_t, lock: impl Fn() -> c_int) -> c_int {
     // SAFETY: the caller's promise.
     match unsafe { pthread_mutex_trylock(mutex) } {
-        libc::EBUSY => futex::held(lock),
+        // SAFETY: as above.
+        libc::EBUSY => futex::held(|| unsafe { known(mutex, &lock) }),
         other => other,
     }
+}
+
+/// Runs `call` under an id that the kernel knows where the kernel looks at owners: a coroutine stands in
+/// for its worker then, and must not wait for anything while it holds the mutex.
+///
+/// # Safety
+/// - The mutex lives.
+unsafe fn known(mutex: *mut pthread_mutex_t, call: impl FnOnce() -> c_int) -> c_int {
+    // SAFETY: the caller's promise.
+    let kind = unsafe { &(*mutex.cast::<Mutex>()).kind }.load(Ordering::Relaxed);
+    if kind & PRIO_INHERIT == 0 {
+        return call();
+    }
+    // SAFETY: no arguments.
+    thread::with_real_id(unsafe { libc::pthread_self() }, call)
 }
 
 /// A `pthread_mutex_t` of a kind that is ours.
@@ -320,5 +347,7 @@ const PTHREAD_MUTEX_ERRORCHECK_NP: c_int = 2;
 const PTHREAD_MUTEX_ADAPTIVE_NP: c_int = 3;
 /// Whether to elide locks by transactions or not to, noted by glibc beside the kind.
 const ELISION: c_int = 256 | 512;
+/// The kernel lends the owner's priority.
+const PRIO_INHERIT: c_int = 32;
 /// What glibc leaves in a destroyed mutex: of no kind.
 const DESTROYED: c_int = -1;

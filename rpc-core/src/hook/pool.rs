@@ -33,6 +33,12 @@ pub(super) fn run<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) 
     slot.value.lock().take()
 }
 
+/// On the pool where a coroutine calls, else here. What the call points to stays, for the coroutine
+/// waits uncut.
+pub(super) fn run_or_here(call: impl FnOnce() -> isize + Clone + Send + 'static) -> isize {
+    run(call.clone()).unwrap_or_else(call)
+}
+
 /// Where the answer is left.
 struct Slot<T> {
     /// 1 once the pool is done with the call.

@@ -5,7 +5,7 @@
 //!
 //! Count and waiters are one number, as in glibc, so that a post does not touch a semaphore that its
 //! waiter has taken and destroyed meanwhile; and a process-shared semaphore means the same to programs
-//! without these hooks. `sem_init`, `sem_getvalue`, `sem_open` and their kin stay glibc's.
+//! without these hooks. A post by a signal handler wakes through `bell`. `sem_init`, `sem_getvalue`, `sem_open` and their kin stay glibc's.
 
 #![expect(unsafe_code, reason = "replaces libc functions that take raw pointers")]
 
@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use libc::{clockid_t, sem_t, timespec};
 
-use super::futex;
 use super::mutex::ALL;
 use super::raw::{answer_int, c_int, failure, original};
 use super::until::Until;
+use super::{bell, futex, signal};
+use crate::runtime;
 
 /// `sem_post(3)`.
 ///
@@ -116,6 +117,10 @@ impl Semaphore {
         if seen >= WAITER {
             if shared {
                 original!(SYS_futex, address, libc::FUTEX_WAKE, 1);
+            } else if signal::in_handler() {
+                let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+                original!(SYS_futex, address, operation, 1);
+                bell::ring(address);
             } else {
                 futex::wake(address, 1, ALL);
             }
@@ -149,10 +154,11 @@ impl Semaphore {
             return failure(error);
         }
         self.data.fetch_add(WAITER, Ordering::SeqCst);
+        let in_kernel = self.is_shared() || (runtime::current().is_some() && !bell::listen());
         while !self.take(WAITER) {
             let unchanged = || self.data.load(Ordering::SeqCst) & COUNT == 0;
-            let result = if self.is_shared() {
-                futex::wait_shared(self.address(), 0, until)
+            let result = if in_kernel {
+                futex::wait_in_kernel(self.address(), 0, until, self.is_shared())
             } else {
                 futex::wait(self.address(), 0, ALL, until, unchanged)
             };

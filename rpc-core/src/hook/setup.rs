@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "an entry in a linker section, and a C function")]
 
-use super::{descriptors, process, resolve, thread};
+use super::{descriptors, process, resolve, signal, thread};
 
 /// Run by the loader before `main`: no hook has to resolve a symbol or register a handler later.
 #[used]
@@ -17,6 +17,7 @@ extern "C" fn prepare() {
     resolve::prepare();
     thread::prepare();
     process::prepare();
+    signal::prepare();
     // SAFETY: the handler touches an atomic and a thread-local word.
     unsafe { pthread_atfork(None, None, Some(process::child_after_fork)) };
 }

@@ -509,6 +509,9 @@ pub(crate) fn at_turn_end(flush: Arc<dyn Flush>) -> bool {
     worker::locally(|worker| worker.at_turn_end(flush)).is_some()
 }
 
+#[cfg(feature = "hooks")]
+pub(crate) use task::without_current;
+
 /// In a forked child: the caller is a plain thread from now on.
 #[cfg(feature = "hooks")]
 pub(crate) fn forget_current() {

@@ -127,6 +127,8 @@ pub(crate) struct Task {
     pub(super) trimmed: Cell<bool>,
     /// Lies in a frame of the coroutine, see [`TaskRef::watched`].
     on_loss: Cell<Option<NonNull<dyn Lose>>>,
+    /// The job's signal mask where that differs from its worker's, and the worker's.
+    signal_mask: Cell<Option<(u64, u64)>>,
 }
 
 // SAFETY: `Cell`s and the coroutine are touched only by the thread that K-3 names.
@@ -164,6 +166,15 @@ pub(crate) fn forget_current() {
     CURRENT.set(ptr::null());
 }
 
+/// Runs `f` as a plain thread: nothing in it parks. For signal handlers, whatever they interrupt; one
+/// may leave `f` by a jump, and the coroutine stays a plain thread then.
+#[cfg(feature = "hooks")]
+pub(crate) fn without_current(f: impl FnOnce()) {
+    let interrupted = CURRENT.replace(ptr::null());
+    f();
+    CURRENT.set(interrupted);
+}
+
 /// A task, to be woken from anywhere. Stays valid for ever (see the page above).
 #[derive(Clone, Copy)]
 pub(crate) struct TaskRef(&'static Task);
@@ -192,6 +203,7 @@ impl TaskRef {
             live: Cell::new(false),
             trimmed: Cell::new(true),
             on_loss: Cell::new(None),
+            signal_mask: Cell::new(None),
         }));
         Ok(Self(task))
     }
@@ -264,6 +276,7 @@ impl TaskRef {
         self.0.deadline.set(Instant::NEVER);
         self.0.live.set(true);
         self.0.trimmed.set(false);
+        self.0.signal_mask.set(None);
         self.0.cancelled.store(false, Ordering::Relaxed);
         self.0.state.reset();
         self.0
@@ -286,8 +299,14 @@ impl TaskRef {
             CURRENT.set(self.0);
         }
         seat.step_out(self.0);
+        if let Some((own, _)) = self.0.signal_mask.get() {
+            sys::set_signal_mask(own);
+        }
         // SAFETY: the caller's promise.
         unsafe { coroutine.resume() };
+        if let Some((_, workers)) = self.0.signal_mask.get() {
+            sys::set_signal_mask(workers);
+        }
         if shared {
             CURRENT.set(ptr::null());
         }
@@ -393,6 +412,14 @@ impl TaskRef {
     #[inline]
     pub(crate) fn shares_thread(self) -> bool {
         self.0.facts.is_none()
+    }
+
+    /// The running coroutine has set its thread's signal mask to `now`; it was `before`.
+    #[cfg(feature = "hooks")]
+    pub(crate) fn changed_signal_mask(self, before: u64, now: u64) {
+        let workers = self.0.signal_mask.get().map_or(before, |(_, w)| w);
+        let differs = now != workers;
+        self.0.signal_mask.set(differs.then_some((now, workers)));
     }
 
     /// Where it lies: a number that no other task has.

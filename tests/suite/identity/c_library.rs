@@ -20,12 +20,18 @@ unsafe impl Sync for Library {}
 impl Library {
     /// Compiles `source`, a file of this folder, with the system's C compiler, and loads the result.
     pub(super) fn build(source: &str) -> Self {
+        Self::build_with(source, &[])
+    }
+
+    /// [`Library::build`] with more arguments for the compiler.
+    pub(super) fn build_with(source: &str, arguments: &[String]) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("suite/identity");
         let built = tempfile::tempdir().unwrap();
         let path = built.path().join("library.so");
         let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
         let mut command = Command::new(&compiler);
-        command.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
+        command.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]);
+        command.args(arguments).arg("-o");
         let status = command.arg(&path).arg(folder.join(source)).status();
         let status = status.unwrap_or_else(|error| {
             panic!("no C compiler: {compiler} cannot be run ({error}); install one or set CC")

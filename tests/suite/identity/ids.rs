@@ -1,0 +1,188 @@
+//! What the C library tells a coroutine about its thread, and what it does to threads by handle.
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use libc::{cpu_set_t, pthread_mutex_t, pthread_t};
+use rpc_core::{spawn, yield_now};
+
+use super::{Object, all_of, let_others_run, on_one_worker};
+
+fn own() -> pthread_t {
+    // SAFETY: no arguments.
+    unsafe { libc::pthread_self() }
+}
+
+#[test]
+fn a_coroutine_knows_the_bounds_of_its_stack() {
+    let inside = on_one_worker(|| {
+        all_of(3, |_| {
+            || {
+                let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+                let (mut low, mut size) = (std::ptr::null_mut(), 0);
+                // SAFETY: places for the answers; the attributes are initialised by the first call.
+                unsafe {
+                    assert_eq!(libc::pthread_getattr_np(own(), attributes.as_mut_ptr()), 0);
+                    libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut low, &raw mut size);
+                    libc::pthread_attr_destroy(attributes.as_mut_ptr());
+                }
+                yield_now();
+                let here = (&raw const low).addr();
+                (low.addr()..low.addr() + size).contains(&here)
+            }
+        })
+    });
+    assert_eq!(inside, [true; 3]);
+}
+
+#[test]
+fn affinity_and_scheduling_are_the_workers() {
+    on_one_worker(|| {
+        let mut set = MaybeUninit::<cpu_set_t>::zeroed();
+        let size = size_of::<cpu_set_t>();
+        let (mut policy, mut param) = (-1, libc::sched_param { sched_priority: -1 });
+        // SAFETY: places for the answers, here and below.
+        unsafe {
+            let set = set.as_mut_ptr();
+            assert_eq!(libc::pthread_getaffinity_np(own(), size, set), 0);
+            assert!(libc::CPU_COUNT(&*set) > 0);
+            assert_eq!(libc::pthread_setaffinity_np(own(), size, set), 0);
+            let error = libc::pthread_getschedparam(own(), &raw mut policy, &raw mut param);
+            assert_eq!((error, policy), (0, libc::SCHED_OTHER));
+            assert_eq!(
+                libc::pthread_setschedparam(own(), policy, &raw const param),
+                0
+            );
+        }
+        let (mut clock, mut time) = (
+            0,
+            libc::timespec {
+                tv_sec: -1,
+                tv_nsec: 0,
+            },
+        );
+        // SAFETY: as above.
+        unsafe {
+            assert_eq!(libc::pthread_getcpuclockid(own(), &raw mut clock), 0);
+            assert_eq!(libc::clock_gettime(clock, &raw mut time), 0);
+        }
+        assert!(time.tv_sec >= 0);
+        // SAFETY: no arguments.
+        assert!(unsafe { libc::sched_getcpu() } >= 0);
+        let mine = own();
+        let other = spawn(move || {
+            let mut set = MaybeUninit::<cpu_set_t>::zeroed();
+            // SAFETY: a place for the answer; that coroutine lives.
+            unsafe { libc::pthread_getaffinity_np(mine, size, set.as_mut_ptr()) }
+        });
+        assert_eq!(other.join().unwrap(), libc::ESRCH, "of another coroutine");
+    });
+}
+
+#[test]
+fn handles_of_coroutines_take_signals() {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn take(_: i32) {
+        TAKEN.fetch_add(1, Ordering::SeqCst);
+    }
+    on_one_worker(|| {
+        let signal = libc::SIGRTMIN() + 1;
+        // SAFETY: a handler that touches an atomic alone.
+        unsafe { libc::signal(signal, take as *const () as usize) };
+        // SAFETY: handles of coroutines that live.
+        let kill = |thread, signal| unsafe { libc::pthread_kill(thread, signal) };
+        assert_eq!((kill(own(), 0), kill(own(), signal)), (0, 0));
+        assert_eq!(
+            TAKEN.load(Ordering::SeqCst),
+            1,
+            "delivered before the call returns"
+        );
+        let mine = own();
+        let other = spawn(move || (kill(mine, 0), kill(mine, signal)));
+        assert_eq!(other.join().unwrap(), (0, 0));
+        while TAKEN.load(Ordering::SeqCst) < 2 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    });
+}
+
+#[test]
+fn ids_are_changed_for_the_whole_process_while_coroutines_live() {
+    on_one_worker(|| {
+        let parked = spawn(|| std::thread::sleep(std::time::Duration::from_millis(5)));
+        let_others_run();
+        // glibc asks every thread it believes in to change its ids; the ones it has will do.
+        // SAFETY: numbers alone.
+        let changed = unsafe { (libc::setgid(libc::getgid()), libc::setuid(libc::getuid())) };
+        assert_eq!(changed, (0, 0));
+        parked.join().unwrap();
+        let thread = std::thread::spawn(|| {
+            // SAFETY: as above.
+            unsafe { libc::setuid(libc::getuid()) }
+        });
+        assert_eq!(thread.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_mutex_that_lends_priority_is_waited_for_by_a_thread() {
+    on_one_worker(|| {
+        let mutex: Object<pthread_mutex_t> = Object::zeroed();
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: initialises both before use.
+        unsafe {
+            libc::pthread_mutexattr_init(attributes.as_mut_ptr());
+            let inherit = libc::PTHREAD_PRIO_INHERIT;
+            libc::pthread_mutexattr_setprotocol(attributes.as_mut_ptr(), inherit);
+            let error = libc::pthread_mutex_init(mutex.get(), attributes.as_ptr());
+            assert_eq!(error, 0);
+        }
+        // SAFETY: an initialised mutex, here and below.
+        assert_eq!(unsafe { libc::pthread_mutex_lock(mutex.get()) }, 0);
+        let (tell, hear) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: no arguments.
+            tell.send(unsafe { libc::gettid() }).unwrap();
+            // SAFETY: as above.
+            unsafe {
+                let locked = libc::pthread_mutex_lock(mutex.get());
+                (locked, libc::pthread_mutex_unlock(mutex.get()))
+            }
+        });
+        let tid = hear.recv().unwrap();
+        // Until the kernel says that it waits for a futex.
+        let waits = || std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap();
+        while !waits().contains(") S ") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::pthread_mutex_unlock(mutex.get()) }, 0);
+        assert_eq!(thread.join().unwrap(), (0, 0));
+    });
+}
+
+#[test]
+fn many_threads_are_joined_at_once_whatever_the_coroutine_that_waits() {
+    let sum: u32 = on_one_worker(|| {
+        let joiners = all_of(50, |i| {
+            move || {
+                let thread = std::thread::spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_millis(u64::from(i % 7)));
+                    i
+                });
+                thread.join().unwrap()
+            }
+        });
+        let cancelled = spawn(|| {
+            let thread = std::thread::spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                7
+            });
+            thread.join().unwrap()
+        });
+        let_others_run();
+        cancelled.cancel();
+        joiners.into_iter().sum::<u32>() + cancelled.join().unwrap()
+    });
+    assert_eq!(sum, 49 * 25 + 7);
+}
