@@ -287,6 +287,21 @@ pub(crate) fn stop_making() -> MutexGuard<'static, ()> {
     MAKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Runs `f` on the caller's stack as the thread whose thread pointer `thread` is.
+///
+/// # Safety
+/// - It is that of the thread that runs the caller, and `f` neither parks nor unwinds.
+#[cfg(feature = "hooks")]
+#[inline(never)]
+pub(crate) unsafe fn as_thread(thread: usize, f: impl FnOnce()) {
+    let own = thread_pointer();
+    // SAFETY: the caller's promise; C-3: nothing in between knows thread-locals but `f`.
+    unsafe { set_thread_pointer(thread) };
+    f();
+    // SAFETY: as it was.
+    unsafe { set_thread_pointer(own) };
+}
+
 /// Where a donor thread stood.
 #[derive(Default)]
 #[repr(C)]

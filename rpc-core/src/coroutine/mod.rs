@@ -21,7 +21,8 @@
 //! - C-1  A slot belongs to one task for ever and is never unmapped. Its coroutine may be ended while it
 //!   idles, which gives the memory back, and made anew.
 //! - C-2  While a coroutine runs, the thread pointer is its block's; on every other stack of that
-//!   thread it is the thread's own. [`Coroutine::resume`] is the only place that sets it.
+//!   thread it is the thread's own. [`Coroutine::resume`] is the only place that sets it, but for
+//!   [`identity::as_thread`], in which a signal handler of the C library's speaks for the thread.
 //! - C-3  Between setting the thread pointer and switching stacks no thread-local is touched.
 //! - C-4  malloc's per-thread words travel with the OS thread, not with the block.
 //!

@@ -510,7 +510,7 @@ pub(crate) fn at_turn_end(flush: Arc<dyn Flush>) -> bool {
 }
 
 #[cfg(feature = "hooks")]
-pub(crate) use task::without_current;
+pub(crate) use task::{thread_below, without_current};
 
 /// In a forked child: the caller is a plain thread from now on.
 #[cfg(feature = "hooks")]

@@ -26,6 +26,7 @@ use super::worker::Worker;
 use crate::base::atomic_ref::AtomicRef;
 use crate::base::metric::Counter;
 use crate::base::sys;
+use crate::coroutine::identity;
 
 /// One OS thread's hold on a worker. Made once, used by one thread after another, never freed.
 #[derive(Default)]
@@ -43,6 +44,8 @@ pub(super) struct Seat {
     pub(super) turns: Counter,
     /// The kernel's id of the thread; 0 = nobody sits here.
     tid: AtomicI32,
+    /// The thread's own, whichever coroutine it runs.
+    thread_pointer: AtomicUsize,
     /// End of the mapped part of the thread's stack that holds the loop's frames.
     stack_top: AtomicUsize,
 }
@@ -53,7 +56,15 @@ impl Seat {
         let here = 0_u8;
         let page_end = ((&raw const here).addr() | (PAGE_SIZE - 1)) + 1;
         self.stack_top.store(page_end, Ordering::Relaxed);
+        self.thread_pointer
+            .store(identity::thread_pointer(), Ordering::Relaxed);
         self.tid.store(sys::gettid(), Ordering::Release);
+    }
+
+    /// The thread pointer of whoever sits here.
+    #[cfg(feature = "hooks")]
+    pub(super) fn thread_pointer(&self) -> usize {
+        self.thread_pointer.load(Ordering::Relaxed)
     }
 
     /// The calling thread leaves.

@@ -175,6 +175,13 @@ pub(crate) fn without_current(f: impl FnOnce()) {
     CURRENT.set(interrupted);
 }
 
+/// The thread pointer of the thread that runs the calling coroutine, where that is another's.
+#[cfg(feature = "hooks")]
+pub(crate) fn thread_below() -> Option<usize> {
+    let task = running().filter(|task| !task.shares_thread())?;
+    Some(task.seat()?.thread_pointer())
+}
+
 /// A task, to be woken from anywhere. Stays valid for ever (see the page above).
 #[derive(Clone, Copy)]
 pub(crate) struct TaskRef(&'static Task);

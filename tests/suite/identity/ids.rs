@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{cpu_set_t, pthread_mutex_t, pthread_t};
 use rpc_core::{spawn, yield_now};
 
-use super::{Object, all_of, let_others_run, on_one_worker};
+use super::{Object, all_of, let_others_run, on_one_worker, on_workers};
 
 fn own() -> pthread_t {
     // SAFETY: no arguments.
@@ -121,6 +121,28 @@ fn ids_are_changed_for_the_whole_process_while_coroutines_live() {
             unsafe { libc::setuid(libc::getuid()) }
         });
         assert_eq!(thread.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_coroutine_that_does_not_wait_answers_for_its_worker_when_ids_are_changed() {
+    let begun = std::sync::Arc::new(AtomicU32::new(0));
+    let seen = std::sync::Arc::clone(&begun);
+    on_workers(2, move || {
+        let spinning = spawn(move || {
+            seen.store(1, Ordering::SeqCst);
+            // Ends only after the ids are changed.
+            while seen.load(Ordering::SeqCst) < 2 {
+                std::hint::spin_loop();
+            }
+        });
+        while begun.load(Ordering::SeqCst) == 0 {
+            yield_now();
+        }
+        // SAFETY: numbers alone.
+        assert_eq!(unsafe { libc::setgid(libc::getgid()) }, 0);
+        begun.store(2, Ordering::SeqCst);
+        spinning.join().unwrap();
     });
 }
 
