@@ -1,4 +1,4 @@
-//! Who waits for which word: the queues behind [`super::futex`].
+//! Who waits for which word: the queues behind `futex.rs`.
 //!
 //! Knows:         addresses, queues in order of arrival, a token for each waiter.
 //! Does not know: coroutines, time, what a word means. The package `models` runs this file through
