@@ -23,9 +23,10 @@ pub use rpc::status::{Code, Status};
 pub use rpc::streaming::{ByteSender, ByteStream, IntoStreamingRequest, Streaming};
 pub use rpc_macros::{main, test};
 pub use runtime::{
-    BuildError, Builder, Deadline, Dir, Guards, Handle, Identity, JoinError, JoinHandle, Metrics,
-    Pinned, PinnedWait, Priority, Reason, Runtime, RuntimeBuilder, StackClass, Stacks, spawn,
-    spawn_blocking, stacks, trim_stacks, yield_now,
+    BuildError, Builder, Deadline, Dir, Guards, Handle, Identity, JoinError, JoinHandle, LocalKey,
+    Metrics, Pinned, PinnedWait, Priority, Reason, Runtime, RuntimeBuilder, Scope,
+    ScopedJoinHandle, StackClass, Stacks, block_on, scope, spawn, spawn_blocking, spawn_local,
+    stacks, trim_stacks, without_hooks, yield_now,
 };
 #[doc(hidden)]
 pub use runtime::{run_main as __main, run_test as __test};
@@ -34,4 +35,40 @@ pub use runtime::{run_main as __main, run_test as __test};
 pub mod time {
     pub use crate::base::time::Instant;
     pub use crate::runtime::{Elapsed, sleep, sleep_until, timeout};
+}
+
+/// Declares values that each coroutine (and each OS thread) has for itself. With `inherited`, a
+/// coroutine begins with a clone of what its spawner has at that moment; the type is `Clone + Send` then.
+///
+/// ```
+/// # let runtime = rpc_core::Runtime::builder().workers(1).build().unwrap();
+/// # runtime.block_on(|| {
+/// use std::cell::Cell;
+///
+/// rpc_core::local! {
+///     /// Calls made so far.
+///     static CALLS: Cell<u32> = Cell::new(0);
+///     /// The request on whose behalf all this runs.
+///     inherited static REQUEST: Cell<u64> = Cell::new(0);
+/// }
+///
+/// CALLS.set(3);
+/// REQUEST.set(77);
+/// let seen = rpc_core::spawn(|| (CALLS.get(), REQUEST.get())).join().unwrap();
+/// assert_eq!(seen, (0, 77));
+/// # });
+/// ```
+#[macro_export]
+macro_rules! local {
+    () => {};
+    ($(#[$meta:meta])* $vis:vis inherited static $name:ident: $type:ty = $first:expr $(; $($rest:tt)*)?) => {
+        $(#[$meta])*
+        $vis static $name: $crate::LocalKey<$type> = $crate::LocalKey::__inherited(|| $first);
+        $($crate::local! { $($rest)* })?
+    };
+    ($(#[$meta:meta])* $vis:vis static $name:ident: $type:ty = $first:expr $(; $($rest:tt)*)?) => {
+        $(#[$meta])*
+        $vis static $name: $crate::LocalKey<$type> = $crate::LocalKey::__new(|| $first);
+        $($crate::local! { $($rest)* })?
+    };
 }

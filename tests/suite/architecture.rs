@@ -76,6 +76,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "copies a stack in a signal handler",
     ),
     (
+        "rpc-core/src/runtime/scope.rs",
+        "promises that borrows outlive their coroutines",
+    ),
+    (
         "rpc-core/src/runtime/reactor.rs",
         "type-stable registrations",
     ),

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use clap::{Parser, Subcommand};
 use examples::memory_bytes;
-use rpc_core::sync::Semaphore;
+use rpc_core::sync::{Mutex, Semaphore, channel};
 use rpc_core::{Builder, JoinHandle, Runtime};
 
 /// Measure the scheduler on one worker; one JSON line
@@ -38,6 +38,30 @@ enum What {
         #[arg(long)]
         reuse: bool,
     },
+    /// A value to another coroutine and back, through two channels with a bound of one
+    PingPong {
+        /// Round trips in all
+        #[arg(long)]
+        count: usize,
+    },
+    /// Lock a mutex that others wait for, yield, hand it over
+    Mutex {
+        /// Locks in all
+        #[arg(long)]
+        count: usize,
+        /// Coroutines that want it
+        #[arg(long, default_value_t = 4)]
+        tasks: usize,
+    },
+    /// Waits with a timeout that never comes: each sets a timer and cancels it
+    Timers {
+        /// Timers in all
+        #[arg(long)]
+        count: usize,
+        /// Pairs of coroutines that pass a value to and fro; half of their timers are set at any time
+        #[arg(long, default_value_t = 1000)]
+        pairs: usize,
+    },
     /// Coroutines that all wait at once
     Park {
         /// Coroutines in all
@@ -61,6 +85,9 @@ fn main() -> Result<()> {
     let line = runtime.block_on(move || match flags.what {
         What::Yield { count, tasks } => Ok(each(count, yields(count, tasks)?)),
         What::Spawn { count, reuse } => Ok(each(count, spawns(count, reuse)?)),
+        What::PingPong { count } => Ok(each(count, ping_pongs(count)?)),
+        What::Mutex { count, tasks } => Ok(each(count, hand_offs(count, tasks)?)),
+        What::Timers { count, pairs } => Ok(each(count, timers(count, pairs)?)),
         What::Park { count } => parks(count),
         What::Gets { addr, count } => gets(&addr, count),
     })?;
@@ -94,6 +121,77 @@ fn spawns(count: usize, reuse: bool) -> Result<f64> {
     }
     Ok(started.elapsed().as_secs_f64())
 }
+
+/// Seconds for `count` round trips of a value.
+fn ping_pongs(count: usize) -> Result<f64> {
+    let (ping, pinged) = channel(1);
+    let (pong, ponged) = channel(1);
+    let echo = rpc_core::spawn(move || pinged.iter().try_for_each(|value| pong.send(value)));
+    let started = Instant::now();
+    for value in 0..count {
+        ping.send(value)?;
+        ensure!(ponged.recv()? == value, "another value came back");
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    drop(ping);
+    join_all(vec![echo])?
+        .into_iter()
+        .collect::<Result<(), _>>()?;
+    Ok(seconds)
+}
+
+/// Seconds for `count` locks, each held over a yield while the other coroutines wait for it.
+fn hand_offs(count: usize, tasks: usize) -> Result<f64> {
+    let mutex = Arc::new(Mutex::new(0));
+    let turns = count / tasks;
+    let started = Instant::now();
+    let all = (0..tasks)
+        .map(|_| {
+            let mutex = mutex.clone();
+            rpc_core::spawn(move || {
+                for _ in 0..turns {
+                    let mut held = mutex.lock();
+                    rpc_core::yield_now();
+                    *held += 1;
+                }
+            })
+        })
+        .collect();
+    join_all(all)?;
+    ensure!(*mutex.lock() == turns * tasks, "a lock was lost");
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Seconds for `count` receives with a timeout of a minute, each answered long before.
+fn timers(count: usize, pairs: usize) -> Result<f64> {
+    let turns = count / pairs / 2;
+    let started = Instant::now();
+    let all = (0..pairs)
+        .flat_map(|_| {
+            let (ping, pinged) = channel(1);
+            let (pong, ponged) = channel(1);
+            [(true, ping, ponged), (false, pong, pinged)]
+        })
+        .map(|(first, to, from)| {
+            rpc_core::spawn(move || {
+                for turn in 0..turns {
+                    if first {
+                        to.send(turn)?;
+                    }
+                    ensure!(from.recv_timeout(MINUTE)? == turn, "another value came");
+                    if !first {
+                        to.send(turn)?;
+                    }
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    join_all(all)?.into_iter().collect::<Result<()>>()?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Bytes for each of `count` coroutines parked at once, the seconds to park them all, and the seconds
 /// to wake and join them.
@@ -150,7 +248,7 @@ fn gets(addr: &str, count: usize) -> Result<String> {
         })
         .collect();
     while ready.load(Ordering::Relaxed) < count {
-        rpc_core::time::sleep(std::time::Duration::from_millis(1));
+        rpc_core::time::sleep(Duration::from_millis(1));
     }
     let started = Instant::now();
     drop(closed);

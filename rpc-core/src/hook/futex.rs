@@ -149,7 +149,7 @@ impl Call {
         if timeout.is_some_and(|t| !sleep::is_valid(t)) {
             return failure(libc::EINVAL);
         }
-        if task.shares_thread() {
+        if task.shares_thread() || runtime::current().is_none() {
             // SAFETY: as above.
             return unsafe { self.wait_pinned(bits, &time.limit(timeout)) };
         }

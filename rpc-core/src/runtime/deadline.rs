@@ -33,7 +33,7 @@ impl Deadline {
         (!at.is_never()).then(|| at.saturating_since(Instant::now()))
     }
 
-    fn until<T>(deadline: Instant, f: impl FnOnce() -> T) -> T {
+    pub(super) fn until<T>(deadline: Instant, f: impl FnOnce() -> T) -> T {
         struct Restore(Instant);
         impl Drop for Restore {
             fn drop(&mut self) {

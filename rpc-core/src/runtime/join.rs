@@ -45,6 +45,13 @@ impl<T> JoinHandle<T> {
         }
     }
 
+    /// A second handle, to cancel by.
+    pub(super) fn another(&self) -> Self {
+        Self {
+            slot: Arc::clone(&self.slot),
+        }
+    }
+
     /// Whether the value is there.
     pub fn is_finished(&self) -> bool {
         self.slot.slot().lock().outcome.is_some()
@@ -189,7 +196,7 @@ where
             Some(task) => {
                 let outcome = task.watched(&*self, job);
                 // As with threads: who has joined finds the thread-locals gone.
-                task.end_thread_locals();
+                task.end_locals();
                 outcome
             }
             None => job(),

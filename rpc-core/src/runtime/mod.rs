@@ -28,14 +28,17 @@ mod capture;
 mod crew;
 pub(crate) mod deadline;
 mod depot;
+mod future;
 mod idle;
 mod join;
+mod local;
 mod metrics;
 pub(crate) mod park;
 mod pinned;
 mod pool;
 mod queues;
 pub(crate) mod reactor;
+mod scope;
 mod seat;
 mod shared;
 mod sleep;
@@ -59,13 +62,16 @@ use crate::coroutine::identity::{Facts, IdentityError};
 pub use crate::coroutine::Guards;
 pub use deadline::Deadline;
 pub use depot::{StackClass, Stacks, stacks, trim_stacks};
+pub use future::block_on;
 pub use join::{JoinError, JoinHandle};
+pub use local::LocalKey;
 pub use metrics::Metrics;
 pub use pinned::{Pinned, PinnedWait};
 pub use queues::Priority;
 pub use reactor::Dir;
+pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use sleep::{Elapsed, sleep, sleep_until, timeout};
-pub use task::Reason;
+pub use task::{Reason, without_hooks};
 
 use join::Packet;
 use shared::Shared;
@@ -413,7 +419,7 @@ impl Builder {
     ) -> JoinHandle<T> {
         let (run, join) = Packet::split(f);
         let job = Job {
-            run,
+            run: local::inherit(run),
             options: self.options,
         };
         if place(job, handle) {
@@ -439,11 +445,31 @@ pub fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> JoinH
     Builder::new().spawn(f)
 }
 
+/// As [`spawn`], but on the caller's own worker: no other worker takes it, so that what goes to and fro
+/// between the two needs no wake-up of another thread. It is still `Send`: the worker itself may change
+/// its thread.
+///
+/// # Panics
+/// Outside a runtime.
+#[track_caller]
+pub fn spawn_local<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let (run, join) = Packet::split(f);
+    let job = Job {
+        run: local::inherit(run),
+        options: Builder::new().options,
+    };
+    assert!(
+        at_turn_end(worker::Adoption::new(job)),
+        "spawn_local was called outside a runtime; call it in Runtime::block_on or #[rpc_core::main]"
+    );
+    join
+}
+
 /// Runs `f` on an OS thread of a pool (at most 512 at once), for what would block a worker: regular
 /// files, foreign code. From anywhere.
 pub fn spawn_blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let (run, join) = Packet::split(f);
-    pool::submit(run);
+    pool::submit(local::inherit(run));
     join
 }
 
@@ -562,5 +588,7 @@ const WORKERS_MAX: usize = 64;
 const DROP_GRACE: Duration = Duration::from_secs(1);
 const MAIN_GRACE: Duration = Duration::from_millis(200);
 
+#[cfg(test)]
+mod api_tests;
 #[cfg(test)]
 mod tests;

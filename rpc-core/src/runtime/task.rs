@@ -22,6 +22,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use super::local::Locals;
 use super::queues::Priority;
 use super::seat::Seat;
 use super::state::State;
@@ -129,6 +130,10 @@ pub(crate) struct Task {
     on_loss: Cell<Option<NonNull<dyn Lose>>>,
     /// The job's signal mask where that differs from its worker's, and the worker's.
     signal_mask: Cell<Option<(u64, u64)>>,
+    /// Whether it must not park now: see [`without_hooks`].
+    unhooked: Cell<bool>,
+    /// Touched by the running coroutine alone.
+    locals: Locals,
 }
 
 // SAFETY: `Cell`s and the coroutine are touched only by the thread that K-3 names.
@@ -143,11 +148,33 @@ thread_local! {
     static CURRENT: Cell<*const Task> = const { Cell::new(ptr::null()) };
 }
 
-/// The running coroutine if it may park; `None` on OS threads and on the worker's own stack, and (P2)
-/// while a thread that coroutines share is panicking: its panic count must not meet another coroutine.
+/// The running coroutine if it may park; `None` on OS threads and on the worker's own stack, in
+/// [`without_hooks`], and (P2) while a thread that coroutines share is panicking: its panic count must
+/// not meet another coroutine.
 #[inline]
 pub(crate) fn current() -> Option<TaskRef> {
-    running().filter(|task| !(task.shares_thread() && std::thread::panicking()))
+    running().filter(|task| {
+        !(task.0.unhooked.get() || (task.shares_thread() && std::thread::panicking()))
+    })
+}
+
+/// Runs `f` with every waiting call in it going to the kernel directly, as on an OS thread: the worker
+/// waits with it, and what another coroutine of this worker is to bring never comes.
+///
+/// For a library whose calls must not be replaced, and for calls known to be short. This crate's own
+/// primitives wait in the kernel too while it lasts.
+pub fn without_hooks<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(Option<(TaskRef, bool)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            if let Some((task, before)) = self.0 {
+                task.0.unhooked.set(before);
+            }
+        }
+    }
+    let task = running();
+    let _restore = Restore(task.map(|task| (task, task.0.unhooked.replace(true))));
+    f()
 }
 
 /// The running coroutine, whether or not it may park.
@@ -211,6 +238,8 @@ impl TaskRef {
             trimmed: Cell::new(true),
             on_loss: Cell::new(None),
             signal_mask: Cell::new(None),
+            unhooked: Cell::new(false),
+            locals: Locals::new(),
         }));
         Ok(Self(task))
     }
@@ -389,8 +418,10 @@ impl TaskRef {
         }
     }
 
-    /// Runs the destructors of the thread-locals if the job does not leave them to the next.
-    pub(super) fn end_thread_locals(self) {
+    /// Drops the coroutine-locals, and runs the destructors of the thread-locals if the job does not leave
+    /// them to the next.
+    pub(super) fn end_locals(self) {
+        self.0.locals.end();
         match self.0.facts {
             Some(facts) if !self.0.reuse_thread_locals.get() => {
                 facts.run_thread_local_destructors();
@@ -468,6 +499,11 @@ impl TaskRef {
     pub(super) fn worker(self) -> &'static Worker {
         // SAFETY: set by `load` before the task could run or park; workers live for ever.
         unsafe { &*self.0.worker.load(Ordering::Acquire) }
+    }
+
+    /// Its coroutine-locals. Only for the running coroutine.
+    pub(super) fn locals(self) -> &'static Locals {
+        &self.0.locals
     }
 
     /// Whether the task's current (or last) job runs on `worker`.
@@ -574,7 +610,7 @@ fn main_loop(address: usize) -> Infallible {
             job.run.run();
         }
         // The job has done so before its end was told; this is for what was dropped since.
-        task.end_thread_locals();
+        task.end_locals();
         task.leave(Action::Done);
     }
 }

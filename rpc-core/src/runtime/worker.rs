@@ -215,9 +215,13 @@ impl Worker {
         true
     }
 
-    /// Runs a closure to its first park, on a stack that was just in use if there is one. False if the
-    /// worker was lost meanwhile.
+    /// Runs a closure to its first park. False if the worker was lost meanwhile.
     fn start(&'static self, seat: &'static Seat, job: Job) -> bool {
+        self.load(job).is_none_or(|task| self.resume(seat, task))
+    }
+
+    /// Puts a closure on a stack, on one that was just in use if there is one.
+    fn load(&'static self, job: Job) -> Option<TaskRef> {
         let default = self.shared.stack_size;
         let size = if job.options.stack_size == 0 {
             default
@@ -234,12 +238,12 @@ impl Worker {
             Err(error) => {
                 self.shared.report_refusal(&error);
                 job.run.refuse(error);
-                return true;
+                return None;
             }
         };
         task.load(job, self);
         self.counts.started.bump();
-        self.resume(seat, task)
+        Some(task)
     }
 
     /// Runs a coroutine until it suspends. False if the worker was lost meanwhile.
@@ -558,6 +562,26 @@ impl Worker {
     /// Place in [`Shared::workers`].
     pub(super) fn index(&self) -> usize {
         self.index
+    }
+}
+
+/// A closure that goes on a stack of this worker at the end of the turn, where nobody can steal it.
+pub(super) struct Adoption(SpinLock<Option<Job>>);
+
+impl Adoption {
+    pub(super) fn new(job: Job) -> Arc<Self> {
+        Arc::new(Self(SpinLock::new(Some(job))))
+    }
+}
+
+impl Flush for Adoption {
+    fn flush(&self) {
+        let job = self.0.lock().take();
+        if let (Some(job), Some(worker)) = (job, here())
+            && let Some(task) = worker.load(job)
+        {
+            worker.local.queues.push_ready(task);
+        }
     }
 }
 

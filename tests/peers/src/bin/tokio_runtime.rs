@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc::channel;
+use tokio::sync::{Mutex, Semaphore};
 
 /// Measure tokio's scheduler on one worker; one JSON line
 #[derive(Parser)]
@@ -18,10 +19,10 @@ struct Flags {
     /// Which of tokio's runtimes
     #[arg(long, value_enum, default_value_t = Flavor::Current)]
     flavor: Flavor,
-    /// How many yields, spawns or parked tasks
+    /// How many yields, spawns, round trips, locks, timers or parked tasks
     #[arg(long)]
     count: usize,
-    /// Tasks that take turns yielding
+    /// Tasks that take turns yielding or want the mutex; pairs of tasks with timers
     #[arg(long, default_value_t = 1)]
     tasks: usize,
 }
@@ -32,6 +33,12 @@ enum What {
     Yield,
     /// Spawn an empty task and await it
     Spawn,
+    /// A value to another task and back, through two channels with a bound of one
+    PingPong,
+    /// Lock a mutex that others wait for, yield, hand it over
+    Mutex,
+    /// Waits with a timeout that never comes
+    Timers,
     /// Tasks that all wait at once
     Park,
 }
@@ -47,12 +54,18 @@ enum Flavor {
 fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     let runtime = match flags.flavor {
-        Flavor::Current => Builder::new_current_thread().build()?,
-        Flavor::Multi => Builder::new_multi_thread().worker_threads(1).build()?,
+        Flavor::Current => Builder::new_current_thread().enable_time().build()?,
+        Flavor::Multi => Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()?,
     };
     match flags.what {
         What::Yield => print_each(&flags, yields(&runtime, flags.count, flags.tasks)?),
         What::Spawn => print_each(&flags, spawns(&runtime, flags.count)?),
+        What::PingPong => print_each(&flags, ping_pongs(&runtime, flags.count)?),
+        What::Mutex => print_each(&flags, hand_offs(&runtime, flags.count, flags.tasks)?),
+        What::Timers => print_each(&flags, timers(&runtime, flags.count, flags.tasks)?),
         What::Park => parks(&runtime, flags.count)?,
     }
     Ok(())
@@ -97,6 +110,92 @@ fn spawns(runtime: &Runtime, count: usize) -> anyhow::Result<f64> {
         Ok(started.elapsed().as_secs_f64())
     }))?
 }
+
+/// Seconds for `count` round trips of a value.
+fn ping_pongs(runtime: &Runtime, count: usize) -> anyhow::Result<f64> {
+    runtime.block_on(runtime.spawn(async move {
+        let (ping, mut pinged) = channel(1);
+        let (pong, mut ponged) = channel(1);
+        let echo = tokio::spawn(async move {
+            while let Some(value) = pinged.recv().await {
+                pong.send(value).await?;
+            }
+            anyhow::Ok(())
+        });
+        let started = Instant::now();
+        for value in 0..count {
+            ping.send(value).await?;
+            anyhow::ensure!(
+                ponged.recv().await == Some(value),
+                "another value came back"
+            );
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        drop(ping);
+        echo.await??;
+        Ok(seconds)
+    }))?
+}
+
+/// Seconds for `count` locks, each held over a yield while the other tasks wait for it.
+fn hand_offs(runtime: &Runtime, count: usize, tasks: usize) -> anyhow::Result<f64> {
+    let turns = count / tasks;
+    runtime.block_on(runtime.spawn(async move {
+        let mutex = Arc::new(Mutex::new(0));
+        let started = Instant::now();
+        let all: Vec<_> = (0..tasks)
+            .map(|_| {
+                let mutex = mutex.clone();
+                tokio::spawn(async move {
+                    for _ in 0..turns {
+                        let mut held = mutex.lock().await;
+                        tokio::task::yield_now().await;
+                        *held += 1;
+                    }
+                })
+            })
+            .collect();
+        for task in all {
+            task.await?;
+        }
+        anyhow::ensure!(*mutex.lock().await == turns * tasks, "a lock was lost");
+        Ok(started.elapsed().as_secs_f64())
+    }))?
+}
+
+/// Seconds for `count` receives with a timeout of a minute, each answered long before.
+fn timers(runtime: &Runtime, count: usize, pairs: usize) -> anyhow::Result<f64> {
+    let turns = count / pairs / 2;
+    runtime.block_on(runtime.spawn(async move {
+        let started = Instant::now();
+        let mut all = Vec::new();
+        for _ in 0..pairs {
+            let (ping, pinged) = channel(1);
+            let (pong, ponged) = channel(1);
+            for (first, to, mut from) in [(true, ping, ponged), (false, pong, pinged)] {
+                all.push(tokio::spawn(async move {
+                    for turn in 0..turns {
+                        if first {
+                            to.send(turn).await?;
+                        }
+                        let value = tokio::time::timeout(MINUTE, from.recv()).await?;
+                        anyhow::ensure!(value == Some(turn), "another value came");
+                        if !first {
+                            to.send(turn).await?;
+                        }
+                    }
+                    Ok(())
+                }));
+            }
+        }
+        for task in all {
+            task.await??;
+        }
+        Ok(started.elapsed().as_secs_f64())
+    }))?
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Bytes for each of `count` tasks parked at once, and the seconds to park and to wake them all.
 fn parks(runtime: &Runtime, count: usize) -> anyhow::Result<()> {

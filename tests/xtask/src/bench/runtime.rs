@@ -1,4 +1,4 @@
-//! The runtime: ours on one worker, tokio's two runtimes, and threads for the slow GETs.
+//! The runtime: ours on one worker, tokio's two runtimes, may, and threads for the slow GETs.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ struct Case {
     what: &'static str,
     side: &'static str,
     program: &'static str,
-    args: &'static [&'static str],
+    args: Vec<&'static str>,
     /// The field of the result line, its unit, and what to multiply it with.
     figures: &'static [(&'static str, &'static str, f64)],
     /// It wants the slow HTTP server.
@@ -33,150 +33,101 @@ const GETS: &[(&str, &str, f64)] = &[("seconds", "ms in all", 1e3)];
 const YIELD: &str = "yield and back, alone";
 const YIELD_MANY: &str = "yield and back, 1,000 taking turns";
 const SPAWN: &str = "spawn + join, empty";
+const PING: &str = "a value to another coroutine and back, two channels";
+const MUTEX: &str = "lock, yield, hand over to one of 3 that wait";
+const TIMERS: &str = "receive with a timeout: 1,000,000 timers set and cancelled, 1,000 at a time";
 const PARKED: &str = "100,000 parked";
 const SLOW: &str = "1,000 GETs to a server that answers after 100 ms";
 
-const fn case(
-    what: &'static str,
-    side: &'static str,
-    program: &'static str,
-    args: &'static [&'static str],
-    figures: &'static [(&'static str, &'static str, f64)],
-) -> Case {
-    Case {
+/// Every side of one thing that takes so many ns; peers first, for ratios are to the first. Each runs
+/// `count` times, the slower ones fewer.
+fn sides(what: &'static str, step: &'static str, tasks: Option<&'static str>) -> Vec<Case> {
+    let count = if what == TIMERS {
+        ["1000000"; 4]
+    } else if step == "yield" {
+        ["10000000", "3000000", "10000000", "10000000"]
+    } else {
+        ["2000000", "1000000", "1000000", "2000000"]
+    };
+    let case = |side, program, count, extra: &[&'static str]| Case {
         what,
         side,
         program,
-        args,
-        figures,
+        args: [&[step, "--count", count], extra].concat(),
+        figures: NS,
         slow_server: false,
+    };
+    // Pairs of coroutines are counted in a flag of their own on our side.
+    let ours = if what == TIMERS { "--pairs" } else { "--tasks" };
+    let flag = |name| tasks.map_or(Vec::new(), |tasks| vec![name, tasks]);
+    let (peer, own) = (flag("--tasks"), flag(ours));
+    let multi = [&peer[..], &["--flavor", "multi"]].concat();
+    let tokio = "tokio_runtime";
+    let mut all = vec![
+        case("tokio current_thread", tokio, count[0], &peer),
+        case("tokio multi_thread, 1 worker", tokio, count[1], &multi),
+        case("may, 1 worker", "may_runtime", count[2], &peer),
+    ];
+    if what == SPAWN {
+        let sides = [
+            ("rpc-core, thread-locals reused", &["--reuse"][..]),
+            ("rpc-core, thread-locals fresh", &[]),
+        ];
+        all.extend(sides.map(|(side, extra)| case(side, "bench_runtime", count[3], extra)));
+    } else {
+        all.push(case("rpc-core", "bench_runtime", count[3], &own));
     }
+    all
 }
 
 /// Peers stand first under each name: ratios are to the first.
-const CASES: [Case; 15] = [
-    case(
-        YIELD,
-        "tokio current_thread",
-        "tokio_runtime",
-        &["yield", "--count", "10000000"],
-        NS,
-    ),
-    case(
-        YIELD,
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    all.extend(sides(YIELD, "yield", None));
+    all.extend(sides(YIELD_MANY, "yield", Some("1000")));
+    all.extend(sides(SPAWN, "spawn", None));
+    all.extend(sides(PING, "ping-pong", None));
+    all.extend(sides(MUTEX, "mutex", Some("4")));
+    all.extend(sides(TIMERS, "timers", Some("1000")));
+    let parked = |side, program, extra: &[&'static str]| Case {
+        what: PARKED,
+        side,
+        program,
+        args: [&["park", "--count", "100000"], extra].concat(),
+        figures: PARK,
+        slow_server: false,
+    };
+    let multi = ["--flavor", "multi"];
+    all.push(parked("tokio current_thread", "tokio_runtime", &[]));
+    all.push(parked(
         "tokio multi_thread, 1 worker",
         "tokio_runtime",
-        &["yield", "--count", "3000000", "--flavor", "multi"],
-        NS,
-    ),
-    case(
-        YIELD,
-        "rpc-core",
-        "bench_runtime",
-        &["yield", "--count", "10000000"],
-        NS,
-    ),
-    case(
-        YIELD_MANY,
-        "tokio current_thread",
-        "tokio_runtime",
-        &["yield", "--count", "10000000", "--tasks", "1000"],
-        NS,
-    ),
-    case(
-        YIELD_MANY,
-        "tokio multi_thread, 1 worker",
-        "tokio_runtime",
-        &[
-            "yield", "--count", "3000000", "--tasks", "1000", "--flavor", "multi",
-        ],
-        NS,
-    ),
-    case(
-        YIELD_MANY,
-        "rpc-core",
-        "bench_runtime",
-        &["yield", "--count", "10000000", "--tasks", "1000"],
-        NS,
-    ),
-    case(
-        SPAWN,
-        "tokio current_thread",
-        "tokio_runtime",
-        &["spawn", "--count", "2000000"],
-        NS,
-    ),
-    case(
-        SPAWN,
-        "tokio multi_thread, 1 worker",
-        "tokio_runtime",
-        &["spawn", "--count", "1000000", "--flavor", "multi"],
-        NS,
-    ),
-    case(
-        SPAWN,
-        "rpc-core, thread-locals reused",
-        "bench_runtime",
-        &["spawn", "--count", "2000000", "--reuse"],
-        NS,
-    ),
-    case(
-        SPAWN,
-        "rpc-core, thread-locals fresh",
-        "bench_runtime",
-        &["spawn", "--count", "2000000"],
-        NS,
-    ),
-    case(
-        PARKED,
-        "tokio current_thread",
-        "tokio_runtime",
-        &["park", "--count", "100000"],
-        PARK,
-    ),
-    case(
-        PARKED,
-        "tokio multi_thread, 1 worker",
-        "tokio_runtime",
-        &["park", "--count", "100000", "--flavor", "multi"],
-        PARK,
-    ),
-    case(
-        PARKED,
-        "rpc-core",
-        "bench_runtime",
-        &["park", "--count", "100000"],
-        PARK,
-    ),
-    Case {
+        &multi,
+    ));
+    all.push(parked("rpc-core", "bench_runtime", &[]));
+    let gets = |side, program, args: &[&'static str]| Case {
+        what: SLOW,
+        side,
+        program,
+        args: args.to_vec(),
+        figures: GETS,
         slow_server: true,
-        ..case(
-            SLOW,
-            "ureq on 1,000 threads",
-            "thread_gets",
-            &["--count", "1000"],
-            GETS,
-        )
-    },
-    Case {
-        slow_server: true,
-        ..case(
-            SLOW,
-            "ureq on rpc-core, 1 worker",
-            "bench_runtime",
-            &["gets", "--count", "1000"],
-            GETS,
-        )
-    },
-];
+    };
+    let count = ["--count", "1000"];
+    all.push(gets("ureq on 1,000 threads", "thread_gets", &count));
+    let ours = ["gets", "--count", "1000"];
+    all.push(gets("ureq on rpc-core, 1 worker", "bench_runtime", &ours));
+    all
+}
 
 /// Samples by case and figure.
 type All = BTreeMap<(usize, usize), Samples>;
 
 pub(crate) fn run(rounds: u32) -> Result<Section> {
     let (mut all, mut failures) = (All::new(), Vec::new());
+    let cases = cases();
     for round in 1..=rounds {
-        for (index, case) in CASES.iter().enumerate() {
+        for (index, case) in cases.iter().enumerate() {
             eprintln!(
                 "==> runtime, round {round} of {rounds}: {}, {}",
                 case.what, case.side
@@ -190,14 +141,14 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
         }
     }
     Ok(Section {
-        text: text(&all, &failures),
+        text: text(&cases, &all, &failures),
         plots: Vec::new(),
     })
 }
 
 fn measure(case: &Case, index: usize, all: &mut All) -> Result<()> {
     let mut command = program::release(case.program, CLIENT_CORE)?;
-    command.args(case.args);
+    command.args(&case.args);
     let mut server = None;
     if case.slow_server {
         let addr = program::free_addr()?;
@@ -221,7 +172,7 @@ fn measure(case: &Case, index: usize, all: &mut All) -> Result<()> {
     Ok(())
 }
 
-fn text(all: &All, failures: &[String]) -> String {
+fn text(cases: &[Case], all: &All, failures: &[String]) -> String {
     let nothing = Samples::default();
     let samples = |index, figure| all.get(&(index, figure)).unwrap_or(&nothing);
     let mut table = Table::new(&[
@@ -231,8 +182,8 @@ fn text(all: &All, failures: &[String]) -> String {
         "median (least–greatest)",
         "of the first peer",
     ]);
-    for (index, case) in CASES.iter().enumerate() {
-        let first = CASES
+    for (index, case) in cases.iter().enumerate() {
+        let first = cases
             .iter()
             .position(|c| c.what == case.what)
             .unwrap_or(index);
@@ -250,7 +201,7 @@ fn text(all: &All, failures: &[String]) -> String {
     }
     format!(
         "## Runtime\n\nEvery program runs on one core. Memory is VmRSS + VmPTE, the difference before and after, per coroutine or task. \
-         The GETs go over connections opened before the clock starts. A ratio below 1 is less time or memory than the first peer's.\n\n{}\n{}",
+         The channels of tokio and rpc-core keep one value, may's have no bound. The GETs go over connections opened before the clock starts. A ratio below 1 is less time or memory than the first peer's.\n\n{}\n{}",
         table.text(),
         report::failures(failures),
     )
