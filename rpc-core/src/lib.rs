@@ -1,4 +1,5 @@
 //! Services written as plain blocking code, run as stackful coroutines.
+#![doc = include_str!("../README.md")]
 
 pub mod base;
 pub mod codegen;

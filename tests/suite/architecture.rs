@@ -96,6 +96,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "calls the replaced functions as a C program does",
     ),
     (
+        "tests/suite/libraries/blocking.rs",
+        "makes calls that the hooks do not see",
+    ),
+    (
         "tests/suite/libraries/hiredis.rs",
         "loads a C program and calls it",
     ),

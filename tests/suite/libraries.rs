@@ -6,6 +6,7 @@
 //!
 //! Knows: real servers, each started by its test. Does not know: how a call waits.
 
+mod blocking;
 mod curl;
 mod hiredis;
 mod mysql;
@@ -15,8 +16,7 @@ mod tokio;
 mod tungstenite;
 mod ureq;
 
-use std::process::Command;
-use std::sync::{Arc, Barrier, Once};
+use std::sync::{Arc, Barrier};
 
 use libraries::calls::Call;
 use rpc_core::spawn;
@@ -29,7 +29,7 @@ const COUNT: usize = 1000;
 /// Opens [`COUNT`] connections from as many coroutines of one worker, makes all their calls at once,
 /// and returns the answers in the callers' order.
 fn at_once(open: impl Fn(usize) -> anyhow::Result<Call> + Send + Sync + 'static) -> Vec<String> {
-    room_for_descriptors();
+    libraries::room_for_descriptors().unwrap();
     on_one_worker(move || {
         let (open, opened) = (Arc::new(open), Arc::new(Barrier::new(COUNT)));
         let callers: Vec<_> = (0..COUNT)
@@ -52,21 +52,4 @@ fn at_once(open: impl Fn(usize) -> anyhow::Result<Call> + Send + Sync + 'static)
 /// The answer that each caller alone is to get.
 fn own_answers(answer: impl Fn(usize) -> String) -> Vec<String> {
     (0..COUNT).map(answer).collect()
-}
-
-/// Raises the soft limit of open files for this process and the servers it starts. A thousand
-/// connections with both ends here are 2,000, a tokio runtime has three, and tests run side by side.
-fn room_for_descriptors() {
-    const WANTED: &str = "--nofile=16384:";
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let own = std::process::id().to_string();
-        let raised = Command::new("prlimit")
-            .args(["--pid", &own, WANTED])
-            .status();
-        assert!(
-            raised.as_ref().is_ok_and(|status| status.success()),
-            "these tests need 16,384 open files (`ulimit -Hn` shows the limit): prlimit: {raised:?}"
-        );
-    });
 }

@@ -5,13 +5,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use tests::{bin, root, run};
 
 /// The documents a reader is led through.
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 5] = [
     "README.md",
+    "rpc-core/README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
@@ -83,11 +85,43 @@ fn links_in_the_documents_lead_somewhere() -> io::Result<()> {
             if target.is_empty() || target.contains("://") {
                 continue;
             }
+            let folder = Path::new(document)
+                .parent()
+                .expect("a file lies in a folder");
             assert!(
-                root().join(target).exists(),
+                root().join(folder).join(target).exists(),
                 "{document} links to {target}, which is not there"
             );
         }
+    }
+    Ok(())
+}
+
+/// Each row of the guide's table of libraries ends with the test that shows it.
+#[test]
+fn every_library_of_the_guide_is_backed_by_a_test() -> io::Result<()> {
+    let guide = read("rpc-core/README.md")?;
+    let (_, below) = guide
+        .split_once("| library | works |")
+        .expect("the guide has a table of libraries");
+    let rows: Vec<&str> = below
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    assert!(rows.len() > 10, "only {} libraries", rows.len());
+    for row in rows {
+        let test = row.split('|').rev().nth(1).unwrap_or_default();
+        let (module, name) = test
+            .trim()
+            .trim_matches('`')
+            .rsplit_once("::")
+            .unwrap_or_else(|| panic!("this row names no test:\n{row}"));
+        let source = read(&format!("tests/suite/{}.rs", module.replace("::", "/")))?;
+        assert!(
+            source.contains(&format!("\nfn {name}(")),
+            "there is no test `{name}` in {module}; the row:\n{row}"
+        );
     }
     Ok(())
 }

@@ -4,12 +4,12 @@
 //! what kind of thread.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use mysql::prelude::Queryable;
 use tungstenite::Message;
-
-use crate::http::Certificate;
+use ureq::tls::{RootCerts, TlsConfig};
 
 /// A connection that is open, and the call it makes: asks, waits, gives the answer.
 pub type Call = Box<dyn FnMut() -> Result<String> + Send>;
@@ -85,15 +85,20 @@ pub fn mysql_options(addr: SocketAddr) -> mysql::Opts {
     options.into()
 }
 
-/// `ureq`: the body of `path` below `base`, over a connection that an earlier GET opened. With a
-/// certificate `base` is `https://…`, and the certificate the one root to trust.
+/// `ureq`: the body of `path` below `base`, over a connection that an earlier GET opened. With
+/// `trusted`, a certificate in DER, `base` is `https://…`, and that certificate the one root.
 ///
 /// # Errors
 /// The library's own.
-pub fn ureq(base: &str, path: &str, trusted: Option<&Certificate>) -> Result<Call> {
+pub fn ureq(base: &str, path: &str, trusted: Option<&[u8]>) -> Result<Call> {
     let mut config = ureq::Agent::config_builder().proxy(None);
     if let Some(certificate) = trusted {
-        config = config.tls_config(certificate.trusted_by_ureq());
+        let root = ureq::tls::Certificate::from_der(certificate).to_owned();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::new_with_certs(&[root]))
+            .unversioned_rustls_crypto_provider(provider);
+        config = config.tls_config(tls.build());
     }
     let agent = config.build().new_agent();
     let get = |agent: &ureq::Agent, url: &str| -> Result<String> {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use anyhow::Result;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use ureq::tls::{RootCerts, TlsConfig};
 
 /// Answers GETs until the client ends: each with its own path, those below `/wait` after `wait`.
 ///
@@ -78,14 +77,9 @@ impl Certificate {
         Ok(StreamOwned::new(connection, stream))
     }
 
-    /// What makes ureq trust this certificate and no other.
-    pub(crate) fn trusted_by_ureq(&self) -> TlsConfig {
-        let root = ureq::tls::Certificate::from_der(&self.certificate).to_owned();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&[root]))
-            .unversioned_rustls_crypto_provider(provider)
-            .build()
+    /// The certificate alone, in DER, for who is to trust it.
+    pub fn der(&self) -> &[u8] {
+        &self.certificate
     }
 }
 

@@ -28,7 +28,8 @@ fn ureq_makes_a_thousand_gets_at_once_inside_rustls() {
     })
     .unwrap();
     let base = format!("https://{}", server.addr());
-    let answers =
-        at_once(move |caller| calls::ureq(&base, &format!("/wait/{caller}"), Some(&certificate)));
+    let answers = at_once(move |caller| {
+        calls::ureq(&base, &format!("/wait/{caller}"), Some(certificate.der()))
+    });
     assert_eq!(answers, own_answers(|caller| format!("/wait/{caller}")));
 }

@@ -8,6 +8,7 @@
 //! failed is reported as failed.
 
 mod malloc;
+mod libraries;
 mod memory;
 mod messaging;
 mod plot;
@@ -46,7 +47,7 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Switch, spawn and join, parked coroutines, slow GETs; against tokio and threads
+    /// Switch, spawn and join, parked coroutines, slow calls of libraries; against tokio and threads
     Runtime,
     /// A thousand to a million coroutines that wait at once, in both identities; against tokio
     Memory,
@@ -74,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if wanted(What::Runtime) {
         sections.push(runtime::run(options.rounds)?);
         sections.push(malloc::run(options.rounds)?);
+        sections.push(libraries::run(options.rounds)?);
     }
     if wanted(What::Memory) {
         sections.push(memory::run(options.rounds)?);
@@ -120,6 +122,16 @@ fn build(options: &Options) -> Result<()> {
             "--release",
             "--package",
             "peers",
+        ]))?;
+    }
+    if wanted(What::Runtime) {
+        steps::step(&mut steps::cargo(&[
+            "build",
+            "--release",
+            "--package",
+            "tests",
+            "--example",
+            "bench_libraries",
         ]))?;
     }
     if wanted(What::Messaging) {
