@@ -1,7 +1,5 @@
 //! gRPC's interoperability cases against grpcio, both ways; what passes is the table in docs/interop.md.
 
-use super::*;
-
 use std::fmt::Write as _;
 use std::process::Command;
 

@@ -7,8 +7,8 @@
 //! A benchmark is a number, never a test: nothing fails because something was slow. A run that
 //! failed is reported as failed.
 
-mod malloc;
 mod libraries;
+mod malloc;
 mod memory;
 mod messaging;
 mod plot;
