@@ -45,11 +45,13 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Traces go to standard error; `RUST_LOG` chooses which.
+/// Traces go to standard error; `RUST_LOG` chooses which. The engine's own are of use to its authors,
+/// and come through only where another crate of the build has asked for `log` records.
 fn write_traces() {
+    const USUAL: &str = "info,fjall=warn,lsm_tree=warn";
     let chosen = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(chosen.unwrap_or_else(|_| "info".into()))
+        .with_env_filter(chosen.unwrap_or_else(|_| USUAL.into()))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
