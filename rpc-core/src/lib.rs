@@ -22,6 +22,7 @@ pub use rpc::metadata::MetadataMap;
 pub use rpc::server::{BoundServer, Health, Server, ServerBuilder, ServerHandle};
 pub use rpc::status::{Code, Status};
 pub use rpc::streaming::{ByteSender, ByteStream, IntoStreamingRequest, Streaming};
+pub use rpc::tls::{ClientTls, ServerTls};
 pub use rpc_macros::{main, test};
 pub use runtime::{
     BuildError, Builder, Deadline, Dir, Guards, Handle, Identity, JoinError, JoinHandle, LocalKey,

@@ -2,8 +2,8 @@
 //!
 //! Knows: command lines, HTTP as curl prints it. Does not know: rpc-core.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use tests::{Program, bin, run};
@@ -25,11 +25,15 @@ struct Greeter {
 }
 
 impl Greeter {
-    /// Starts it; takes another port where somebody took the free one meanwhile.
     fn start() -> io::Result<Self> {
+        Self::of("greeter_server")
+    }
+
+    /// Starts a program that greets; takes another port where somebody took the free one meanwhile.
+    fn of(program: &str) -> io::Result<Self> {
         loop {
             let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-            let mut server = Program::start("greeter_server", &[addr.to_string()])?;
+            let mut server = Program::start(program, &[addr.to_string()])?;
             while server.is_running()? {
                 if TcpStream::connect(addr).is_ok() {
                     return Ok(Self { server, addr });
@@ -123,6 +127,25 @@ fn curl_reads_the_pages_of_the_port() -> io::Result<()> {
         );
     }
     assert_eq!(greeter.curl("/nowhere", &[])?.1, 404);
+    Ok(())
+}
+
+#[test]
+fn a_protocol_in_one_file_shares_the_port() -> io::Result<()> {
+    let greeter = Greeter::of("line_protocol")?;
+    let mut stream = TcpStream::connect(greeter.addr)?;
+    stream.write_all(
+        b"CALL 7 greeter.Greeter/SayHello {\"name\":\"you\"}\n\
+          CALL 8 greeter.Greeter/SayGoodbye {}\nCALL 9 greeter.Greeter/SayHello {\n",
+    )?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut lines: Vec<String> = BufReader::new(stream).lines().collect::<Result<_, _>>()?;
+    lines.sort();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0], r#"7 OK {"message":"Hello, you!"}"#);
+    assert!(lines[1].starts_with("8 Unimplemented "), "{lines:?}");
+    assert!(lines[2].starts_with("9 InvalidArgument "), "{lines:?}");
+    assert_eq!(greeter.post(r#"{"name":"you"}"#)?.1, 200, "the same port");
     Ok(())
 }
 

@@ -8,12 +8,14 @@
 use core::fmt;
 use core::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::metadata::MetadataMap;
 use super::streaming::{ByteStream, Offer};
+use super::tls::Peer;
 use crate::base::time::Instant;
 
 /// A message on its way to a service, and what travels beside it.
@@ -27,6 +29,8 @@ pub struct Request<T> {
     log_id: Option<i64>,
     /// Where the call came from; `None` on the calling side and in-process.
     peer: Option<SocketAddr>,
+    /// What the peer's protocol told of it.
+    told: Option<Arc<Peer>>,
     /// When the call's time is over; `NEVER` = no limit.
     deadline: Instant,
     offer: Held,
@@ -57,6 +61,7 @@ impl<T> Request<T> {
             attachment: Bytes::new(),
             log_id: None,
             peer: None,
+            told: None,
             deadline: Instant::NEVER,
             offer: Held(None),
         }
@@ -85,6 +90,7 @@ impl<T> Request<T> {
             attachment: self.attachment,
             log_id: self.log_id,
             peer: self.peer,
+            told: self.told,
             deadline: self.deadline,
             offer: self.offer,
         }
@@ -125,6 +131,17 @@ impl<T> Request<T> {
         self.peer
     }
 
+    /// The certificates that the caller showed over TLS and that were verified, in DER, its own first;
+    /// empty = none.
+    pub fn peer_certificates(&self) -> &[Vec<u8>] {
+        self.told.as_ref().map_or(&[], |told| &told.certificates)
+    }
+
+    /// The name that the caller asked the server for over TLS (SNI).
+    pub fn server_name(&self) -> Option<&str> {
+        self.told.as_ref()?.server_name.as_deref()
+    }
+
     /// Time left at `now`; `None` if the call has no deadline, zero if it has passed.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
         (!self.deadline.is_never()).then(|| self.deadline.saturating_since(now))
@@ -136,8 +153,14 @@ impl<T> Request<T> {
     }
 
     /// Tells the request where it came from and when its time is over; the server does.
-    pub const fn set_origin(&mut self, peer: Option<SocketAddr>, deadline: Instant) {
+    pub fn set_origin(
+        &mut self,
+        peer: Option<SocketAddr>,
+        told: Option<Arc<Peer>>,
+        deadline: Instant,
+    ) {
         self.peer = peer;
+        self.told = told;
         self.deadline = deadline;
     }
 
@@ -171,6 +194,7 @@ impl<T> Request<T> {
             attachment,
             log_id,
             peer: None,
+            told: None,
             deadline: Instant::NEVER,
             offer: Held(None),
         }

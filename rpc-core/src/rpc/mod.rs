@@ -20,3 +20,4 @@ pub mod server;
 pub mod status;
 pub mod status_map;
 pub mod streaming;
+pub mod tls;

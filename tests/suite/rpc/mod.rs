@@ -16,6 +16,7 @@ mod interop;
 mod peer;
 mod streams;
 mod threads;
+mod tls;
 mod transcoding;
 
 use std::collections::HashMap;
@@ -85,11 +86,13 @@ impl Probe for Actor {
         let attachment = request.attachment().clone();
         let metadata = request.metadata().clone();
         let log_id = request.log_id();
+        let certificates = request.peer_certificates().len() as u32;
         let ask = request.into_inner();
         let told = Told {
             text: ask.text,
             data: vec![7; ask.size as usize],
             remaining_ms: log_id.unwrap_or_default() as u64,
+            certificates,
         };
         Ok(Response::from_parts(told, metadata, attachment))
     }

@@ -83,25 +83,18 @@ fn is_carried_on(key: &str) -> bool {
 mod tests {
     use super::*;
     use crate::base::time::Instant;
-    use crate::rpc::protocol::{BodyFormat, CallId, Kind, RawBody, Route};
+    use crate::rpc::protocol::{CallId, Kind, RawBody, Route};
 
     fn call(log_id: Option<i64>, fields: &[(&str, &str)]) -> IncomingCall {
+        let route = Route {
+            method: 0,
+            kind: Kind::Unary,
+        };
+        let body = RawBody::plain(bytes::Bytes::new());
         IncomingCall {
-            id: CallId::new(0, 0),
-            route: Route {
-                method: 0,
-                kind: Kind::Unary,
-            },
-            format: BodyFormat::Protobuf,
-            body: RawBody::plain(bytes::Bytes::new()),
-            offers_stream: false,
-            bound: None,
-            attachment: bytes::Bytes::new(),
             metadata: fields.iter().copied().collect::<MetadataMap>(),
             log_id,
-            trace: None,
-            timeout: None,
-            arrived: Instant::ZERO,
+            ..IncomingCall::new(CallId::new(0, 0), route, body, Instant::ZERO)
         }
     }
 

@@ -27,6 +27,7 @@ use crate::rpc::protocol::{Body, IncomingReply, Kind, OutgoingCall};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{ELOGOFF, ERESPONSE};
 use crate::rpc::streaming::{ByteStream, IntoStreamingRequest, Streaming, decode};
+use crate::rpc::tls::ClientTls;
 use crate::runtime::{Handle, Reason, Runtime, yield_now};
 
 /// A way to call the servers of a service. Cheap to clone; connects again by itself; usable from
@@ -42,6 +43,7 @@ pub struct ChannelBuilder {
     target: String,
     deadline: Option<Duration>,
     limits: ChannelLimits,
+    tls: Option<ClientTls>,
 }
 
 /// The wire protocol that a channel speaks.
@@ -67,6 +69,8 @@ pub(super) struct ChannelLimits {
     pub max_unwritten: usize,
     /// Bytes of one answer with its attachment.
     pub max_message: usize,
+    /// How servers are spoken to in secret; `None` = plain text.
+    pub tls: Option<(ClientTls, Arc<rustls::ClientConfig>)>,
 }
 
 /// Owned by the handles: the last one ends the links.
@@ -102,12 +106,14 @@ impl Channel {
         ChannelBuilder {
             target: target.to_owned(),
             deadline: None,
+            tls: None,
             limits: ChannelLimits {
                 wire: Wire::Prpc,
                 connect_timeout: Duration::from_secs(1),
                 max_pending: 16_384,
                 max_unwritten: 16 << 20,
                 max_message: 64 << 20,
+                tls: None,
             },
         }
     }
@@ -482,6 +488,13 @@ impl ChannelBuilder {
         self
     }
 
+    /// Speaks TLS with the servers.
+    #[must_use]
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Connects; returns with the first connection that stands.
     ///
     /// # Errors
@@ -506,8 +519,16 @@ impl ChannelBuilder {
     /// succeeds.
     ///
     /// # Errors
-    /// The target cannot be read; the background runtime could not be started.
-    pub fn connect_lazy(self) -> Result<Channel, Error> {
+    /// The target cannot be read, TLS cannot be set up, or the background runtime could not be started.
+    pub fn connect_lazy(mut self) -> Result<Channel, Error> {
+        if let Some(tls) = self.tls.take() {
+            let alpn: &[&str] = match self.limits.wire {
+                Wire::Prpc => &[],
+                Wire::Grpc => &["h2"],
+            };
+            let config = tls.config(alpn)?;
+            self.limits.tls = Some((tls, config));
+        }
         let addresses = parse_target(&self.target)?;
         let handle = match Handle::try_current() {
             Some(handle) => handle,

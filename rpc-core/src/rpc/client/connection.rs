@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::EHOSTDOWN;
-use super::channel::{ChannelLimits, Wire};
+use super::channel::ChannelLimits;
 use super::link::Link;
 use super::streams::StreamSlot;
 use crate::base::lock::SpinLock;
@@ -29,10 +29,8 @@ use crate::net::{
     Attachment, Bell, Crowd, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
     flush, on_worker, take_turn, watch,
 };
-use crate::rpc::protocol::grpc::GrpcClient;
-use crate::rpc::protocol::prpc::PrpcClient;
 use crate::rpc::protocol::{
-    CallId, ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall,
+    Bad, CallId, ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall,
 };
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{EFAILEDSOCKET, ELOGOFF, EOVERCROWDED};
@@ -115,7 +113,7 @@ impl Connection {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for addr in link.target().to_socket_addrs()? {
             let attempt = Socket::start_connect(addr).and_then(|socket| {
-                let connection = Self::new(Arc::clone(link), socket);
+                let connection = Self::new(Arc::clone(link), socket)?;
                 connection.finish_connecting(until)?;
                 Ok(connection)
             });
@@ -127,7 +125,7 @@ impl Connection {
         Err(last)
     }
 
-    fn new(link: Arc<Link>, socket: Socket) -> Arc<Self> {
+    fn new(link: Arc<Link>, socket: Socket) -> io::Result<Arc<Self>> {
         let limits = Limits {
             max_body: link.limits().max_message,
             max_decompressed: link.limits().max_message,
@@ -136,11 +134,8 @@ impl Connection {
             keepalive: None,
             ..Limits::default()
         };
-        let session: Box<dyn ClientSession> = match link.limits().wire {
-            Wire::Prpc => Box::new(PrpcClient::new(limits)),
-            Wire::Grpc => Box::new(GrpcClient::new(limits, link.target())),
-        };
-        Arc::new_cyclic(|this| Self {
+        let session = link.session(limits)?;
+        Ok(Arc::new_cyclic(|this| Self {
             link,
             socket,
             this: Weak::clone(this),
@@ -158,7 +153,7 @@ impl Connection {
                 lost: None,
             }),
             waking: SpinLock::new(Vec::new()),
-        })
+        }))
     }
 
     fn finish_connecting(self: &Arc<Self>, until: Instant) -> io::Result<()> {
@@ -300,7 +295,7 @@ impl Connection {
                     let retire = deliver(state, &mut waking);
                     let drained = drained && !state.hung_up;
                     state.read_pending = !drained;
-                    let finished = state.session.is_finished();
+                    let failure = failure(&*state.session, parsed);
                     // The session has answers of its own: to pings, to settings.
                     let owes = !state.out.is_blocked() && !state.session.transmit().is_empty();
                     drop(guard);
@@ -310,11 +305,8 @@ impl Connection {
                     if retire {
                         self.link.retire(self);
                     }
-                    if let Err(bad) = parsed {
-                        break Some(bad.to_string());
-                    }
-                    if finished {
-                        break Some("the server sent what is no answer".to_owned());
+                    if let Some(why) = failure {
+                        break Some(why);
                     }
                     if drained {
                         break None;
@@ -429,6 +421,14 @@ fn deliver(state: &mut State, waking: &mut Vec<Waiter>) -> bool {
         }
     }
     going_away
+}
+
+/// Why the connection cannot go on after what came; `None` = it can.
+fn failure(session: &dyn ClientSession, parsed: Result<(), Bad>) -> Option<String> {
+    let bad = parsed.err().map(|bad| bad.to_string());
+    let finished = || Some("the server sent what is no answer".to_owned());
+    let why = bad.or_else(|| session.is_finished().then(finished)?)?;
+    Some(session.failure().map_or(why, str::to_owned))
 }
 
 fn check_unwritten(state: &mut State, max: usize) -> Result<(), Status> {

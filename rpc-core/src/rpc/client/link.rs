@@ -7,16 +7,23 @@
 //!      └──failed──▶ Failed ──after the backoff──▶ Connecting          any ──end──▶ Closed
 //! ```
 
+use std::io;
 use std::sync::Arc;
 
+use rustls::ClientConnection;
+
 use super::backoff::Backoff;
-use super::channel::{Board, ChannelLimits};
+use super::channel::{Board, ChannelLimits, Wire};
 use super::connection::Connection;
 use crate::base::lock::SpinLock;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::net::Bell;
 use crate::net::wait::GaveUp;
+use crate::rpc::protocol::grpc::GrpcClient;
+use crate::rpc::protocol::prpc::PrpcClient;
+use crate::rpc::protocol::tls::TlsClient;
+use crate::rpc::protocol::{ClientSession, Limits};
 use crate::runtime::Handle;
 
 /// An address and its connection.
@@ -69,6 +76,26 @@ impl Link {
 
     pub fn limits(&self) -> &ChannelLimits {
         &self.limits
+    }
+
+    /// A session for a new connection.
+    ///
+    /// # Errors
+    /// TLS cannot be had with this target.
+    pub fn session(&self, limits: Limits) -> io::Result<Box<dyn ClientSession>> {
+        let plain: Box<dyn ClientSession> = match self.limits.wire {
+            Wire::Prpc => Box::new(PrpcClient::new(limits)),
+            Wire::Grpc => {
+                Box::new(GrpcClient::new(limits, &self.target).secure(self.limits.tls.is_some()))
+            }
+        };
+        let Some((tls, config)) = &self.limits.tls else {
+            return Ok(plain);
+        };
+        let host = self.target.rsplit_once(':').map_or("", |(host, _)| host);
+        let name = tls.name_for(host).map_err(io::Error::other)?;
+        let tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        Ok(Box::new(TlsClient::new(tls, plain)))
     }
 
     pub fn phase(&self) -> Phase {

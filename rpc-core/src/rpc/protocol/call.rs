@@ -240,6 +240,24 @@ pub struct IncomingCall {
 }
 
 impl IncomingCall {
+    /// A call with nothing beside its body, in protobuf.
+    pub const fn new(id: CallId, route: Route, body: RawBody, arrived: Instant) -> Self {
+        Self {
+            id,
+            route,
+            format: BodyFormat::Protobuf,
+            body,
+            offers_stream: false,
+            bound: None,
+            attachment: Bytes::new(),
+            metadata: MetadataMap::new(),
+            log_id: None,
+            trace: None,
+            timeout: None,
+            arrived,
+        }
+    }
+
     /// When the call's time is over; [`Instant::NEVER`] if the caller set none.
     pub fn deadline(&self) -> Instant {
         self.timeout

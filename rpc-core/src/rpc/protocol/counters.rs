@@ -66,6 +66,8 @@ reasons! {
     Http2Idle = "http2_idle", "too many HTTP/2 frames without use";
     /// HTTP/2: a peer with calls under way gave no sign of life when asked for one.
     Http2Silent = "http2_silent", "the HTTP/2 peer gave no sign of life";
+    /// A TLS handshake that failed or took too long, or a damaged record.
+    Tls = "tls", "TLS failed: the handshake, or a record";
     /// A later message of a PRPC connection has another magic.
     BadMagic = "bad_magic", "a message does not begin with PRPC";
     /// A message above `Limits::max_body`.

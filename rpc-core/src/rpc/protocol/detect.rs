@@ -16,6 +16,7 @@ use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::status::Status;
+use crate::rpc::tls::Peer;
 
 /// A session that becomes one of `config`'s protocols with its first bytes.
 pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
@@ -101,6 +102,10 @@ impl ServerSession for Detecting {
 
     fn next_event(&mut self) -> Option<ServerEvent> {
         self.chosen.as_mut()?.next_event()
+    }
+
+    fn peer(&self) -> Option<&Arc<Peer>> {
+        self.chosen.as_ref()?.peer()
     }
 
     fn answer(&mut self, id: CallId, reply: Reply<'_>) {

@@ -41,6 +41,7 @@ pub mod http1;
 mod http2;
 pub mod prpc;
 mod timeout;
+pub(crate) mod tls;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -52,6 +53,7 @@ use bytes::{BufMut, Bytes};
 use super::compression::Compression;
 use super::metadata::MetadataMap;
 use super::status::Status;
+use super::tls::Peer;
 use crate::base::time::Instant;
 
 pub use call::{
@@ -90,6 +92,11 @@ impl Probe {
 pub trait Protocol: Send + Sync + 'static {
     /// Short lower-case name for logs and metrics, such as `baidu_std`.
     fn name(&self) -> &'static str;
+
+    /// Its name in TLS' negotiation (ALPN), where it has one.
+    fn alpn(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Whether a connection that begins with `prefix` (at least one byte) speaks this protocol.
     fn probe(&self, prefix: &[u8]) -> Probe;
@@ -264,6 +271,11 @@ pub trait ServerSession: Send {
     /// requests that were read already: the driver asks again after an answer to a session that did not
     /// [want input](ServerSession::wants_input).
     fn next_event(&mut self) -> Option<ServerEvent>;
+
+    /// Who is at the other end, where the protocol tells; not before the first event.
+    fn peer(&self) -> Option<&Arc<Peer>> {
+        None
+    }
 
     /// Whether calls of this kind can be carried. The driver refuses those that cannot (UNIMPLEMENTED).
     fn carries(&self, kind: Kind) -> bool {
@@ -443,6 +455,11 @@ pub trait ClientSession: Send {
 
     /// The connection is lost: every call under way ends with `status`, as events.
     fn abort(&mut self, status: &Status);
+
+    /// What ended the connection, in words, where [`Bad::reason`] says too little.
+    fn failure(&self) -> Option<&str> {
+        None
+    }
 
     /// As [`ServerSession::transmit`].
     fn transmit(&mut self) -> &mut VecDeque<Bytes>;

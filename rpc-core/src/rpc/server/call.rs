@@ -205,7 +205,11 @@ impl PendingCall {
             std::mem::take(&mut incoming.attachment),
             incoming.log_id,
         );
-        request.set_origin(Some(self.connection.peer()), deadline);
+        request.set_origin(
+            Some(self.connection.peer()),
+            self.connection.told().cloned(),
+            deadline,
+        );
         if incoming.offers_stream {
             let beside = Beside::new(Arc::clone(&self.connection), incoming.id);
             request.offer_stream(Offer(Box::new(beside)));

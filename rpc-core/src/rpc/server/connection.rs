@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -34,6 +34,7 @@ use crate::net::{
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{CallId, Kind, Page, Reply, ServerSession, server_session};
 use crate::rpc::status::Status;
+use crate::rpc::tls::Peer;
 use crate::runtime::{self, TaskRef};
 
 /// A connection. Alive while the server's table, the reactor or a running call refers to it.
@@ -41,6 +42,8 @@ pub(super) struct Connection {
     core: Arc<Core>,
     pub(super) socket: Socket,
     peer: SocketAddr,
+    /// What the peer's protocol told of it; set with the first event.
+    told: OnceLock<Arc<Peer>>,
     /// Its key in the server's table.
     key: usize,
     this: Weak<Self>,
@@ -142,6 +145,7 @@ impl Connection {
             core,
             socket,
             peer,
+            told: OnceLock::new(),
             key,
             this: Weak::clone(this),
             attachment: SpinLock::new(None),
@@ -165,8 +169,24 @@ impl Connection {
         &self.core
     }
 
+    /// Where the peer is: the connection's other end, or what a proxy said.
     pub(super) fn peer(&self) -> SocketAddr {
-        self.peer
+        let told = self.told.get().and_then(|told| told.address);
+        told.unwrap_or(self.peer)
+    }
+
+    /// What the peer's protocol told of it.
+    pub(super) fn told(&self) -> Option<&Arc<Peer>> {
+        self.told.get()
+    }
+
+    /// Takes note of what the session knows of the peer.
+    pub(super) fn note_peer(&self, session: &dyn ServerSession) {
+        if self.told.get().is_none()
+            && let Some(peer) = session.peer()
+        {
+            self.told.get_or_init(|| Arc::clone(peer));
+        }
     }
 
     /// Keeps the place in the reactor until the connection closes.

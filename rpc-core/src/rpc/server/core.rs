@@ -9,6 +9,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::OwnMetrics;
+use super::certificates::CertificateFiles;
 use super::connection::Connection;
 use super::options::Options;
 use super::registry::Registry;
@@ -21,6 +22,7 @@ use crate::rpc::console::{self, MethodView, ServerView};
 use crate::rpc::protocol::{BadReason, Page, PageRequest, ServerConfig, counters};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::ELIMIT;
+use crate::rpc::tls::ServerTls;
 use crate::runtime::{Handle, Run, spawn_detached};
 
 /// A server, as its connections and calls see it.
@@ -32,6 +34,8 @@ pub(super) struct Core {
     pub options: Options,
     /// Numbers that `/metrics` shows after the server's.
     own_metrics: Option<OwnMetrics>,
+    /// Looked at by the janitor.
+    pub certificates: Option<(CertificateFiles, ServerTls)>,
     pub stats: ServerStats,
     /// Calls that were spawned and have not ended; at most `options.max_concurrency`.
     in_flight: AtomicUsize,
@@ -55,12 +59,14 @@ impl Core {
         registry: Arc<Registry>,
         options: Options,
         own_metrics: Option<OwnMetrics>,
+        certificates: Option<(CertificateFiles, ServerTls)>,
     ) -> Self {
         Self {
             config,
             registry,
             options,
             own_metrics,
+            certificates,
             stats: ServerStats::default(),
             in_flight: AtomicUsize::new(0),
             connections: SpinLock::new(Slab::new()),

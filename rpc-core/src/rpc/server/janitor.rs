@@ -1,4 +1,4 @@
-//! What happens by the clock: rates, stalled peers, slow requests, lingering ends.
+//! What happens by the clock: rates, stalled peers, slow requests, lingering ends, new certificates.
 //!
 //! Knows: the table of connections, bounds in time.   Does not know: protocols.
 
@@ -24,6 +24,9 @@ pub(super) fn run(core: &Arc<Core>, stop: &Bell) {
             method.stats.tick(now - before);
         }
         before = now;
+        if let Some((files, tls)) = &core.certificates {
+            files.look_again(tls);
+        }
         core.each_connection(|connection| look_at(connection, now, core.options.stall_limit));
     }
 }

@@ -19,6 +19,7 @@
 
 mod accept;
 pub mod call;
+mod certificates;
 mod connection;
 mod core;
 mod drain;
@@ -31,12 +32,15 @@ pub mod standard;
 mod stats;
 mod streams;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::certificates::CertificateFiles;
 use self::options::Options;
 use super::error::Error;
-use super::protocol::Limits;
+use super::protocol::{Limits, Protocol};
+use super::tls::ServerTls;
 
 pub use call::{Finished, ServerCall, Service};
 pub use serve::{BoundServer, ServerHandle};
@@ -53,6 +57,10 @@ pub struct ServerBuilder {
     options: Options,
     health: Option<Health>,
     reflection: bool,
+    /// Beside ours.
+    protocols: Vec<Arc<dyn Protocol>>,
+    tls: Option<ServerTls>,
+    certificate_files: Option<CertificateFiles>,
     /// The program's own numbers for `/metrics`.
     own_metrics: Option<OwnMetrics>,
 }
@@ -69,6 +77,9 @@ impl Server {
             options: Options::default(),
             health: None,
             reflection: false,
+            protocols: Vec::new(),
+            tls: None,
+            certificate_files: None,
             own_metrics: None,
         }
     }
@@ -95,6 +106,29 @@ impl ServerBuilder {
     #[must_use]
     pub fn reflection(mut self) -> Self {
         self.reflection = true;
+        self
+    }
+
+    /// Speaks TLS on the same port as plain text, which [`ServerTls::required`] turns off.
+    #[must_use]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Takes the certificate for clients of any name from these PEM files, and again within a second
+    /// whenever they change; connections that are open stay. Needs [`tls`](Self::tls).
+    #[must_use]
+    pub fn certificate_files(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.certificate_files = Some(CertificateFiles::new(chain.into(), key.into()));
+        self
+    }
+
+    /// Speaks one more protocol on the port. It is asked about a connection's first bytes before ours: to
+    /// HTTP/1.1 every word in capitals is a method.
+    #[must_use]
+    pub fn add_protocol(mut self, protocol: impl Protocol) -> Self {
+        self.protocols.push(Arc::new(protocol));
         self
     }
 

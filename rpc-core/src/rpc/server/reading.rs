@@ -95,6 +95,7 @@ impl Connection {
                 let Some(event) = session.next_event() else {
                     break true;
                 };
+                self.note_peer(&**session);
                 match &event {
                     ServerEvent::Call(call) => {
                         state.open_calls += 1;

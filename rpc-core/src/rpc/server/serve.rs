@@ -21,7 +21,9 @@ use crate::rpc::error::Error;
 use crate::rpc::protocol::grpc::Grpc;
 use crate::rpc::protocol::http1::Http1;
 use crate::rpc::protocol::prpc::Prpc;
+use crate::rpc::protocol::tls::Tls;
 use crate::rpc::protocol::{Protocol, Routes, ServerConfig};
+use crate::rpc::tls::ServerTls;
 use crate::runtime::{self, Handle, Runtime};
 
 /// A server that listens and does not accept yet.
@@ -35,6 +37,23 @@ pub struct BoundServer {
 #[derive(Clone)]
 pub struct ServerHandle {
     core: Arc<Core>,
+}
+
+/// What the port speaks, in the order in which the first bytes are tried.
+fn protocols(
+    added: Vec<Arc<dyn Protocol>>,
+    tls: Option<&ServerTls>,
+) -> Result<Vec<Arc<dyn Protocol>>, Error> {
+    let ours: [Arc<dyn Protocol>; 3] = [Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)];
+    let plain = [added, ours.to_vec()].concat();
+    let Some(tls) = tls else {
+        return Ok(plain);
+    };
+    let inside: Arc<dyn Protocol> = Arc::new(Tls::new(tls, plain.clone())?);
+    Ok(match tls.is_required() {
+        true => vec![inside],
+        false => [vec![inside], plain].concat(),
+    })
 }
 
 impl BoundServer {
@@ -53,8 +72,18 @@ impl BoundServer {
         }
         let registry = Arc::new(Registry::new(services)?);
         let listener = Listener::bind(addr)?;
-        let protocols: Vec<Arc<dyn Protocol>> =
-            vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)];
+        let protocols = protocols(builder.protocols, builder.tls.as_ref())?;
+        let certificates = match (builder.certificate_files, builder.tls) {
+            (None, _) => None,
+            (Some(files), Some(tls)) => {
+                files.read(&tls)?;
+                Some((files, tls))
+            }
+            (Some(_), None) => {
+                let text = "certificate_files needs tls: it says which clients are let in";
+                return Err(Error::Config(text.into()));
+            }
+        };
         let config = ServerConfig {
             limits: builder.limits,
             identity: listener.local_addr().to_string(),
@@ -66,6 +95,7 @@ impl BoundServer {
             registry,
             builder.options,
             builder.own_metrics,
+            certificates,
         );
         Ok(Self {
             core: Arc::new(core),

@@ -46,6 +46,8 @@ pub struct GrpcClient {
     ready: VecDeque<ClientEvent>,
     limits: Limits,
     authority: Box<str>,
+    /// The connection is inside TLS.
+    secure: bool,
     repeated: Repeated,
 }
 
@@ -127,8 +129,15 @@ impl GrpcClient {
             ready: VecDeque::new(),
             limits,
             authority: authority.into(),
+            secure: false,
             repeated: Repeated::default(),
         }
+    }
+
+    /// Tells servers that the connection is inside TLS (`:scheme`).
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
     }
 
     fn handle(&mut self, event: Event<Answer>) {
@@ -388,9 +397,14 @@ impl GrpcClient {
 
     fn put_head(&mut self, id: u32, path: &str, head: &OutHead<'_>) {
         let (repeated, authority) = (&mut self.repeated, self.authority.as_bytes());
+        let scheme = if self.secure {
+            SCHEME_HTTPS
+        } else {
+            SCHEME_HTTP
+        };
         self.session.block(id, false, |encoder, out| {
             Encoder::fixed(METHOD_POST, out);
-            Encoder::fixed(SCHEME_HTTP, out);
+            Encoder::fixed(scheme, out);
             if repeated.path.0 != path {
                 repeated.path = (path.to_owned(), Handle::default());
             }
@@ -548,6 +562,7 @@ fn not_grpc(status: u16, content_type: &[u8]) -> Status {
 /// In HPACK's static table.
 const METHOD_POST: usize = 3;
 const SCHEME_HTTP: usize = 6;
+const SCHEME_HTTPS: usize = 7;
 
 const AGENT: &[u8] = concat!("grpc-rust-rpc-core/", env!("CARGO_PKG_VERSION")).as_bytes();
 

@@ -42,6 +42,10 @@ impl Protocol for Grpc {
         "grpc"
     }
 
+    fn alpn(&self) -> Option<&'static str> {
+        Some("h2")
+    }
+
     /// As much of HTTP/2's preface as no other protocol begins with; the session checks the rest.
     fn probe(&self, prefix: &[u8]) -> Probe {
         Probe::magic(prefix, &frame::PREFACE[..PREFIX])

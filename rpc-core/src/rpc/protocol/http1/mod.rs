@@ -43,6 +43,10 @@ impl Protocol for Http1 {
         "http1"
     }
 
+    fn alpn(&self) -> Option<&'static str> {
+        Some("http/1.1")
+    }
+
     /// A method and a space. `PRI` is HTTP/2's preface, and no method.
     fn probe(&self, prefix: &[u8]) -> Probe {
         let method = prefix
