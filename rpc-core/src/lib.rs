@@ -25,10 +25,10 @@ pub use rpc::streaming::{ByteSender, ByteStream, IntoStreamingRequest, Streaming
 pub use rpc::tls::{ClientTls, ServerTls};
 pub use rpc_macros::{main, test};
 pub use runtime::{
-    BuildError, Builder, Deadline, Dir, Guards, Handle, Identity, JoinError, JoinHandle, LocalKey,
-    Metrics, Pinned, PinnedWait, Priority, Reason, Runtime, RuntimeBuilder, Scope,
-    ScopedJoinHandle, StackClass, Stacks, block_on, scope, spawn, spawn_blocking, spawn_local,
-    stacks, trim_stacks, without_hooks, yield_now,
+    BuildError, Builder, Deadline, Dir, Dump, DumpGroup, Guards, Handle, Identity, JoinError,
+    JoinHandle, LocalKey, Metrics, Pinned, PinnedWait, Priority, Reason, Runtime, RuntimeBuilder,
+    Scope, ScopedJoinHandle, StackClass, Stacks, block_on, dump, scope, spawn, spawn_blocking,
+    spawn_local, stacks, trim_stacks, without_hooks, yield_now,
 };
 #[doc(hidden)]
 pub use runtime::{run_main as __main, run_test as __test};

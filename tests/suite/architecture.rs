@@ -72,6 +72,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("rpc-core/src/runtime/worker.rs", "resumes coroutines"),
     ("rpc-core/src/runtime/task.rs", "the current task's pointer"),
     (
+        "rpc-core/src/runtime/directory.rs",
+        "a symbol that keeps its name for debuggers",
+    ),
+    (
         "rpc-core/src/runtime/capture.rs",
         "copies a stack in a signal handler",
     ),

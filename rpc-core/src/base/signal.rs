@@ -107,10 +107,19 @@ extern "C" fn on_signal(signal: libc::c_int) {
     }
 }
 
+/// From now on `handler` takes `signal`. It must be async-signal-safe, and not be removed any more.
+pub(crate) fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) {
+    set_action(signal, &action_of(handler));
+}
+
 fn handler_action() -> libc::sigaction {
+    action_of(on_signal)
+}
+
+fn action_of(handler: extern "C" fn(libc::c_int)) -> libc::sigaction {
     // SAFETY: all-zero is a valid sigaction: default handler, empty mask, no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = on_signal as extern "C" fn(libc::c_int) as usize;
+    action.sa_sigaction = handler as usize;
     action.sa_flags = libc::SA_RESTART;
     action
 }

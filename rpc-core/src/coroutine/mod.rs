@@ -44,7 +44,8 @@ use corosensei::stack::{Stack as CoroStack, StackPointer};
 use identity::{Block, Facts};
 pub(crate) use overflow::install as install_overflow_report;
 pub use stack::Guards;
-pub(crate) use stack::{CLASSES, Class, Slot, guards};
+pub(crate) use stack::{CLASSES, Class, Label, Slot, guards};
+use trace::Registers;
 
 /// A resumable stack. Made once, then runs `entry` for ever; `entry` never returns.
 pub(crate) struct Coroutine {
@@ -217,6 +218,34 @@ pub(crate) const CACHE_LINE: usize = 64;
 
 /// How much of an idle stack stays in memory: below that lies what only deep use has touched.
 pub(crate) const KEPT: usize = 16 << 10;
+
+impl Registers {
+    /// Those of the calling function's frame, which must stay while they are used.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn here() -> Self {
+        let (pc, sp, fp): (usize, usize, usize);
+        // SAFETY: reads registers.
+        unsafe {
+            std::arch::asm!("lea {}, [rip]", "mov {}, rsp", "mov {}, rbp",
+                out(reg) pc, out(reg) sp, out(reg) fp, options(nomem, nostack, preserves_flags));
+        }
+        Self { pc, sp, fp }
+    }
+
+    /// Those of the calling function's frame, which must stay while they are used.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    pub(crate) fn here() -> Self {
+        let (pc, sp, fp): (usize, usize, usize);
+        // SAFETY: reads registers.
+        unsafe {
+            std::arch::asm!("adr {}, .", "mov {}, sp", "mov {}, x29",
+                out(reg) pc, out(reg) sp, out(reg) fp, options(nomem, nostack, preserves_flags));
+        }
+        Self { pc, sp, fp }
+    }
+}
 
 /// What corosensei needs to know of a stack. The memory is never freed (C-1).
 struct Bounds {

@@ -95,7 +95,7 @@ impl Slot {
         self.class
     }
 
-    pub(crate) fn label(&self) -> &Label {
+    pub(crate) fn label(&self) -> &'static Label {
         self.label
     }
 
@@ -154,6 +154,7 @@ pub(crate) fn guards() -> Guards {
 
 /// Who runs on a slot; read by the overflow report in a signal handler on the same thread.
 #[derive(Default)]
+#[repr(C)]
 pub(crate) struct Label {
     /// Name given at spawn; empty = none.
     pub(crate) name: Cell<&'static str>,

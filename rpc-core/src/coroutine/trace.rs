@@ -27,35 +27,6 @@ pub(crate) struct Registers {
     pub(crate) fp: usize,
 }
 
-#[cfg(test)]
-impl Registers {
-    /// Those of the calling function's frame, which must stay while they are used.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub(crate) fn here() -> Self {
-        let (pc, sp, fp): (usize, usize, usize);
-        // SAFETY: reads registers.
-        unsafe {
-            std::arch::asm!("lea {}, [rip]", "mov {}, rsp", "mov {}, rbp",
-                out(reg) pc, out(reg) sp, out(reg) fp, options(nomem, nostack, preserves_flags));
-        }
-        Self { pc, sp, fp }
-    }
-
-    /// Those of the calling function's frame, which must stay while they are used.
-    #[cfg(target_arch = "aarch64")]
-    #[inline(always)]
-    pub(crate) fn here() -> Self {
-        let (pc, sp, fp): (usize, usize, usize);
-        // SAFETY: reads registers.
-        unsafe {
-            std::arch::asm!("adr {}, .", "mov {}, sp", "mov {}, x29",
-                out(reg) pc, out(reg) sp, out(reg) fp, options(nomem, nostack, preserves_flags));
-        }
-        Self { pc, sp, fp }
-    }
-}
-
 /// A copy of a stack from its stack pointer on.
 pub(crate) struct Stack {
     pub(crate) at: Registers,
@@ -144,12 +115,15 @@ impl Trace {
     /// As [`Trace::lines`], of frames already found.
     pub(crate) fn describe(&mut self, frames: &[usize]) -> Vec<String> {
         let places: Vec<Place> = frames.iter().flat_map(|pc| self.places(*pc)).collect();
-        let inside = |place: &Place| INTERNAL.iter().any(|own| place.position.contains(own));
-        let first = places.iter().position(|place| !inside(place)).unwrap_or(0);
-        let outer = places[first..]
-            .iter()
-            .position(|place| BOTTOM.iter().any(|own| place.position.contains(own)));
-        let end = outer.map_or(places.len(), |outer| first + outer);
+        let within =
+            |place: &Place, files: &[&str]| files.iter().any(|file| place.position.contains(file));
+        let first = places.iter().position(|place| !within(place, &INTERNAL));
+        let first = first.unwrap_or(0);
+        let main = places.iter().rposition(|place| place.name.ends_with(MAIN));
+        let mut end = main.unwrap_or(places.len());
+        while end > first + 1 && within(&places[end - 1], &BOTTOM) {
+            end -= 1;
+        }
         places[first..end]
             .iter()
             .enumerate()
@@ -337,12 +311,15 @@ const INTERNAL: [&str; 4] = [
     "rpc-core/src/runtime/park.rs:",
     "/corosensei-",
 ];
-/// Where every coroutine and every thread begins: left out with all that lies beyond.
-const BOTTOM: [&str; 4] = [
+/// Where every coroutine begins: left out with all that lies beyond.
+const MAIN: &str = "main_loop";
+/// What lies between that and the program's own closure.
+const BOTTOM: [&str; 5] = [
     "rpc-core/src/runtime/task.rs:",
     "rpc-core/src/runtime/join.rs:",
     "/std/src/panicking.rs:",
-    "/std/src/sys/backtrace.rs:",
+    "/std/src/panic.rs:",
+    "/core/src/panic/unwind_safe.rs:",
 ];
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::base::metric::{Counter, Histogram, Snapshot};
 macro_rules! causes {
     ($($(#[doc = $doc:literal])* $pattern:pat => $variant:ident = $name:literal;)*) => {
         /// Kinds of [`Reason`], as metrics tell them apart.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub(super) enum Cause { $($(#[doc = $doc])* $variant,)* }
 
         impl Cause {
@@ -90,7 +90,7 @@ pub(super) struct StallCounts {
     /// Times that a thread had not come back for the watchdog's time.
     pub(super) stalls: Counter,
     /// How long such threads stayed away in all, in ns, once they had come back.
-    pub(super) pinned: Histogram,
+    pub(super) stalled: Histogram,
 }
 
 /// A runtime's numbers at one moment; those that only grow count from its start.
@@ -115,8 +115,9 @@ pub struct Metrics {
     pub rescues: u64,
     /// Times that a worker had not come back for the watchdog's time.
     pub stalls: u64,
-    /// How long stalled workers stayed away, in nanoseconds.
-    pub pinned: Snapshot,
+    /// How long stalled workers stayed away until they came back, in nanoseconds. Waits in the kernel
+    /// are in [`super::Runtime::pinned`] too.
+    pub stalled: Snapshot,
     /// OS threads that run workers or are stuck in a coroutine.
     pub threads: u64,
 }
@@ -149,7 +150,7 @@ impl Metrics {
             eventfd_writes: sum(|counts| &counts.wakes),
             rescues: shared.watchdog.counts.rescues.get(),
             stalls: shared.watchdog.counts.stalls.get(),
-            pinned: shared.watchdog.counts.pinned.snapshot(),
+            stalled: shared.watchdog.counts.stalled.snapshot(),
             threads: seats.iter().filter(|seat| seat.worker().is_some()).count() as u64,
         }
     }

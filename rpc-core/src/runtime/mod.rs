@@ -28,6 +28,8 @@ mod capture;
 mod crew;
 pub(crate) mod deadline;
 mod depot;
+mod directory;
+mod dump;
 mod future;
 mod idle;
 mod join;
@@ -37,6 +39,7 @@ pub(crate) mod park;
 mod pinned;
 mod pool;
 mod queues;
+mod quit;
 pub(crate) mod reactor;
 mod scope;
 mod seat;
@@ -62,6 +65,7 @@ use crate::coroutine::identity::{Facts, IdentityError};
 pub use crate::coroutine::Guards;
 pub use deadline::Deadline;
 pub use depot::{StackClass, Stacks, stacks, trim_stacks};
+pub use dump::{Dump, DumpGroup};
 pub use future::block_on;
 pub use join::{JoinError, JoinHandle};
 pub use local::LocalKey;
@@ -94,6 +98,7 @@ impl Runtime {
             identity: Identity::Own,
             rescue_after: RESCUE_AFTER,
             report_after: REPORT_AFTER,
+            dump_on_sigquit: false,
         }
     }
 
@@ -108,6 +113,12 @@ impl Runtime {
     /// What the runtime has counted so far.
     pub fn metrics(&self) -> Metrics {
         Metrics::of(self.shared)
+    }
+
+    /// What its coroutines do and wait for, grouped by equal stack. Stops none of them; costs about a
+    /// microsecond for each frame. See [`dump`] for all runtimes of the process.
+    pub fn dump(&self) -> Dump {
+        Dump::take(Some(self.shared))
     }
 
     /// Waits in the kernel that held whole workers, since the start.
@@ -205,6 +216,7 @@ pub struct RuntimeBuilder {
     identity: Identity,
     rescue_after: Duration,
     report_after: Duration,
+    dump_on_sigquit: bool,
 }
 
 impl RuntimeBuilder {
@@ -239,6 +251,13 @@ impl RuntimeBuilder {
     /// stack; once a second at most. Zero = never. Default 100 ms.
     pub fn report_stalls_after(mut self, time: Duration) -> Self {
         self.report_after = time;
+        self
+    }
+
+    /// Whether SIGQUIT (Ctrl-\\ at a terminal) prints [`dump`] on stderr, instead of ending the process.
+    /// Holds for the whole process from then on. Default: no.
+    pub fn dump_on_sigquit(mut self, dump: bool) -> Self {
+        self.dump_on_sigquit = dump;
         self
     }
 
@@ -284,6 +303,9 @@ impl RuntimeBuilder {
         let started = shared.crew.start(shared, &workers);
         started.map_err(BuildError::System)?;
         shared.watchdog.start(shared).map_err(BuildError::System)?;
+        if self.dump_on_sigquit {
+            quit::listen().map_err(BuildError::System)?;
+        }
         Ok(runtime)
     }
 }
@@ -333,6 +355,16 @@ impl Handle {
         f: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
         Builder::new().spawn_on(*self, f)
+    }
+
+    /// What the runtime has counted so far.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(self.0)
+    }
+
+    /// What the runtime's coroutines do and wait for; see [`Runtime::dump`].
+    pub fn dump(&self) -> Dump {
+        Dump::take(Some(self.0))
     }
 
     /// The worker with the fewest registered descriptors, to place a connection on.
@@ -397,7 +429,8 @@ impl Builder {
         self
     }
 
-    /// Runs `f` as a coroutine of the caller's runtime. Where no stack can be had for it, its handle's
+    /// Runs `f` as a coroutine of the caller's runtime, in a `tracing` span `coroutine` (level debug) of its
+    /// own, which stays current across its waits. Where no stack can be had for it, its handle's
     /// `join` says [`JoinError::Refused`].
     ///
     /// # Panics
@@ -412,12 +445,27 @@ impl Builder {
         self.spawn_on(handle, f)
     }
 
+    /// The coroutine's span, a child of the caller's current one, if a subscriber wants it. Which span is
+    /// current is a matter of thread-locals: where these are shared there is none to keep.
+    fn span(&self, handle: Handle) -> Option<tracing::Span> {
+        handle.0.facts?;
+        let span = tracing::debug_span!(
+            "coroutine",
+            name = self.options.name,
+            spawned_at = %self.options.spawned_at,
+        );
+        (!span.is_disabled()).then_some(span)
+    }
+
     fn spawn_on<T: Send + 'static>(
         self,
         handle: Handle,
         f: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let (run, join) = Packet::split(f);
+        let (run, join) = match self.span(handle) {
+            Some(span) => Packet::split(move || span.in_scope(f)),
+            None => Packet::split(f),
+        };
         let job = Job {
             run: local::inherit(run),
             options: self.options,
@@ -471,6 +519,11 @@ pub fn spawn_blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static)
     let (run, join) = Packet::split(f);
     pool::submit(local::inherit(run));
     join
+}
+
+/// What all coroutines of the process do and wait for; see [`Runtime::dump`].
+pub fn dump() -> Dump {
+    Dump::take(None)
 }
 
 /// Lets the other ready coroutines of this worker run. On an OS thread: `sched_yield`.

@@ -166,6 +166,15 @@ impl Shared {
         self.seats.lock().clone()
     }
 
+    /// The thread that runs `task` at this moment, if one does.
+    pub(super) fn seat_of(&self, task: TaskRef) -> Option<&'static Seat> {
+        let seats = self.seats.lock();
+        seats
+            .iter()
+            .find(|seat| seat.running() == Some(task))
+            .copied()
+    }
+
     /// Coroutines that run at this moment.
     pub(super) fn running(&self) -> Vec<TaskRef> {
         let seats = self.seats();

@@ -60,6 +60,11 @@ impl State {
             .is_ok()
     }
 
+    /// Whether it waits. From anywhere; right about a moment ago.
+    pub(super) fn is_parked(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == PARKED
+    }
+
     /// Leaves a token, from anywhere. True if the coroutine is parked and now the caller's to queue.
     #[inline]
     pub(super) fn notify(&self) -> bool {

@@ -16,20 +16,25 @@ use std::cell::{Cell, UnsafeCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, fence};
 
+use super::directory::{self, Listing};
 use super::local::Locals;
 use super::queues::Priority;
 use super::seat::Seat;
+use super::shared::Shared;
 use super::state::State;
 use super::timer::{NOWHERE, Owner};
 use super::worker::{Worker, locally};
 use crate::base::sys;
 use crate::base::time::Instant;
+use crate::coroutine::trace::Registers;
 use crate::coroutine::{CACHE_LINE, Class, Coroutine, Own, Slot, identity::Facts, prefetch};
 
 /// Something to run once, on a coroutine or on a thread of the blocking pool.
@@ -66,10 +71,12 @@ pub(crate) struct SpawnOptions {
     pub(crate) stack_size: usize,
     pub(crate) reuse_thread_locals: bool,
     pub(crate) priority: Priority,
-    pub(crate) spawned_at: &'static std::panic::Location<'static>,
+    pub(crate) spawned_at: &'static Location<'static>,
 }
 
 /// Why a coroutine waits; shown by diagnostics, no part of any decision.
+// Debuggers read it: see `directory.rs`.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A descriptor is to become ready.
@@ -99,7 +106,8 @@ pub(super) enum Action {
 }
 
 pub(crate) struct Task {
-    state: State,
+    pub(super) listing: Listing,
+    pub(super) state: State,
     /// Asked to end; sticky until the job's end.
     cancelled: AtomicBool,
     /// The worker that runs the current job; null before the first.
@@ -123,7 +131,11 @@ pub(crate) struct Task {
     /// Whether the current job leaves its thread-locals to the next.
     pub(super) reuse_thread_locals: Cell<bool>,
     /// Whether a job is on this task (running or suspended).
-    pub(super) live: Cell<bool>,
+    pub(super) live: AtomicBool,
+    /// Grows with each resume: who looks at a waiting task from elsewhere sees whether it ran meanwhile.
+    resumes: AtomicU32,
+    /// Where it last suspended: its frames while it is suspended.
+    pub(super) suspended_at: Cell<Registers>,
     /// Whether the stack was trimmed since the last job.
     pub(super) trimmed: Cell<bool>,
     /// Lies in a frame of the coroutine, see [`TaskRef::watched`].
@@ -219,6 +231,7 @@ impl TaskRef {
         let slot = Slot::take(class)?;
         let stack_size = slot.len();
         let task: &'static Task = Box::leak(Box::new(Task {
+            listing: Listing::of(&slot),
             state: State::new(),
             cancelled: AtomicBool::new(false),
             worker: AtomicPtr::new(ptr::null_mut()),
@@ -234,13 +247,16 @@ impl TaskRef {
             priority: Cell::new(Priority::Normal),
             stack_size,
             reuse_thread_locals: Cell::new(false),
-            live: Cell::new(false),
+            live: AtomicBool::new(false),
+            resumes: AtomicU32::new(0),
+            suspended_at: Cell::default(),
             trimmed: Cell::new(true),
             on_loss: Cell::new(None),
             signal_mask: Cell::new(None),
             unhooked: Cell::new(false),
             locals: Locals::new(),
         }));
+        directory::list(task);
         Ok(Self(task))
     }
 
@@ -273,7 +289,10 @@ impl TaskRef {
 
     /// Gives back what only deep use has touched of an idle task's stack. The task is the caller's alone.
     pub(super) fn trim(self) {
-        debug_assert!(!self.0.live.get(), "only an idle task is trimmed");
+        debug_assert!(
+            !self.0.live.load(Ordering::Relaxed),
+            "only an idle task is trimmed"
+        );
         // SAFETY: idle tasks are suspended in `main_loop`, or have not begun.
         unsafe { self.coroutine().trim(&self.0.slot) };
         self.0.trimmed.set(true);
@@ -283,7 +302,10 @@ impl TaskRef {
     /// a worker: destructors of thread-locals that were left to the next job run here, as on the calling
     /// thread.
     pub(super) fn retire(self) {
-        debug_assert!(!self.0.live.get(), "only an idle task is retired");
+        debug_assert!(
+            !self.0.live.load(Ordering::Relaxed),
+            "only an idle task is retired"
+        );
         // SAFETY: the task is idle and the caller's.
         let coroutine = unsafe { &mut *self.0.coroutine.get() };
         if let Some(left) = coroutine
@@ -310,7 +332,6 @@ impl TaskRef {
         self.0.priority.set(job.options.priority);
         self.0.job.set(Some(job));
         self.0.deadline.set(Instant::NEVER);
-        self.0.live.set(true);
         self.0.trimmed.set(false);
         self.0.signal_mask.set(None);
         self.0.cancelled.store(false, Ordering::Relaxed);
@@ -318,6 +339,8 @@ impl TaskRef {
         self.0
             .worker
             .store(ptr::from_ref(worker).cast_mut(), Ordering::Release);
+        // Release pairs with the Acquire in `home`: who sees the job sees what was set above.
+        self.0.live.store(true, Ordering::Release);
     }
 
     /// Runs the task until it suspends; says what it wants. The thread may have lost the worker then.
@@ -327,6 +350,12 @@ impl TaskRef {
     #[inline]
     pub(super) unsafe fn resume(self, seat: &'static Seat) -> Action {
         self.0.state.begin();
+        let resumes = self.0.resumes.load(Ordering::Relaxed);
+        self.0
+            .resumes
+            .store(resumes.wrapping_add(1), Ordering::Relaxed);
+        // Pairs with the fence in `glance`: who sees what we are about to change sees the new number.
+        fence(Ordering::Release);
         // SAFETY: a loaded task is furnished; the caller is the only one who runs it.
         let coroutine = unsafe { (*self.0.coroutine.get()).as_mut().unwrap_unchecked() };
         self.0.seat.set(Some(seat));
@@ -357,7 +386,7 @@ impl TaskRef {
 
     /// After the job: thread-locals as for a new thread, unless the job left them to the next.
     pub(super) fn clean(self) {
-        self.0.live.set(false);
+        self.0.live.store(false, Ordering::Release);
         if !self.0.reuse_thread_locals.get() {
             // SAFETY: the job has returned, its destructors have run, the task is suspended.
             unsafe { self.coroutine().renew_thread_locals() };
@@ -439,6 +468,8 @@ impl TaskRef {
         self.0.action.set(action);
         // P4: an own block has an errno of its own.
         let errno = self.shares_thread().then(sys::errno);
+        self.0.suspended_at.set(Registers::here());
+        // Not the last thing here: the frame of these registers has to stay.
         // SAFETY: only the running coroutine calls this, on its own stack.
         unsafe { self.coroutine().suspend() };
         if let Some(errno) = errno {
@@ -525,24 +556,63 @@ impl TaskRef {
         format!("{}, waiting for {reason:?}", self.name_and_place())
     }
 
+    /// The runtime of the current job; `None` if there is none. From anywhere.
+    pub(super) fn home(self) -> Option<&'static Shared> {
+        let live = self.0.live.load(Ordering::Acquire);
+        live.then(|| self.worker().shared())
+    }
+
+    /// Shows a suspended task to `look`, from any thread. `None` if it runs, has no job, or ran while
+    /// `look` did: what that made of it is dropped then.
+    pub(super) fn glance<R>(self, look: impl FnOnce(&Glance) -> R) -> Option<R> {
+        self.home()?;
+        let before = self.0.resumes.load(Ordering::Acquire);
+        let label = self.0.slot.label();
+        let seen = (
+            peek(&self.0.reason),
+            peek(&label.name),
+            peek(&label.spawned_at),
+            peek(&self.0.suspended_at),
+        );
+        // The copies above, and what `look` will read, come before the second look at the number.
+        let unchanged = || {
+            fence(Ordering::Acquire);
+            self.0.resumes.load(Ordering::Relaxed) == before && self.home().is_some()
+        };
+        let running = self.home()?.seat_of(self).is_some();
+        if running || !unchanged() {
+            return None;
+        }
+        // SAFETY: nothing has resumed the task since the first look, and before it all was set by `load`
+        // or by the coroutine itself: these are whole values.
+        let glance = unsafe {
+            Glance {
+                standing: if self.0.state.is_parked() {
+                    Standing::Waiting
+                } else {
+                    Standing::Ready
+                },
+                reason: seen.0.assume_init(),
+                name: seen.1.assume_init(),
+                spawned_at: seen.2.assume_init(),
+                at: seen.3.assume_init(),
+                stack: self.stack(),
+            }
+        };
+        let result = look(&glance);
+        unchanged().then_some(result)
+    }
+
     /// The addresses of its stack.
     pub(super) fn stack(self) -> Range<usize> {
         self.0.slot.limit()..self.0.slot.limit() + self.0.slot.len()
     }
 
-    /// Name and place of birth of the current job.
+    /// Name and place of birth of the current job. Where the task may end meanwhile, only as good as
+    /// that.
     pub(super) fn name_and_place(self) -> String {
         let label = self.0.slot.label();
-        let name = if label.name.get().is_empty() {
-            "unnamed"
-        } else {
-            label.name.get()
-        };
-        let place = label
-            .spawned_at
-            .get()
-            .map_or_else(String::new, |p| format!(" spawned at {p}"));
-        format!("'{name}'{place}")
+        name_and_place(label.name.get(), label.spawned_at.get())
     }
 
     /// The task will be resumed before long: see [`Coroutine::prefetch`]. Only from the task's worker.
@@ -590,6 +660,52 @@ impl fmt::Debug for TaskRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "coroutine at {:p}", self.0)
     }
+}
+
+/// How a suspended coroutine stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Waits for its turn.
+    Ready,
+    /// Waits for its reason.
+    Waiting,
+}
+
+/// What can be seen of a suspended coroutine from elsewhere.
+pub(super) struct Glance {
+    pub(super) standing: Standing,
+    pub(super) reason: Reason,
+    name: &'static str,
+    spawned_at: Option<&'static Location<'static>>,
+    pub(super) at: Registers,
+    stack: Range<usize>,
+}
+
+impl Glance {
+    pub(super) fn who(&self) -> String {
+        name_and_place(self.name, self.spawned_at)
+    }
+
+    /// The word at an address of the stack.
+    pub(super) fn read(&self, address: usize) -> Option<usize> {
+        let word = address..address.checked_add(size_of::<usize>())?;
+        let inside = word.start >= self.stack.start && word.end <= self.stack.end;
+        // SAFETY: stacks are never unmapped. What another thread writes there at the same time makes a
+        // wrong word, and `glance` drops what is made of it.
+        inside.then(|| unsafe { ptr::with_exposed_provenance::<usize>(address).read_unaligned() })
+    }
+}
+
+fn name_and_place(name: &str, spawned_at: Option<&Location<'_>>) -> String {
+    let name = if name.is_empty() { "unnamed" } else { name };
+    let place = spawned_at.map_or_else(String::new, |place| format!(" spawned at {place}"));
+    format!("'{name}'{place}")
+}
+
+/// A copy of what another thread may be changing: whole only if it did not.
+fn peek<T: Copy>(cell: &Cell<T>) -> MaybeUninit<T> {
+    // SAFETY: the place is valid; any bytes make a `MaybeUninit`.
+    unsafe { cell.as_ptr().cast::<MaybeUninit<T>>().read_volatile() }
 }
 
 /// First thing on a new stack: the way back is known before the job runs.

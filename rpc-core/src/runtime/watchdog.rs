@@ -6,7 +6,8 @@
 //!
 //! Invariants
 //! - G-1  It declares itself asleep, then looks at the idle bits once more, then sleeps; a worker clears
-//!   its bit, then looks whether the watchdog sleeps. Both sequentially consistent.
+//!   its bit, or a thread takes up a worker, then looks whether the watchdog sleeps. Both sequentially
+//!   consistent.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -137,7 +138,7 @@ impl Watchdog {
         if quiet || steps != watched.steps {
             if std::mem::take(&mut watched.reported) {
                 self.counts
-                    .pinned
+                    .stalled
                     .record((now - watched.since).as_nanos() as u64);
             }
             watched.steps = steps;

@@ -445,7 +445,7 @@ impl Worker {
 
     fn each_live(&'static self, mut visit: impl FnMut(TaskRef)) {
         for task in depot::all() {
-            if task.is_on(self) && task.task().live.get() {
+            if task.is_on(self) && task.home().is_some() {
                 visit(task);
             }
         }

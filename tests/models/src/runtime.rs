@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "what only the watchdog asks")]
 #[path = "../../../rpc-core/src/runtime/idle.rs"]
 mod idle;
+#[expect(dead_code, reason = "what only a dump asks")]
 #[path = "../../../rpc-core/src/runtime/state.rs"]
 mod state;
 

@@ -19,7 +19,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 9] = [
+const NEEDS: [Need; 10] = [
     Need {
         package: "curl",
         probe: &["curl", "--version"],
@@ -34,6 +34,11 @@ const NEEDS: [Need; 9] = [
         package: "python3-venv",
         probe: &["python3", "-c", "import ensurepip"],
         why: "grpcio, gRPC's own implementation, is installed into an environment of the tests",
+    },
+    Need {
+        package: "gdb",
+        probe: &["gdb", "--version"],
+        why: "coroutines are listed in a live process and in a core file",
     },
     Need {
         package: "gcc",

@@ -84,6 +84,11 @@ pub(super) fn status(view: &ServerView) -> String {
     frame(&view.identity, &body)
 }
 
+/// Coroutines, as the text for curl.
+pub(super) fn coroutines(dump: &str) -> String {
+    frame("coroutines", &format!("<pre>{}</pre>", escape(dump)))
+}
+
 fn frame(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html><html><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style>\

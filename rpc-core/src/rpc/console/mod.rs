@@ -1,4 +1,4 @@
-//! The pages a server shows on its own port: `/`, `/status`, `/health`, `/metrics`.
+//! The pages a server shows on its own port: `/`, `/status`, `/health`, `/metrics`, `/coroutines`.
 //!
 //! Knows: numbers of a server as plain data, plain text, simple HTML, the Prometheus text format.
 //! Does not know: how the numbers come about, sockets.
@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::base::metric::Snapshot;
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{Page, PageRequest};
+use crate::runtime::Metrics;
 
 /// A server's numbers at one moment.
 pub(crate) struct ServerView {
@@ -25,6 +26,8 @@ pub(crate) struct ServerView {
     pub connections: usize,
     /// Calls under way.
     pub in_flight: usize,
+    /// Of the runtime that serves; `None` before it does.
+    pub runtime: Option<Metrics>,
     pub methods: Vec<MethodView>,
     /// Name, meaning, value of what only grows.
     pub counters: Vec<(&'static str, &'static str, u64)>,
@@ -64,18 +67,27 @@ impl MethodView {
 }
 
 /// The pages, and what each is for.
-const PAGES: [(&str, &str); 4] = [
+const PAGES: [(&str, &str); 5] = [
     ("/", "this list"),
     (
         "/status",
         "methods with rates, latencies, concurrency and errors",
     ),
     ("/health", "200 while serving, 503 while draining"),
-    ("/metrics", "the same for Prometheus"),
+    ("/metrics", "the same for Prometheus, and the runtime's"),
+    (
+        "/coroutines",
+        "what each coroutine does or waits for, grouped by equal stack",
+    ),
 ];
 
-/// Answers a plain HTTP request. `view` is taken only where a page needs it.
-pub(crate) fn page(request: &PageRequest, view: impl FnOnce() -> ServerView) -> Page {
+/// Answers a plain HTTP request. `view` and `dump`, the runtime's coroutines as text, are taken only
+/// where a page needs them.
+pub(crate) fn page(
+    request: &PageRequest,
+    view: impl FnOnce() -> ServerView,
+    dump: impl FnOnce() -> String,
+) -> Page {
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
         let mut page = Page::text(
             405,
@@ -90,6 +102,8 @@ pub(crate) fn page(request: &PageRequest, view: impl FnOnce() -> ServerView) -> 
         "/" | "/index" => Page::text(200, text::index(&PAGES)),
         "/status" if browser => html_page(html::status(&view())),
         "/status" => Page::text(200, text::status(&view())),
+        "/coroutines" if browser => html_page(html::coroutines(&dump())),
+        "/coroutines" => Page::text(200, dump()),
         "/health" => match view().draining {
             true => Page::text(503, "draining\n"),
             false => Page::text(200, "OK\n"),

@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write};
 
 use super::{MethodView, ServerView};
+use crate::runtime::{self, Metrics, StackClass};
 
 /// Every number of the server.
 pub(super) fn metrics(view: &ServerView) -> String {
@@ -63,8 +64,104 @@ pub(super) fn metrics(view: &ServerView) -> String {
         sample(&mut out, "bad_input_total", &[("reason", reason)], count);
     }
     methods(&mut out, &view.methods);
+    if let Some(metrics) = &view.runtime {
+        runtime(&mut out, metrics);
+    }
     out
 }
+
+/// The runtime that serves, and the stacks of the process.
+fn runtime(out: &mut String, metrics: &Metrics) {
+    let counters = [
+        ("switches", "coroutines resumed", metrics.switches),
+        ("started", "coroutines started", metrics.started),
+        (
+            "steals",
+            "times that a worker took from another's queue",
+            metrics.steals,
+        ),
+        (
+            "remote_wakes",
+            "wake-ups from other threads",
+            metrics.wakes_from_elsewhere,
+        ),
+        (
+            "eventfd_writes",
+            "writes that ended a worker's sleep",
+            metrics.eventfd_writes,
+        ),
+        (
+            "rescues",
+            "stuck workers taken over by a spare thread",
+            metrics.rescues,
+        ),
+        (
+            "stalls",
+            "workers that had not come back in time",
+            metrics.stalls,
+        ),
+        (
+            "stalled_nanoseconds",
+            "how long stalled workers stayed away",
+            metrics.stalled.sum(),
+        ),
+    ];
+    for (name, help, value) in counters {
+        single(
+            out,
+            &format!("runtime_{name}_total"),
+            "counter",
+            help,
+            value,
+        );
+    }
+    let gauges = [
+        ("coroutines", "coroutines that run or wait", metrics.live),
+        (
+            "threads",
+            "threads that run workers or are stuck",
+            metrics.threads,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        single(out, &format!("runtime_{name}"), "gauge", help, value);
+    }
+    let name = "runtime_parks_total";
+    head(out, name, "counter", "waits, by reason");
+    for (reason, count) in &metrics.parks {
+        sample(out, name, &[("reason", reason)], count);
+    }
+    let stacks = runtime::stacks();
+    for (name, help, value) in STACKS {
+        head(out, name, "gauge", help);
+        for class in &stacks.classes {
+            let (size, identity) = (class.size.to_string(), format!("{:?}", class.identity));
+            let labels = [("bytes", size.as_str()), ("identity", &identity)];
+            sample(out, name, &labels, value(class));
+        }
+    }
+}
+
+/// Name, meaning and value of what is shown of a class of stacks.
+type OfStacks = (&'static str, &'static str, fn(&StackClass) -> usize);
+
+const STACKS: [OfStacks; 3] = [
+    (
+        "runtime_stacks",
+        "stacks that hold memory, by size",
+        |class| class.made,
+    ),
+    (
+        "runtime_stacks_idle",
+        "those of them that nobody uses",
+        |class| class.idle,
+    ),
+    (
+        "runtime_stacks_deepest_bytes",
+        "the deepest use seen",
+        |class| class.deepest,
+    ),
+];
 
 fn methods(out: &mut String, methods: &[MethodView]) {
     head(out, "calls_running", "gauge", "calls that run");

@@ -28,6 +28,7 @@ fn view(draining: bool) -> ServerView {
         draining,
         connections: 3,
         in_flight: 2,
+        runtime: None,
         methods: vec![MethodView {
             service: "example.EchoService",
             method: "Echo",
@@ -46,13 +47,18 @@ fn view(draining: bool) -> ServerView {
     }
 }
 
+fn shown(path: &str, accept: &str, draining: bool) -> Page {
+    let dump = || "1 <coroutine>".to_owned();
+    page(&request("GET", path, accept), || view(draining), dump)
+}
+
 fn body(page: &Page) -> &str {
     std::str::from_utf8(&page.body).unwrap()
 }
 
 #[test]
 fn curl_gets_text_and_a_browser_html_of_the_same_numbers() {
-    let text = page(&request("GET", "/status", "*/*"), || view(false));
+    let text = shown("/status", "*/*", false);
     assert!(text.content_type.starts_with("text/plain"));
     assert!(
         body(&text).contains("serving for 1d 02:03:04"),
@@ -64,7 +70,7 @@ fn curl_gets_text_and_a_browser_html_of_the_same_numbers() {
         !body(&text).contains("bad_magic"),
         "what never happened is not listed"
     );
-    let html = page(&request("GET", "/status", "text/html,*/*"), || view(false));
+    let html = shown("/status", "text/html,*/*", false);
     assert!(html.content_type.starts_with("text/html"));
     assert!(
         body(&html).contains("<td>Echo</td><td>20</td>"),
@@ -75,15 +81,15 @@ fn curl_gets_text_and_a_browser_html_of_the_same_numbers() {
 
 #[test]
 fn health_turns_when_the_server_drains() {
-    let healthy = page(&request("GET", "/health", ""), || view(false));
+    let healthy = shown("/health", "", false);
     assert_eq!((healthy.status, body(&healthy)), (200, "OK\n"));
-    let draining = page(&request("GET", "/health", ""), || view(true));
+    let draining = shown("/health", "", true);
     assert_eq!((draining.status, body(&draining)), (503, "draining\n"));
 }
 
 #[test]
 fn every_line_of_metrics_is_a_comment_or_a_sample() {
-    let metrics = page(&request("GET", "/metrics", ""), || view(false));
+    let metrics = shown("/metrics", "", false);
     for line in body(&metrics).lines().filter(|line| !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert!(name.starts_with("rpc_server_"), "{line}");
@@ -95,14 +101,18 @@ fn every_line_of_metrics_is_a_comment_or_a_sample() {
 
 #[test]
 fn a_wrong_path_or_verb_says_what_there_is() {
-    let missing = page(&request("GET", "/nope", ""), || {
-        unreachable!("needs no numbers")
-    });
+    let nothing = || -> ServerView { unreachable!("needs no numbers") };
+    let missing = page(&request("GET", "/nope", ""), nothing, String::new);
     assert_eq!(missing.status, 404);
     assert!(body(&missing).contains("/status"));
-    let verb = page(&request("DELETE", "/status", ""), || {
-        unreachable!("needs no numbers")
-    });
+    let verb = page(&request("DELETE", "/status", ""), nothing, String::new);
     assert_eq!(verb.status, 405);
     assert_eq!(verb.headers.get("allow"), Some("GET, HEAD"));
+}
+
+#[test]
+fn coroutines_are_text_for_curl_and_escaped_for_a_browser() {
+    assert_eq!(body(&shown("/coroutines", "*/*", false)), "1 <coroutine>");
+    let html = shown("/coroutines", "text/html", false);
+    assert!(body(&html).contains("<pre>1 &lt;coroutine&gt;</pre>"));
 }

@@ -222,7 +222,9 @@ impl Core {
         if !self.options.console {
             return Page::text(404, "not found\n");
         }
-        let mut page = console::page(request, || self.view());
+        let home = self.home.get();
+        let dump = || home.map_or_else(String::new, |home| home.dump().to_string());
+        let mut page = console::page(request, || self.view(), dump);
         if let Some(render) = &self.own_metrics
             && request.path == "/metrics"
             && page.status == 200
@@ -308,6 +310,7 @@ impl Core {
             in_flight: self.in_flight(),
             methods: methods.collect(),
             counters: self.counters(),
+            runtime: self.home.get().map(Handle::metrics),
             closed: closed.collect(),
             bad_input: bad.collect(),
         }
