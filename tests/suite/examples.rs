@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
-use tests::{Program, bin, run};
+use tests::{Program, bin, python, root, run};
 
 #[test]
 fn a_short_soak_leaks_nothing() -> io::Result<()> {
@@ -70,13 +70,39 @@ impl Greeter {
     }
 }
 
+/// Everything the README types, at a port of this test's own.
 #[test]
-fn the_client_of_the_readme_is_greeted() -> io::Result<()> {
+fn one_port_answers_our_client_curl_and_grpcio_as_the_readme_types_it() -> io::Result<()> {
+    let readme = std::fs::read_to_string(root().join("README.md"))?;
+    let (_, below) = readme
+        .split_once("<!-- console -->\n```console\n$ ")
+        .expect("the README shows a console");
+    let (typed, _) = below.split_once("\n```\n").expect("which ends");
+    let commands: Vec<&str> = typed.split("\n$ ").collect();
+    assert_eq!(commands.len(), 4, "a server, our client, curl, grpcio");
+    assert!(commands[0].ends_with("greeter_server -- 127.0.0.1:8000 &"));
     let greeter = Greeter::start()?;
-    let mut client = Command::new(bin("greeter_client"));
-    let (status, out, err) = run(client.args(["Ada", &greeter.addr.to_string()]))?;
-    assert!(status.success(), "{err}");
-    assert_eq!(out, "Hello, Ada!\n");
+    let client = bin("greeter_client").display().to_string();
+    let Some(python) = python() else {
+        return Ok(());
+    };
+    let path = python
+        .parent()
+        .expect("a program lies in a folder")
+        .display();
+    for command in &commands[1..] {
+        let (command, answer) = command
+            .rsplit_once('\n')
+            .expect("each has one line of answer");
+        let command = command
+            .replace("cargo run -q -p examples --bin greeter_client --", &client)
+            .replace("127.0.0.1:8000", &greeter.addr.to_string());
+        let command = format!("PATH={path}:$PATH; {command}");
+        let mut shell = Command::new("sh");
+        let (status, out, err) = run(shell.args(["-c", &command]).current_dir(root()))?;
+        assert!(status.success(), "{command}\n{err}");
+        assert_eq!(out.trim_end(), answer, "{command}\n{err}");
+    }
     Ok(())
 }
 
