@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/logic.proto",
         "proto/access.proto",
         "proto/storage.proto",
+        "proto/coordinator.proto",
     ];
     rpc_codegen::configure()
         .bytes(".")

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use wechat_demo::{access, logic, storage};
+use wechat_demo::{access, coordinator, logic, storage};
 
 use crate::{chat, replay, up};
 
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Access(access::Options),
     /// The logic role: the business
     Logic(logic::role::Options),
+    /// The coordinator role: who is primary, who is there
+    Coordinator(coordinator::role::Options),
     /// The storage role: primary or backup
     Storage(storage::role::Options),
 }

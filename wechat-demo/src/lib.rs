@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod cluster;
+pub mod coordinator;
 pub mod logic;
 pub mod longlink;
 pub mod model;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use wechat_demo::cluster::parent;
-use wechat_demo::{access, logic, storage};
+use wechat_demo::{access, coordinator, logic, storage};
 
 use cli::Command;
 
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         Command::Replay(flags) => replay::run(flags),
         Command::Access(options) => access::run(options).map(|()| ExitCode::SUCCESS),
         Command::Logic(options) => logic::role::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Coordinator(options) => {
+            coordinator::role::run(&options).map(|()| ExitCode::SUCCESS)
+        }
         Command::Storage(options) => storage::role::run(options).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| fail(&error))

@@ -23,6 +23,11 @@ pub mod storage {
     rpc_core::include_proto!("wechat.storage");
 }
 
+/// The embedded coordinator, called by storage and logic.
+pub mod coordinator {
+    rpc_core::include_proto!("wechat.coordinator");
+}
+
 impl From<crate::model::Pos> for terminal::Pos {
     fn from(pos: crate::model::Pos) -> Self {
         Self {

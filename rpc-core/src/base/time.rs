@@ -81,6 +81,12 @@ impl fmt::Debug for Instant {
     }
 }
 
+/// Time since the machine was started (`CLOCK_BOOTTIME`): it goes on while the machine sleeps, so what was
+/// promised until then is over when it wakes. For leases between machines.
+pub fn since_boot() -> Duration {
+    Duration::from_nanos(read_clock(libc::CLOCK_BOOTTIME))
+}
+
 /// Wall-clock time as nanoseconds since the Unix epoch. For display and for expiry that outlives a
 /// process; never for measuring.
 pub fn unix_nanos() -> u64 {

@@ -1,0 +1,358 @@
+//! What every coordinator promises, tried on the embedded one over real RPC: a second back end comes in as
+//! another [`Stage`], and the promises stay.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rpc_core::time::Instant;
+use wechat_demo::coordinator::remote::RemoteCoordinator;
+use wechat_demo::coordinator::{Agreed, Coordinator, Event, Fault, Kind, Session, agree};
+
+/// A coordinator and the way to it, both of which can fail.
+trait Stage {
+    /// A client of its own, over the good way or the other one.
+    fn client(&self, way: Way) -> Arc<dyn Coordinator>;
+    /// Kills it as a crash would and starts it again.
+    fn crash(&mut self);
+    /// What happens on the shaky way from now on.
+    fn shake(&self, how: How);
+}
+
+/// Two ways to the coordinator.
+#[derive(Clone, Copy)]
+enum Way {
+    Good,
+    Shaky,
+}
+
+/// What becomes of what travels.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(u8)]
+enum How {
+    /// It arrives.
+    Open,
+    /// What is asked arrives, what is answered does not.
+    NoAnswers,
+    /// Nothing arrives.
+    Cut,
+}
+
+/// Longer than anything here takes; a test that hangs ends with words.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Of the sessions that are to live.
+const LONG: Duration = Duration::from_secs(30);
+/// Of the sessions that are to die.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// The embedded one as a process, behind a relay.
+struct Embedded {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+    relay: Relay,
+    child: Child,
+}
+
+impl Embedded {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let child = spawn(dir.path(), address);
+        let relay = Relay::start(address);
+        Self {
+            dir,
+            address,
+            relay,
+            child,
+        }
+    }
+}
+
+fn spawn(dir: &std::path::Path, address: SocketAddr) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_wechat-demo"))
+        .args(["coordinator", "--listen", &address.to_string()])
+        .arg("--data-dir")
+        .arg(dir)
+        .arg("--exit-with-parent")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+impl Stage for Embedded {
+    fn client(&self, way: Way) -> Arc<dyn Coordinator> {
+        let address = match way {
+            Way::Good => self.address,
+            Way::Shaky => self.relay.address,
+        };
+        Arc::new(RemoteCoordinator::new(&address.to_string()).unwrap())
+    }
+
+    fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(self.dir.path(), self.address);
+    }
+
+    fn shake(&self, how: How) {
+        self.relay.how.store(how as u8, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Carries bytes both ways, as far as it is told to.
+struct Relay {
+    address: SocketAddr,
+    how: Arc<AtomicU8>,
+}
+
+impl Relay {
+    fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let how = Arc::new(AtomicU8::new(How::Open as u8));
+        let told = how.clone();
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                // Nobody at home: the client sees a closed connection, as it should.
+                let Ok(far) = TcpStream::connect(to) else {
+                    continue;
+                };
+                let (near2, far2) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                let (asked, answered) = (told.clone(), told.clone());
+                std::thread::spawn(move || carry(near, far, &asked, How::Cut));
+                std::thread::spawn(move || carry(far2, near2, &answered, How::NoAnswers));
+            }
+        });
+        Self { address, how }
+    }
+}
+
+/// One direction, which is closed from `least` on. What is lost takes the connection with it.
+fn carry(mut from: TcpStream, mut to: TcpStream, how: &AtomicU8, least: How) {
+    use std::io::{Read, Write};
+    let mut bytes = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut bytes) {
+        let lost = how.load(Ordering::SeqCst) >= least as u8;
+        if lost || to.write_all(&bytes[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+/// The session of a client that finds the coordinator, which may be starting.
+fn open(client: &Arc<dyn Coordinator>, timeout: Duration) -> Arc<dyn Session> {
+    sure(|| client.open(timeout))
+}
+
+/// Asks until there is an answer.
+fn sure<T>(ask: impl Fn() -> Result<T, Fault>) -> T {
+    let until = Instant::after(PATIENCE);
+    loop {
+        match ask() {
+            Err(Fault::Lost(_)) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            answer => return answer.unwrap(),
+        }
+    }
+}
+
+/// Reads events until the one that is waited for.
+fn wait_for(session: &dyn Session, wanted: &Event) {
+    let until = Instant::after(PATIENCE);
+    while Instant::now() < until {
+        if session.next_event(Duration::from_secs(1)).as_ref() == Some(wanted) {
+            return;
+        }
+    }
+    panic!("no {wanted:?} within {PATIENCE:?}");
+}
+
+fn changed(path: &str) -> Event {
+    Event::Changed(path.to_owned())
+}
+
+/// Every promise, one after the other.
+fn conformance(mut stage: impl Stage) {
+    nodes_change_by_compare_and_set_alone(&stage);
+    sequence_nodes_get_rising_numbers(&stage);
+    of_many_who_propose_one_wins(&stage);
+    a_watch_tells_of_making_changing_and_removing(&stage);
+    ephemeral_nodes_go_with_their_session(&stage);
+    a_proposal_whose_answer_was_lost_is_recognised(&stage);
+    nothing_answered_is_lost_in_a_crash_and_sessions_and_watches_go_on(&mut stage);
+}
+
+#[rpc_core::test]
+fn the_embedded_coordinator_keeps_every_promise() {
+    conformance(Embedded::start());
+}
+
+fn nodes_change_by_compare_and_set_alone(stage: &impl Stage) {
+    let session = open(&stage.client(Way::Good), LONG);
+    assert_eq!(session.read("/cas").unwrap(), None);
+    assert_eq!(
+        session.create("/cas", b"one", Kind::Lasting).unwrap(),
+        "/cas"
+    );
+    assert_eq!(
+        session.create("/cas", b"two", Kind::Lasting),
+        Err(Fault::NodeExists)
+    );
+    assert_eq!(session.set("/cas", b"two", 1).unwrap(), 2);
+    assert_eq!(session.set("/cas", b"three", 1), Err(Fault::BadVersion));
+    let node = session.read("/cas").unwrap().unwrap();
+    assert_eq!((&node.data[..], node.version), (&b"two"[..], 2));
+    session.create("/cas/child", b"", Kind::Lasting).unwrap();
+    assert_eq!(session.remove("/cas", 2), Err(Fault::NotEmpty));
+    session.remove("/cas/child", 1).unwrap();
+    assert_eq!(session.remove("/cas", 1), Err(Fault::BadVersion));
+    session.remove("/cas", 2).unwrap();
+    assert_eq!(session.set("/cas", b"x", 2), Err(Fault::NoNode));
+    assert_eq!(
+        session.create("/none/child", b"", Kind::Lasting),
+        Err(Fault::NoNode)
+    );
+    for bad in ["", "none", "/a/", "//"] {
+        assert_eq!(session.create(bad, b"", Kind::Lasting), Err(Fault::Invalid));
+    }
+    let large = vec![0; (64 << 10) + 1];
+    assert_eq!(
+        session.create("/large", &large, Kind::Lasting),
+        Err(Fault::Invalid)
+    );
+}
+
+fn sequence_nodes_get_rising_numbers(stage: &impl Stage) {
+    let session = open(&stage.client(Way::Good), LONG);
+    session.create("/queue", b"", Kind::Lasting).unwrap();
+    let first = session.create("/queue/n-", b"", Kind::Sequence).unwrap();
+    let second = session
+        .create("/queue/n-", b"", Kind::EphemeralSequence)
+        .unwrap();
+    session.remove(&second, 1).unwrap();
+    let third = session.create("/queue/n-", b"", Kind::Sequence).unwrap();
+    assert!(first < second && second < third, "{first} {second} {third}");
+    assert_eq!(session.children("/queue").unwrap().len(), 2);
+}
+
+fn of_many_who_propose_one_wins(stage: &impl Stage) {
+    let won = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..8)
+        .map(|n| {
+            let (client, won) = (stage.client(Way::Good), won.clone());
+            std::thread::spawn(move || {
+                let session = open(&client, LONG);
+                let proposal = format!("mine is {n}");
+                match sure(|| agree(&*session, "/race", None, proposal.as_bytes())) {
+                    Agreed::Ours(1) => drop(won.fetch_add(1, Ordering::SeqCst)),
+                    Agreed::Ours(version) => panic!("version {version} of a new node"),
+                    Agreed::Theirs(node) => assert_ne!(node.unwrap().data, proposal),
+                }
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    assert_eq!(won.load(Ordering::SeqCst), 1);
+}
+
+fn a_watch_tells_of_making_changing_and_removing(stage: &impl Stage) {
+    let (watcher, actor) = (
+        open(&stage.client(Way::Good), LONG),
+        open(&stage.client(Way::Good), LONG),
+    );
+    watcher.watch("/seen").unwrap();
+    actor.create("/seen", b"", Kind::Lasting).unwrap();
+    wait_for(&*watcher, &changed("/seen"));
+    actor.set("/seen", b"more", 1).unwrap();
+    wait_for(&*watcher, &changed("/seen"));
+    actor.create("/seen/child", b"", Kind::Lasting).unwrap();
+    wait_for(&*watcher, &changed("/seen"));
+    actor.remove("/seen/child", 1).unwrap();
+    wait_for(&*watcher, &changed("/seen"));
+    actor.remove("/seen", 2).unwrap();
+    wait_for(&*watcher, &changed("/seen"));
+    assert_eq!(watcher.read("/seen").unwrap(), None);
+}
+
+fn ephemeral_nodes_go_with_their_session(stage: &impl Stage) {
+    let (watcher, closing) = (
+        open(&stage.client(Way::Good), LONG),
+        open(&stage.client(Way::Good), LONG),
+    );
+    closing.create("/closing", b"", Kind::Ephemeral).unwrap();
+    assert_eq!(
+        closing.create("/closing/child", b"", Kind::Lasting),
+        Err(Fault::Invalid)
+    );
+    watcher.watch("/closing").unwrap();
+    drop(closing);
+    wait_for(&*watcher, &changed("/closing"));
+    assert_eq!(watcher.read("/closing").unwrap(), None);
+
+    let dying = open(&stage.client(Way::Shaky), SHORT);
+    dying.create("/dying", b"", Kind::Ephemeral).unwrap();
+    watcher.watch("/dying").unwrap();
+    stage.shake(How::Cut);
+    wait_for(&*watcher, &changed("/dying"));
+    assert_eq!(watcher.read("/dying").unwrap(), None);
+    stage.shake(How::Open);
+    wait_for(&*dying, &Event::Expired);
+    assert_eq!(dying.read("/cas"), Err(Fault::Expired));
+}
+
+fn a_proposal_whose_answer_was_lost_is_recognised(stage: &impl Stage) {
+    let session = open(&stage.client(Way::Shaky), LONG);
+    session.create("/lost", b"before", Kind::Lasting).unwrap();
+    stage.shake(How::NoAnswers);
+    let outcome = agree(&*session, "/lost", Some(1), b"proposal 17");
+    assert!(matches!(outcome, Err(Fault::Lost(_))), "{outcome:?}");
+    stage.shake(How::Open);
+    // It arrived; asking again neither fails nor does it twice.
+    let again = sure(|| agree(&*session, "/lost", Some(1), b"proposal 17"));
+    assert_eq!(again, Agreed::Ours(2));
+    let other = sure(|| agree(&*session, "/lost", Some(1), b"proposal 18"));
+    let Agreed::Theirs(Some(node)) = other else {
+        panic!("{other:?}")
+    };
+    assert_eq!((&node.data[..], node.version), (&b"proposal 17"[..], 2));
+}
+
+fn nothing_answered_is_lost_in_a_crash_and_sessions_and_watches_go_on(stage: &mut impl Stage) {
+    let (session, actor) = (
+        open(&stage.client(Way::Good), LONG),
+        open(&stage.client(Way::Good), LONG),
+    );
+    session.create("/kept", b"kept", Kind::Lasting).unwrap();
+    session.create("/mine", b"", Kind::Ephemeral).unwrap();
+    session.create("/kept/n-", b"", Kind::Sequence).unwrap();
+    session.watch("/kept").unwrap();
+    stage.crash();
+    wait_for(&*session, &Event::Disconnected);
+    wait_for(&*session, &Event::Connected);
+    assert_eq!(sure(|| session.read("/kept")).unwrap().data, "kept");
+    assert!(sure(|| session.read("/mine")).is_some());
+    let next = sure(|| session.create("/kept/n-", b"", Kind::Sequence));
+    assert!(next.ends_with('1'), "{next}");
+    while session.next_event(Duration::from_millis(500)).is_some() {}
+    assert_eq!(sure(|| actor.set("/kept", b"later", 1)), 2);
+    wait_for(&*session, &changed("/kept"));
+}
