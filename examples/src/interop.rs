@@ -9,6 +9,13 @@ pub const ECHO_INITIAL: &str = "x-grpc-test-echo-initial";
 /// Echoed as it came by the server's trailing metadata.
 pub const ECHO_TRAILING: &str = "x-grpc-test-echo-trailing-bin";
 
+/// The authority that vouches for [`SERVER_CHAIN`]; both lie open in the repository and protect nothing.
+pub const TEST_CA: &[u8] = include_bytes!("../tls/ca.pem");
+/// A certificate for `localhost` and 127.0.0.1.
+pub const SERVER_CHAIN: &[u8] = include_bytes!("../tls/server.pem");
+/// Its key.
+pub const SERVER_KEY: &[u8] = include_bytes!("../tls/server.key");
+
 /// A payload of so many zero bytes.
 pub fn payload(size: usize) -> Payload {
     Payload {

@@ -238,7 +238,7 @@ fn handle(session: &mut dyn ServerSession, outcome: &mut Outcome) {
             }
             ServerEvent::Call(call) if call.route.kind.gives_stream() => {
                 outcome.calls += 1;
-                session.begin(call.id, &call.metadata);
+                session.begin(call.id, &call.metadata, Compression::None);
                 outcome.streams.push((call.id, call.route.kind));
                 if !call.route.kind.takes_stream() {
                     end_stream(session, outcome, call.id);

@@ -15,7 +15,7 @@ pub use coroutine::identity::IdentityError;
 #[cfg(feature = "hooks")]
 pub use hook::keep_when_cut;
 pub use rpc::client::{CallOptions, Channel, ChannelBuilder, Wire};
-pub use rpc::compression::Compression;
+pub use rpc::compression::{Compression, CompressionSwitch};
 pub use rpc::error::Error;
 pub use rpc::message::{IntoRequest, Request, Response};
 pub use rpc::metadata::MetadataMap;

@@ -1,4 +1,4 @@
-"""grpcio as the client of gRPC's interoperability cases: interop_client.py HOST:PORT CASE...
+"""grpcio as the client of gRPC's interoperability cases: interop_client.py HOST:PORT [CA.PEM] CASE...
 
 Prints `ok CASE` for each; the first that fails ends the program with its traceback.
 """
@@ -14,6 +14,16 @@ rpc, messages, empty = schema.load()
 INITIAL = ("x-grpc-test-echo-initial", "test_initial_metadata_value")
 TRAILING = ("x-grpc-test-echo-trailing-bin", b"\xab\xab\xab")
 SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
+
+
+ADDR, *CASES = sys.argv[1:]
+ROOTS = open(CASES.pop(0), "rb").read() if CASES[0].endswith(".pem") else None
+
+
+def open_channel():
+    if ROOTS is None:
+        return grpc.insecure_channel(ADDR)
+    return grpc.secure_channel(ADDR, grpc.ssl_channel_credentials(ROOTS))
 
 
 def payload(size):
@@ -201,7 +211,7 @@ def rpc_soak(stub, channel):
 
 def channel_soak(stub, channel):
     for _ in range(20):
-        with grpc.insecure_channel(ADDR) as fresh:
+        with open_channel() as fresh:
             large_unary(rpc.TestServiceStub(fresh), fresh)
 
 
@@ -211,9 +221,8 @@ def long_lived_channel(stub, channel):
     large_unary(stub, channel)
 
 
-ADDR = sys.argv[1]
-with grpc.insecure_channel(ADDR) as channel:
+with open_channel() as channel:
     stub = rpc.TestServiceStub(channel)
-    for case in sys.argv[2:]:
+    for case in CASES:
         globals()[case](stub, channel)
         print("ok", case, flush=True)

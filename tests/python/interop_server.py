@@ -1,5 +1,9 @@
-"""grpcio as the server of gRPC's interoperability cases; prints `serving on HOST:PORT`."""
+"""grpcio as the server of gRPC's interoperability cases: interop_server.py [CHAIN.PEM KEY.PEM]
 
+Prints `serving on HOST:PORT`.
+"""
+
+import sys
 import time
 from concurrent import futures
 
@@ -48,6 +52,7 @@ class Service(rpc.TestServiceServicer):
         return messages.StreamingInputCallResponse(aggregated_payload_size=size)
 
     def StreamingOutputCall(self, request, context):
+        context.set_compression(grpc.Compression.Gzip)
         echo_metadata(context)
         yield from self.answers(request, context)
 
@@ -64,12 +69,19 @@ class Service(rpc.TestServiceServicer):
         check_status(request, context)
         for parameters in request.response_parameters:
             time.sleep(parameters.interval_us / 1e6)
+            if not parameters.compressed.value:
+                context.disable_next_message_compression()
             yield messages.StreamingOutputCallResponse(payload=payload(parameters.size))
 
 
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
 rpc.add_TestServiceServicer_to_server(Service(), server)
-port = server.add_insecure_port("127.0.0.1:0")
+if sys.argv[1:]:
+    chain, key = (open(name, "rb").read() for name in sys.argv[1:])
+    credentials = grpc.ssl_server_credentials([(key, chain)])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+else:
+    port = server.add_insecure_port("127.0.0.1:0")
 server.start()
 print(f"serving on 127.0.0.1:{port}", flush=True)
 server.wait_for_termination()

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use examples::interop::{
-    ECHO_INITIAL, ECHO_TRAILING, EchoStatus, Empty, ResponseParameters, SimpleRequest,
-    StreamingInputCallRequest, StreamingOutputCallRequest, StreamingOutputCallResponse,
+    BoolValue, ECHO_INITIAL, ECHO_TRAILING, EchoStatus, Empty, ResponseParameters, SimpleRequest,
+    StreamingInputCallRequest, StreamingOutputCallRequest, StreamingOutputCallResponse, TEST_CA,
     TestServiceClient, UnimplementedServiceClient, payload,
 };
 use rpc_core::sync::{Sender, channel};
 use rpc_core::{
-    CallOptions, Channel, Code, Compression, IntoStreamingRequest, MetadataMap, Request, Status,
-    Streaming, Wire,
+    CallOptions, Channel, ClientTls, Code, Compression, IntoStreamingRequest, MetadataMap, Request,
+    Status, Streaming, Wire,
 };
 
 /// Run gRPC's interoperability cases against a server
@@ -22,9 +22,12 @@ struct Flags {
     /// The server
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000")]
     addr: String,
-    /// Name of a case, or `all`
+    /// Name of a case, or `all`; may be given several times
     #[arg(long, default_value = "all")]
-    case: String,
+    case: Vec<String>,
+    /// Speak TLS, trusting the test authority of examples/tls
+    #[arg(long)]
+    tls: bool,
 }
 
 /// What a case says when it fails.
@@ -32,7 +35,7 @@ type Outcome = Result<(), String>;
 
 type Case = fn(&Client) -> Outcome;
 
-const CASES: [(&str, Case); 18] = [
+const CASES: [(&str, Case); 21] = [
     ("empty_unary", Client::empty_unary),
     ("large_unary", Client::large_unary),
     ("client_streaming", Client::client_streaming),
@@ -56,11 +59,21 @@ const CASES: [(&str, Case); 18] = [
     ("rpc_soak", Client::rpc_soak),
     ("channel_soak", Client::channel_soak),
     ("long_lived_channel", Client::long_lived_channel),
-    ("compressed_unary", Client::compressed_unary),
+    ("client_compressed_unary", Client::client_compressed_unary),
+    ("server_compressed_unary", Client::server_compressed_unary),
+    (
+        "client_compressed_streaming",
+        Client::client_compressed_streaming,
+    ),
+    (
+        "server_compressed_streaming",
+        Client::server_compressed_streaming,
+    ),
 ];
 
 struct Client {
     addr: String,
+    tls: bool,
     channel: Channel,
     test: TestServiceClient,
 }
@@ -69,11 +82,15 @@ struct Client {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Client {
-    fn connect(addr: &str) -> Result<Self, rpc_core::Error> {
-        let builder = Channel::builder(addr).protocol(Wire::Grpc);
+    fn connect(addr: &str, tls: bool) -> Result<Self, rpc_core::Error> {
+        let mut builder = Channel::builder(addr).protocol(Wire::Grpc);
+        if tls {
+            builder = builder.tls(ClientTls::from_roots(TEST_CA)?);
+        }
         let channel = builder.deadline(PATIENCE).connect()?;
         Ok(Self {
             addr: addr.to_owned(),
+            tls,
             test: TestServiceClient::new(channel.clone()),
             channel,
         })
@@ -100,13 +117,71 @@ impl Client {
         expect_size(response.payload.as_ref().map(|it| it.body.len()), 314_159)
     }
 
-    fn compressed_unary(&self) -> Outcome {
-        for compression in [Compression::Gzip, Compression::None] {
+    fn client_compressed_unary(&self) -> Outcome {
+        let expecting = |compressed| SimpleRequest {
+            expect_compressed: boolean(compressed),
+            ..large()
+        };
+        // A server that cannot tell would take this one.
+        expect_code(self.test.unary_call(expecting(true)), Code::InvalidArgument)?;
+        for (compressed, compression) in [(true, Compression::Gzip), (false, Compression::None)] {
             let options = CallOptions::new().compression(compression);
-            let response = self.test.unary_call_with(large(), options).map_err(told)?;
+            let response = self.test.unary_call_with(expecting(compressed), options);
+            let payload = response.map_err(told)?.into_inner().payload;
+            expect_size(payload.map(|it| it.body.len()), 314_159)?;
+        }
+        Ok(())
+    }
+
+    fn server_compressed_unary(&self) -> Outcome {
+        for compressed in [true, false] {
+            let request = SimpleRequest {
+                response_compressed: boolean(compressed),
+                ..large()
+            };
+            let response = self.test.unary_call(request).map_err(told)?;
+            expect_compressed(response.compression(), compressed)?;
             expect_size(response.payload.as_ref().map(|it| it.body.len()), 314_159)?;
         }
         Ok(())
+    }
+
+    fn client_compressed_streaming(&self) -> Outcome {
+        let message = |size, compressed| StreamingInputCallRequest {
+            payload: Some(payload(size)),
+            expect_compressed: boolean(compressed),
+        };
+        expect_code(
+            self.test.streaming_input_call([message(27_182, true)]),
+            Code::InvalidArgument,
+        )?;
+        let mut requests = Request::new(());
+        let switch = requests.compression_switch();
+        let messages =
+            [(27_182, true), (45_904, false)]
+                .into_iter()
+                .map(move |(size, compressed)| {
+                    switch.set(compressed);
+                    message(size, compressed)
+                });
+        let options = CallOptions::new().compression(Compression::Gzip);
+        let requests = requests.map(|()| messages);
+        let response = self.test.streaming_input_call_with(requests, options);
+        let size = response.map_err(told)?.aggregated_payload_size;
+        expect_size(usize::try_from(size).ok(), 73_086)
+    }
+
+    fn server_compressed_streaming(&self) -> Outcome {
+        let mut asked = output(&[31_415, 92_653]);
+        asked.response_parameters[0].compressed = boolean(true);
+        asked.response_parameters[1].compressed = boolean(false);
+        let response = self.test.streaming_output_call(asked).map_err(told)?;
+        let mut answers = response.into_inner();
+        for (size, compressed) in [(31_415, true), (92_653, false)] {
+            expect_size(next_size(&mut answers)?, size)?;
+            expect_compressed(answers.compression(), compressed)?;
+        }
+        expect_end(&mut answers)
     }
 
     fn client_streaming(&self) -> Outcome {
@@ -260,7 +335,7 @@ impl Client {
 
     fn channel_soak(&self) -> Outcome {
         (0..20).try_for_each(|_| {
-            let fresh = Self::connect(&self.addr).map_err(|error| error.to_string())?;
+            let fresh = Self::connect(&self.addr, self.tls).map_err(|error| error.to_string())?;
             fresh.large_unary()
         })
     }
@@ -276,6 +351,10 @@ impl Client {
 fn pipe<T: Send + 'static>() -> (Sender<T>, impl Iterator<Item = T> + Send + 'static) {
     let (sender, receiver) = channel(1);
     (sender, std::iter::from_fn(move || receiver.recv().ok()))
+}
+
+fn boolean(value: bool) -> Option<BoolValue> {
+    Some(BoolValue { value })
 }
 
 fn large() -> SimpleRequest {
@@ -325,6 +404,16 @@ fn expect_size(found: Option<usize>, expected: usize) -> Outcome {
     Err(format!("the answer has {found:?} bytes, not {expected}"))
 }
 
+fn expect_compressed(found: Compression, expected: bool) -> Outcome {
+    if (found != Compression::None) == expected {
+        return Ok(());
+    }
+    let wanted = if expected { "compressed" } else { "plain" };
+    Err(format!(
+        "the answer is to be {wanted}; its compression: {found}"
+    ))
+}
+
 fn expect_code<T>(result: Result<T, Status>, code: Code) -> Outcome {
     match result {
         Err(status) if status.code() == code => Ok(()),
@@ -359,16 +448,17 @@ fn expect_marks(initial: &MetadataMap, trailing: &MetadataMap) -> Outcome {
 #[rpc_core::main]
 fn main() {
     let flags: Flags = examples::parse_flags();
-    let chosen: Vec<_> = CASES
-        .into_iter()
-        .filter(|(name, _)| flags.case == "all" || flags.case == *name)
-        .collect();
-    if chosen.is_empty() {
-        let names = CASES.map(|(name, _)| name).join(", ");
-        examples::fail(format_args!("no case {:?}; there are: {names}", flags.case));
+    let names = CASES.map(|(name, _)| name);
+    for wanted in &flags.case {
+        if wanted != "all" && !names.contains(&wanted.as_str()) {
+            let names = names.join(", ");
+            examples::fail(format_args!("no case {wanted:?}; there are: {names}"));
+        }
     }
-    let client = Client::connect(&flags.addr).unwrap_or_else(|error| examples::fail(error));
-    for (name, case) in chosen {
+    let chosen = |name: &str| flags.case.iter().any(|it| it == "all" || it == name);
+    let client =
+        Client::connect(&flags.addr, flags.tls).unwrap_or_else(|error| examples::fail(error));
+    for (name, case) in CASES.into_iter().filter(|(name, _)| chosen(name)) {
         if let Err(why) = case(&client) {
             examples::fail(format_args!("{name}: {why}"));
         }

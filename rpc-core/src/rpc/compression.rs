@@ -8,6 +8,8 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use flate2::Compression as Level;
@@ -73,6 +75,31 @@ impl fmt::Display for Compression {
             Self::Lz4 => f.write_str("lz4"),
             Self::Zstd => f.write_str("zstd"),
             Self::Other(number) => write!(f, "compress_type {number}"),
+        }
+    }
+}
+
+/// Says, before each message of a stream is given, whether it is compressed as its call is. What yields the
+/// messages holds one handle, the call another; on at first.
+#[derive(Clone, Debug)]
+pub struct CompressionSwitch(Arc<AtomicBool>);
+
+impl CompressionSwitch {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// From the next message on.
+    pub fn set(&self, on: bool) {
+        // Relaxed: the handles are used in turn, by the coroutine that sends.
+        self.0.store(on, Ordering::Relaxed);
+    }
+
+    /// How the next message of a call that is compressed with `kind` is to be sent.
+    pub(super) fn choose(switch: Option<&Self>, kind: Compression) -> Compression {
+        match switch {
+            Some(switch) if !switch.0.load(Ordering::Relaxed) => Compression::None,
+            _ => kind,
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::compression::{Compression, CompressionSwitch};
 use super::metadata::MetadataMap;
 use super::streaming::{ByteStream, Offer};
 use super::tls::Peer;
@@ -34,6 +35,9 @@ pub struct Request<T> {
     /// When the call's time is over; `NEVER` = no limit.
     deadline: Instant,
     offer: Held,
+    /// How it arrived; `None` on the calling side.
+    compression: Compression,
+    switch: Option<CompressionSwitch>,
 }
 
 /// A stream that the caller holds out; a clone of the request does not have it.
@@ -64,6 +68,8 @@ impl<T> Request<T> {
             told: None,
             deadline: Instant::NEVER,
             offer: Held(None),
+            compression: Compression::None,
+            switch: None,
         }
     }
 
@@ -93,6 +99,8 @@ impl<T> Request<T> {
             told: self.told,
             deadline: self.deadline,
             offer: self.offer,
+            compression: self.compression,
+            switch: self.switch,
         }
     }
 
@@ -164,6 +172,30 @@ impl<T> Request<T> {
         self.deadline = deadline;
     }
 
+    /// How the message was compressed on the wire, at a handler. A caller says it with
+    /// [`CallOptions::compression`](crate::CallOptions::compression); of streamed requests see
+    /// [`Streaming::compression`](super::streaming::Streaming::compression).
+    pub const fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// Tells the request how it arrived; the server does.
+    pub(in crate::rpc) const fn set_compression(&mut self, compression: Compression) {
+        self.compression = compression;
+    }
+
+    /// A handle for what yields the requests of a stream: single ones can be sent without the compression
+    /// of the call.
+    pub fn compression_switch(&mut self) -> CompressionSwitch {
+        self.switch
+            .get_or_insert_with(CompressionSwitch::new)
+            .clone()
+    }
+
+    pub(in crate::rpc) const fn take_switch(&mut self) -> Option<CompressionSwitch> {
+        self.switch.take()
+    }
+
     /// Takes the stream that a brpc client opens with the call (its `StreamCreate`), if it does. The answer
     /// then tells it that the stream is accepted, and only then do reading and sending begin: do both on another
     /// coroutine. Without this call the stream is declined.
@@ -197,6 +229,8 @@ impl<T> Request<T> {
             told: None,
             deadline: Instant::NEVER,
             offer: Held(None),
+            compression: Compression::None,
+            switch: None,
         }
     }
 }
@@ -224,6 +258,9 @@ pub struct Response<T> {
     trailers: MetadataMap,
     /// Raw bytes after the message, never compressed; empty = none.
     attachment: Bytes,
+    /// How it is to be sent, or arrived.
+    compression: Compression,
+    switch: Option<CompressionSwitch>,
 }
 
 impl<T> Response<T> {
@@ -234,6 +271,8 @@ impl<T> Response<T> {
             metadata: MetadataMap::new(),
             trailers: MetadataMap::new(),
             attachment: Bytes::new(),
+            compression: Compression::None,
+            switch: None,
         }
     }
 
@@ -259,6 +298,8 @@ impl<T> Response<T> {
             metadata: self.metadata,
             trailers: self.trailers,
             attachment: self.attachment,
+            compression: self.compression,
+            switch: self.switch,
         }
     }
 
@@ -294,6 +335,30 @@ impl<T> Response<T> {
         self.attachment = attachment.into();
     }
 
+    /// How the message is to be compressed, at a handler; how it was on the wire, at a caller. Of streamed
+    /// answers a caller sees it with [`Streaming::compression`](super::streaming::Streaming::compression).
+    pub const fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// Sends the message compressed, or each message of a stream; to a caller that does not take it so, and
+    /// as JSON, it is sent plain. Attachments never are compressed.
+    pub const fn set_compression(&mut self, compression: Compression) {
+        self.compression = compression;
+    }
+
+    /// A handle for what yields the answers of a stream: single ones can be sent without the compression of
+    /// the call.
+    pub fn compression_switch(&mut self) -> CompressionSwitch {
+        self.switch
+            .get_or_insert_with(CompressionSwitch::new)
+            .clone()
+    }
+
+    pub(in crate::rpc) const fn take_switch(&mut self) -> Option<CompressionSwitch> {
+        self.switch.take()
+    }
+
     /// The message and what travels beside it.
     pub fn into_parts(self) -> (T, MetadataMap, Bytes) {
         (self.message, self.metadata, self.attachment)
@@ -306,6 +371,8 @@ impl<T> Response<T> {
             metadata,
             trailers: MetadataMap::new(),
             attachment,
+            compression: Compression::None,
+            switch: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+use super::compression::Compression;
 use super::message::Request;
 use super::metadata::MetadataMap;
 use super::status::Status;
@@ -30,6 +31,11 @@ pub(in crate::rpc) trait Pull: Send + Sync {
 
     /// What follows the messages; `None` until the last one was given.
     fn trailers(&self) -> Option<&MetadataMap>;
+
+    /// How the message given last was compressed.
+    fn compression(&self) -> Compression {
+        Compression::None
+    }
 }
 
 /// Both directions of a stream of bytes.
@@ -141,6 +147,16 @@ impl<T> Streaming<T> {
         match &self.source {
             Source::Call { pull, .. } => pull.trailers(),
             Source::Own(_) => self.ended.then_some(&NO_METADATA),
+        }
+    }
+}
+
+impl<T> Streaming<T> {
+    /// How the message given last was compressed on the wire.
+    pub fn compression(&self) -> Compression {
+        match &self.source {
+            Source::Call { pull, .. } => pull.compression(),
+            Source::Own(_) => Compression::None,
         }
     }
 }

@@ -19,7 +19,7 @@ use super::streams::{Answers, Beside, Sending, StreamCall};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::net::wait::{self, GaveUp, Waiter, wait_for};
-use crate::rpc::compression::{Compression, CompressionError, compress};
+use crate::rpc::compression::{Compression, CompressionError, CompressionSwitch, compress};
 use crate::rpc::descriptor::MethodDescriptor;
 use crate::rpc::error::Error;
 use crate::rpc::message::{IntoRequest, Request, Response};
@@ -196,8 +196,8 @@ impl Channel {
         Out: Message + Default,
     {
         let compression = options.compression;
-        let (requests, call) = self.start_stream(method, requests, options)?;
-        send_all(&call, requests, compression)?;
+        let (requests, switch, call) = self.start_stream(method, requests, options)?;
+        send_all(&call, requests, compression, switch)?;
         self.open(method, call.reply()?)
     }
 
@@ -222,11 +222,11 @@ impl Channel {
         Out: Message + Default,
     {
         let compression = options.compression;
-        let (requests, call) = self.start_stream(method, requests, options)?;
+        let (requests, switch, call) = self.start_stream(method, requests, options)?;
         let call = Arc::new(call);
         let mut sending = Sending::new(Arc::clone(&call));
         let sending = self.shared.handle.spawn(move || {
-            let sent = send_all(sending.call(), requests, compression);
+            let sent = send_all(sending.call(), requests, compression, switch);
             sending.ended(sent);
         });
         let answers = Answers::new(call, Some(sending), self.shared.limits.max_message);
@@ -268,14 +268,16 @@ impl Channel {
         method: &'static MethodDescriptor,
         requests: R,
         options: CallOptions,
-    ) -> Result<(R::Messages, StreamCall), Status> {
-        let (requests, rest) = split(requests.into_streaming_request());
+    ) -> Result<(R::Messages, Option<CompressionSwitch>, StreamCall), Status> {
+        let mut requests = requests.into_streaming_request();
+        let switch = requests.take_switch();
+        let (requests, rest) = split(requests);
         let none = Body::Bytes(Bytes::new());
         let way = Way::new(method, false);
         let call = self.exchange(&way, none, rest, options, |connection, call, until| {
             StreamCall::start(connection, call, until)
         })?;
-        Ok((requests, call))
+        Ok((requests, switch, call))
     }
 
     /// Reads the one answer of a call.
@@ -285,6 +287,7 @@ impl Channel {
         reply: IncomingReply,
     ) -> Result<Response<Out>, Status> {
         let bad = |text: String| Status::from_errno(ERESPONSE, text);
+        let compression = reply.body.compression;
         let bytes = reply
             .body
             .open(&reply.attachment, self.shared.limits.max_message)
@@ -292,6 +295,7 @@ impl Channel {
         let message = Out::decode(bytes)
             .map_err(|error| bad(format!("the answer is no valid {}: {error}", method.output)))?;
         let mut response = Response::from_parts(message, reply.metadata, reply.attachment);
+        response.set_compression(compression);
         *response.trailers_mut() = reply.trailers;
         Ok(response)
     }
@@ -606,8 +610,10 @@ fn send_all<M: Message>(
     call: &StreamCall,
     requests: impl Iterator<Item = M>,
     compression: Compression,
+    switch: Option<CompressionSwitch>,
 ) -> Result<(), Status> {
     for message in requests {
+        let compression = CompressionSwitch::choose(switch.as_ref(), compression);
         if !call.send(body_of(&message, compression)?, compression)? {
             return Ok(());
         }

@@ -268,6 +268,7 @@ pub(super) struct Answers {
     trailers: Option<MetadataMap>,
     /// Bytes of one message after decompression.
     max: usize,
+    compression: Compression,
 }
 
 impl Answers {
@@ -278,6 +279,7 @@ impl Answers {
             head: None,
             trailers: None,
             max,
+            compression: Compression::None,
         }
     }
 }
@@ -286,6 +288,7 @@ impl Pull for Answers {
     fn next(&mut self) -> Option<Result<Bytes, Status>> {
         match self.call.next() {
             Ok(Ok(message)) => {
+                self.compression = message.compression;
                 let opened = message.open(&Bytes::new(), self.max);
                 Some(
                     opened.map_err(|status| {
@@ -310,6 +313,10 @@ impl Pull for Answers {
 
     fn trailers(&self) -> Option<&MetadataMap> {
         self.trailers.as_ref()
+    }
+
+    fn compression(&self) -> Compression {
+        self.compression
     }
 }
 

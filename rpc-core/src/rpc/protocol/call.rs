@@ -309,6 +309,18 @@ impl Body<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The body as it was before it was compressed, for a peer that does not take it so.
+    pub(in crate::rpc) fn decompressed(self, compression: Compression) -> Self {
+        match self {
+            Self::Bytes(bytes) => {
+                // It was compressed in this process: it comes out whole.
+                let plain = compression::decompress(compression, &bytes, usize::MAX);
+                Self::Bytes(plain.unwrap_or_default())
+            }
+            Self::Message(message) => Self::Message(message),
+        }
+    }
 }
 
 /// The answer of a call that succeeded.

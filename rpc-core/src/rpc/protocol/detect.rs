@@ -120,9 +120,9 @@ impl ServerSession for Detecting {
             .is_some_and(|session| session.carries(kind))
     }
 
-    fn begin(&mut self, id: CallId, metadata: &MetadataMap) {
+    fn begin(&mut self, id: CallId, metadata: &MetadataMap, compression: Compression) {
         if let Some(session) = &mut self.chosen {
-            session.begin(id, metadata);
+            session.begin(id, metadata, compression);
         }
     }
 

@@ -287,8 +287,9 @@ pub trait ServerSession: Send {
     /// [`ServerSession::begin`] and the first [`ServerSession::send`].
     fn answer(&mut self, id: CallId, reply: Reply<'_>);
 
-    /// Begins the stream that answers a call, with what precedes its messages.
-    fn begin(&mut self, _id: CallId, _metadata: &MetadataMap) {}
+    /// Begins the stream that answers a call, with what precedes its messages and how these may be
+    /// compressed.
+    fn begin(&mut self, _id: CallId, _metadata: &MetadataMap, _compression: Compression) {}
 
     /// Sends the next message of the stream that answers a call, begun or not; compressed already if
     /// `compression` says so. The message is always taken.

@@ -18,7 +18,7 @@ use super::stats::Outcome;
 use super::streams::{Beside, Line, Requests};
 use crate::base::time::Instant;
 use crate::rpc::client::ambient::Ambient;
-use crate::rpc::compression::Compression;
+use crate::rpc::compression::{Compression, CompressionError, CompressionSwitch, compress};
 use crate::rpc::descriptor::ServiceDescriptor;
 use crate::rpc::http_rule::Rules;
 use crate::rpc::message::{Request, Response};
@@ -179,7 +179,12 @@ impl PendingCall {
 
     /// Takes the request's bytes out, checked, decompressed, and as protobuf.
     fn body(&mut self) -> Result<Bytes, Status> {
-        let body = std::mem::replace(&mut self.incoming.body, RawBody::plain(Bytes::new()));
+        let plain = RawBody {
+            // What a request tells its handler.
+            compression: self.incoming.body.compression,
+            ..RawBody::plain(Bytes::new())
+        };
+        let body = std::mem::replace(&mut self.incoming.body, plain);
         let max = self.connection.core().config.limits.max_decompressed;
         let bytes = body.open(&self.incoming.attachment, max)?;
         match (self.incoming.format, &self.incoming.bound) {
@@ -205,6 +210,7 @@ impl PendingCall {
             std::mem::take(&mut incoming.attachment),
             incoming.log_id,
         );
+        request.set_compression(incoming.body.compression);
         request.set_origin(
             Some(self.connection.peer()),
             self.connection.told().cloned(),
@@ -240,14 +246,16 @@ impl PendingCall {
             Err(status) => return self.answer(Reply::Failed(&status), Outcome::Failed),
         };
         let trailers = std::mem::take(response.trailers_mut());
+        let compression = self.spoken(response.compression());
         let (message, metadata, attachment) = response.into_parts();
-        let body = match self.body_of(&message) {
+        let body = match self.body_of(&message, compression) {
             Ok(body) => body,
             Err(status) => return self.refuse(&status),
         };
         let success = Success {
             body,
             attachment,
+            compression,
             metadata: &metadata,
             trailers: &trailers,
             ..Success::new(Body::Bytes(Bytes::new()))
@@ -266,11 +274,14 @@ impl PendingCall {
         };
         let line = self.line();
         self.streaming = true;
-        line.begin(response.metadata());
+        let compression = self.spoken(response.compression());
+        line.begin(response.metadata(), compression);
         let trailers = std::mem::take(response.trailers_mut());
+        let switch = response.take_switch();
         let failed = response.into_inner().into_iter().find_map(|message| {
-            let sent =
-                message.and_then(|message| line.send(self.body_of(&message)?, Compression::None));
+            let compression = CompressionSwitch::choose(switch.as_ref(), compression);
+            let sent = message
+                .and_then(|message| line.send(self.body_of(&message, compression)?, compression));
             sent.err()
         });
         let (result, outcome) = match &failed {
@@ -281,9 +292,26 @@ impl PendingCall {
         Finished(())
     }
 
+    /// What becomes of the compression a handler asks for.
+    fn spoken(&self, asked: Compression) -> Compression {
+        match self.incoming.format {
+            BodyFormat::Protobuf => asked,
+            BodyFormat::Json => Compression::None,
+        }
+    }
+
     /// A small message is encoded under the connection's lock, straight into what is sent; a large one
     /// before, into bytes that are sent without another copy.
-    fn body_of<'a, Out: Message>(&self, message: &'a Out) -> Result<Body<'a>, Status> {
+    fn body_of<'a, Out: Message>(
+        &self,
+        message: &'a Out,
+        compression: Compression,
+    ) -> Result<Body<'a>, Status> {
+        if compression != Compression::None {
+            let compressed = compress(compression, &message.encode_to_vec());
+            let refuse = |error: CompressionError| Status::internal(error.to_string());
+            return Ok(Body::Bytes(compressed.map_err(refuse)?));
+        }
         match self.incoming.format {
             BodyFormat::Protobuf if message.encoded_len() < ENCODE_IN_PLACE_MAX => {
                 Ok(Body::Message(message))

@@ -261,9 +261,9 @@ impl Line {
     }
 
     /// Begins the call's answer stream.
-    pub fn begin(&self, metadata: &MetadataMap) {
+    pub fn begin(&self, metadata: &MetadataMap, compression: Compression) {
         if let Stage::Open(session) = &mut self.connection.state.lock().stage {
-            session.begin(self.id, metadata);
+            session.begin(self.id, metadata, compression);
         }
         self.connection.ask_for_turn();
     }
@@ -343,11 +343,16 @@ impl Line {
 pub(super) struct Requests {
     line: Line,
     ended: bool,
+    compression: Compression,
 }
 
 impl Requests {
     pub fn new(line: Line) -> Self {
-        Self { line, ended: false }
+        Self {
+            line,
+            ended: false,
+            compression: Compression::None,
+        }
     }
 }
 
@@ -358,7 +363,10 @@ impl Pull for Requests {
         let max = self.line.connection.core().config.limits.max_decompressed;
         let next = self.line.next();
         self.ended = next.is_none();
-        next.map(|message| message.and_then(|body| body.open(&Bytes::new(), max)))
+        Some(next?.and_then(|body| {
+            self.compression = body.compression;
+            body.open(&Bytes::new(), max)
+        }))
     }
 
     fn metadata(&mut self) -> Result<&MetadataMap, Status> {
@@ -367,6 +375,10 @@ impl Pull for Requests {
 
     fn trailers(&self) -> Option<&MetadataMap> {
         self.ended.then_some(&NO_METADATA)
+    }
+
+    fn compression(&self) -> Compression {
+        self.compression
     }
 }
 

@@ -15,7 +15,7 @@ use super::message::{Assembler, Message, PREFIX, TooLong, prefix};
 use super::trailers::{Tail, put_metadata};
 use super::{HELD_MAX, bounds};
 use crate::base::time::Instant;
-use crate::rpc::compression::{self, Compression};
+use crate::rpc::compression::Compression;
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::http2::hpack::encode::{Encoder, Handle};
 use crate::rpc::protocol::http2::{Event, Inbox, Role, Session};
@@ -389,6 +389,14 @@ impl GrpcServer {
         }
     }
 
+    /// The compression, if the caller takes it.
+    fn takeable(&mut self, id: u32, compression: Compression) -> Compression {
+        match self.session.inbox(id) {
+            Some(call) if call.accepted.takes(compression) => compression,
+            _ => Compression::None,
+        }
+    }
+
     /// Sends the head of an answer, if it has not left yet. Its messages may be compressed so.
     fn begin_with(&mut self, id: u32, metadata: &MetadataMap, compression: Compression) {
         let Some(call) = self.session.inbox(id).filter(|call| !call.begun) else {
@@ -426,13 +434,9 @@ impl GrpcServer {
             return self.session.data(id, &prefix, body, false);
         }
         // The head has announced something else: it leaves as it was before.
-        let Body::Bytes(bytes) = body else {
-            debug_assert!(false, "a compressed body is bytes");
-            return true;
-        };
-        let plain = compression::decompress(compression, &bytes, usize::MAX).unwrap_or_default();
+        let plain = body.decompressed(compression);
         let prefix = prefix(false, plain.len());
-        self.session.data(id, &prefix, Body::Bytes(plain), false)
+        self.session.data(id, &prefix, plain, false)
     }
 
     fn succeed(&mut self, id: u32, success: Success<'_>) {
@@ -452,13 +456,7 @@ impl GrpcServer {
                 &MetadataMap::new(),
             );
         }
-        let accepted = self.session.inbox(id).map(|call| call.accepted);
-        let takes = accepted.is_some_and(|accepted| accepted.takes(success.compression));
-        let announced = if takes {
-            success.compression
-        } else {
-            Compression::None
-        };
+        let announced = self.takeable(id, success.compression);
         self.begin_with(id, success.metadata, announced);
         self.put_message(id, success.body, success.compression);
         self.write_end(id, Ok(()), success.trailers);
@@ -571,14 +569,14 @@ impl ServerSession for GrpcServer {
         }
     }
 
-    fn begin(&mut self, id: CallId, metadata: &MetadataMap) {
+    fn begin(&mut self, id: CallId, metadata: &MetadataMap, compression: Compression) {
         let id = id.key() as u32;
-        let accepted = self.session.inbox(id).map(|call| call.accepted);
-        self.begin_with(id, metadata, accepted.unwrap_or_default().best());
+        let announced = self.takeable(id, compression);
+        self.begin_with(id, metadata, announced);
     }
 
     fn send(&mut self, id: CallId, message: Body<'_>, compression: Compression) -> Room {
-        self.begin(id, &MetadataMap::new());
+        self.begin(id, &MetadataMap::new(), compression);
         match self.put_message(id.key() as u32, message, compression) {
             true => Room::Open,
             false => Room::Full,
@@ -587,7 +585,7 @@ impl ServerSession for GrpcServer {
 
     fn finish(&mut self, id: CallId, result: Result<(), &Status>, trailers: &MetadataMap) {
         if result.is_ok() {
-            self.begin(id, &MetadataMap::new());
+            self.begin(id, &MetadataMap::new(), Compression::None);
         }
         if let Some(id) = self.ended(id) {
             self.write_end(id, result, trailers);

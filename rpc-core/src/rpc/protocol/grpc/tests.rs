@@ -375,7 +375,7 @@ fn a_stream_of_answers_has_a_head_messages_and_an_end() {
             let ServerEvent::Call(call) = event else {
                 panic!("{event:?}")
             };
-            session.begin(call.id, &metadata(&[("x-head", b"h")]));
+            session.begin(call.id, &metadata(&[("x-head", b"h")]), Compression::None);
             for word in ["one", "", "three"] {
                 let _ = session.send(call.id, Body::Bytes(text(word)), Compression::None);
             }

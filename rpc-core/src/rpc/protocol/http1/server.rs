@@ -12,7 +12,6 @@ use super::target::{Kind, Target};
 use super::write::{Response, Say, end_of_head, of_http, of_page, of_status};
 use crate::base::buf::{SMALL, SendBuf};
 use crate::base::time::Instant;
-use crate::rpc::compression::Compression;
 use crate::rpc::protocol::{
     Bad, BadReason, Body, CallId, Checksum, EndOfInput, IncomingCall, PageRequest, RawBody, Reply,
     Route, ServerConfig, ServerEvent, ServerSession, Success, Trace, counters,
@@ -385,7 +384,7 @@ fn success_of(kind: Kind, success: Success<'_>) -> Response {
             "the answer has an attachment, which HTTP does not carry: call with baidu_std",
         ));
     }
-    let body = match success.body {
+    let body = match success.body.decompressed(success.compression) {
         Body::Bytes(bytes) => bytes,
         Body::Message(message) => {
             let mut bytes = vec![0; message.encoded_len()];
@@ -396,17 +395,11 @@ fn success_of(kind: Kind, success: Success<'_>) -> Response {
     let say = Say {
         status: 200,
         content_type: kind.content_type(),
-        compression: success.compression,
         headers: success.metadata,
         errno: 0,
         allow: None,
     };
-    match success.compression {
-        Compression::None | Compression::Gzip | Compression::Zlib => say.with(body),
-        other => of_status(&Status::internal(format!(
-            "{other} is no content coding of HTTP"
-        ))),
-    }
+    say.with(body)
 }
 
 impl ServerSession for Http1Server {

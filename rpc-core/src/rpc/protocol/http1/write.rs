@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::head::is_https_own;
-use crate::rpc::compression::Compression;
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{Page, base64};
 use crate::rpc::status::{Code, Status};
@@ -35,7 +34,6 @@ impl Response {
 pub struct Say<'a> {
     pub status: u16,
     pub content_type: &'a str,
-    pub compression: Compression,
     pub headers: &'a MetadataMap,
     /// brpc's number of a failure; 0 = none.
     pub errno: i32,
@@ -59,11 +57,6 @@ impl Say<'_> {
                 &["\r\nContent-Length: ", &body.len().to_string()],
             );
             push(&mut head, &["\r\nContent-Type: ", self.content_type]);
-        }
-        match self.compression {
-            Compression::Gzip => push(&mut head, &["\r\nContent-Encoding: gzip"]),
-            Compression::Zlib => push(&mut head, &["\r\nContent-Encoding: deflate"]),
-            _ => {}
         }
         if self.errno != 0 {
             push(
@@ -106,7 +99,6 @@ pub fn of_status(status: &Status) -> Response {
     let say = Say {
         status: status_map::http_of_status(status),
         content_type: "application/json",
-        compression: Compression::None,
         headers: status.metadata(),
         errno: status.errno(),
         allow: None,
@@ -119,7 +111,6 @@ pub fn of_http(http: u16, text: &str, allow: Option<&str>) -> Response {
     let say = Say {
         status: http,
         content_type: "application/json",
-        compression: Compression::None,
         headers: &MetadataMap::new(),
         errno: 0,
         allow,
@@ -132,7 +123,6 @@ pub fn of_page(page: Page) -> Response {
     let say = Say {
         status: page.status,
         content_type: page.content_type,
-        compression: Compression::None,
         headers: &page.headers,
         errno: 0,
         allow: None,

@@ -228,7 +228,16 @@ impl PrpcServer {
     }
 
     /// `stream`: the caller's stream is taken, by these settings.
-    fn write_success(&mut self, id: CallId, success: Success<'_>, stream: Option<StreamSettings>) {
+    fn write_success(
+        &mut self,
+        id: CallId,
+        mut success: Success<'_>,
+        stream: Option<StreamSettings>,
+    ) {
+        if success.compression == Compression::Zstd {
+            success.body = success.body.decompressed(Compression::Zstd);
+            success.compression = Compression::None;
+        }
         let fields = both(success.metadata, success.trailers);
         let mut meta = MetaOut {
             response: Some(ResponseOut {
@@ -344,7 +353,7 @@ impl ServerSession for PrpcServer {
         self.answer_plain(id, reply);
     }
 
-    fn begin(&mut self, id: CallId, metadata: &MetadataMap) {
+    fn begin(&mut self, id: CallId, metadata: &MetadataMap, _compression: Compression) {
         self.begin_stream(id, metadata);
     }
 

@@ -265,6 +265,11 @@ impl Flow {
         compression: Compression,
         out: &mut SendBuf,
     ) -> Room {
+        let (message, compression) = if self.framed && compression != Compression::Zstd {
+            (message, compression)
+        } else {
+            (message.decompressed(compression), Compression::None)
+        };
         let first = self.framed.then(|| compression.number() as u8);
         self.payload(first, message, out)
     }

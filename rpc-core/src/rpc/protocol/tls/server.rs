@@ -118,8 +118,8 @@ impl ServerSession for TlsServer {
         self.inner.answer(id, reply);
     }
 
-    fn begin(&mut self, id: CallId, metadata: &MetadataMap) {
-        self.inner.begin(id, metadata);
+    fn begin(&mut self, id: CallId, metadata: &MetadataMap, compression: Compression) {
+        self.inner.begin(id, metadata, compression);
     }
 
     fn send(&mut self, id: CallId, message: Body<'_>, compression: Compression) -> Room {

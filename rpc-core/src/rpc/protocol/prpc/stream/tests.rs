@@ -177,7 +177,7 @@ fn server_stream(client: &mut PrpcClient, server: &mut PrpcServer, step: usize) 
     client.call(call("Server", Kind::ServerStream)).unwrap();
     let incoming = one_call(into_server(server, &sent(client.transmit()), step));
     assert_eq!(&incoming.body.data[..], b"request");
-    server.begin(incoming.id, &metadata("head"));
+    server.begin(incoming.id, &metadata("head"), Compression::None);
     for message in ["one", "", "three"] {
         let _ = server.send(incoming.id, text(message), Compression::None);
     }
