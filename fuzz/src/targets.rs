@@ -163,6 +163,7 @@ fn limits() -> Limits {
         max_streams: 4,
         keepalive: None,
         max_pipelined: 4,
+        first_bytes: None,
     }
 }
 
@@ -270,6 +271,9 @@ fn handle(session: &mut dyn ServerSession, outcome: &mut Outcome) {
             ServerEvent::Page(page) => {
                 outcome.pages += 1;
                 session.answer(page.id, Reply::Page(Page::text(200, page.body)));
+            }
+            ServerEvent::Work(_) => {
+                unreachable!("only protocols beside ours have work of their own")
             }
             ServerEvent::Message { id, message } => {
                 let (_, kind) = outcome.stream(id).expect("a message is of an open stream");

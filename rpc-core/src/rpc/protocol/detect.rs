@@ -3,14 +3,14 @@
 //! Knows: the order protocols are asked in.   Does not know: any of them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Limit};
 
 use super::call::fill;
 use super::{
-    Bad, BadReason, Body, CallId, EndOfInput, Kind, Probe, Reply, Room, ServerConfig, ServerEvent,
-    ServerSession,
+    Bad, BadReason, Body, CallId, Driver, EndOfInput, Kind, Probe, Reply, Room, ServerConfig,
+    ServerEvent, ServerSession,
 };
 use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
@@ -24,6 +24,7 @@ pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
         config: Arc::clone(config),
         prefix: BytesMut::new().limit(0),
         chosen: None,
+        attached: None,
         silence: VecDeque::new(),
         draining: false,
         ended: false,
@@ -39,6 +40,8 @@ struct Detecting {
     prefix: Limit<BytesMut>,
     /// Everything goes here once it is set.
     chosen: Option<Box<dyn ServerSession>>,
+    /// What the chosen session is told first.
+    attached: Option<(Weak<dyn Driver>, Instant)>,
     /// Nothing is said before a protocol is chosen.
     silence: VecDeque<Bytes>,
     draining: bool,
@@ -67,6 +70,9 @@ impl Detecting {
 
     /// Hands the first bytes over.
     fn choose(&mut self, mut session: Box<dyn ServerSession>, now: Instant) -> Result<(), Bad> {
+        if let Some((driver, accepted)) = self.attached.take() {
+            session.attached(driver, accepted);
+        }
         if self.draining {
             session.drain();
         }
@@ -83,6 +89,10 @@ impl Detecting {
 }
 
 impl ServerSession for Detecting {
+    fn attached(&mut self, driver: Weak<dyn Driver>, accepted: Instant) {
+        self.attached = Some((driver, accepted));
+    }
+
     fn recv_space(&mut self) -> &mut dyn BufMut {
         if let Some(session) = &mut self.chosen {
             return session.recv_space();
@@ -153,13 +163,20 @@ impl ServerSession for Detecting {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.chosen.as_ref()?.deadline()
+        match &self.chosen {
+            Some(session) => session.deadline(),
+            None => {
+                let (_, accepted) = self.attached.as_ref()?;
+                Some(*accepted + self.config.limits.first_bytes?)
+            }
+        }
     }
 
     fn timed_out(&mut self, now: Instant) -> Result<(), Bad> {
-        self.chosen
-            .as_mut()
-            .map_or(Ok(()), |session| session.timed_out(now))
+        match &mut self.chosen {
+            Some(session) => session.timed_out(now),
+            None => Err(Bad::counted(BadReason::Slow)),
+        }
     }
 
     fn wants_input(&self) -> bool {

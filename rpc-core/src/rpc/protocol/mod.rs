@@ -45,7 +45,7 @@ pub(crate) mod tls;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -158,6 +158,9 @@ pub struct Limits {
     pub keepalive: Option<Duration>,
     /// HTTP requests read ahead of their answers on one connection. Default 64.
     pub max_pipelined: usize,
+    /// How long a new connection may say nothing; then it is closed. `None` = for ever. Default `None`:
+    /// clients may connect ahead of their first call.
+    pub first_bytes: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -171,6 +174,7 @@ impl Default for Limits {
             max_streams: 1024,
             keepalive: Some(Duration::from_secs(60)),
             max_pipelined: 64,
+            first_bytes: None,
         }
     }
 }
@@ -210,8 +214,37 @@ pub enum Room {
     Full,
 }
 
-/// What a server session has for its driver. All but [`ServerEvent::Page`] are about a call, whose id is
-/// unlike that of any other call under way.
+/// Whoever drives a session, to those who have news for it.
+pub trait Driver: Send + Sync {
+    /// The session has something new to transmit, wants input again, or is finished: the driver looks, at
+    /// the end of its worker's turn. From any thread that does not hold the session.
+    fn wake(&self);
+}
+
+/// Something a session wants done in a coroutine: see [`ServerEvent::Work`].
+pub struct Work(Box<dyn FnOnce() + Send>);
+
+impl Work {
+    /// `run`, once. It may wait; what it finds out it tells the session by a way of their own, and then
+    /// [wakes](Driver::wake) the driver.
+    pub fn new(run: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(run))
+    }
+
+    /// Does it.
+    pub fn run(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+/// What a server session has for its driver. All but [`ServerEvent::Page`] and [`ServerEvent::Work`] are
+/// about a call, whose id is unlike that of any other call under way.
 #[derive(Debug)]
 pub enum ServerEvent {
     /// A call to run and to end once: with [`ServerSession::answer`], or with [`ServerSession::finish`]
@@ -219,6 +252,10 @@ pub enum ServerEvent {
     Call(IncomingCall),
     /// A plain HTTP request (console, health, metrics) to answer once with [`Reply::Page`].
     Page(PageRequest),
+    /// Work to be done in a coroutine of its own, of which the driver knows nothing else: requests of a
+    /// protocol that are no calls. A drain waits for it; the session bounds how much is under way. If the
+    /// runtime ends first it is dropped.
+    Work(Work),
     /// The next message of a call's request stream.
     Message {
         /// The call.
@@ -255,6 +292,10 @@ pub enum EndOfInput {
 
 /// The server's end of one connection.
 pub trait ServerSession: Send {
+    /// Comes first: the connection was accepted at `accepted`, and `driver` is how the session is told of
+    /// what happens elsewhere. Sessions that only answer have no use for it.
+    fn attached(&mut self, _driver: Weak<dyn Driver>, _accepted: Instant) {}
+
     /// Where the next bytes go: either the receive buffer or, once a header announced it, the final
     /// allocation of a body. Writing advances it. Never empty, except while the session wants no input
     /// ([`ServerSession::wants_input`]).

@@ -16,6 +16,7 @@ use super::connection::{Connection, Ending};
 use super::registry::Method;
 use super::stats::Outcome;
 use super::streams::{Beside, Line, Requests};
+use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::rpc::client::ambient::Ambient;
 use crate::rpc::compression::{Compression, CompressionError, CompressionSwitch, compress};
@@ -24,7 +25,7 @@ use crate::rpc::http_rule::Rules;
 use crate::rpc::message::{Request, Response};
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{
-    Body, BodyFormat, IncomingCall, Page, PageRequest, RawBody, Reply, Success,
+    Body, BodyFormat, IncomingCall, Page, PageRequest, RawBody, Reply, Success, Work,
 };
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{EREJECT, EREQUEST};
@@ -463,6 +464,38 @@ impl Run for PendingPage {
     fn abandon(self: Arc<Self>) {
         let page = Page::text(503, "the server is ending\n");
         self.connection.end_page(self.request.id, page);
+    }
+}
+
+/// A session's own work that waits for its coroutine.
+pub(super) struct PendingWork {
+    connection: Arc<Connection>,
+    /// Taken by whoever ends it.
+    work: SpinLock<Option<Work>>,
+}
+
+impl PendingWork {
+    pub fn new(connection: Arc<Connection>, work: Work) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            work: SpinLock::new(Some(work)),
+        })
+    }
+}
+
+impl Run for PendingWork {
+    fn run(self: Arc<Self>) {
+        let work = self.work.lock().take().expect("a coroutine runs once");
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| work.run())) {
+            tracing::error!("work of a session panicked: {}", panic_text(&*payload));
+        }
+        self.connection.end_work();
+    }
+
+    fn abandon(self: Arc<Self>) {
+        let work = self.work.lock().take();
+        drop(work);
+        self.connection.end_work();
     }
 }
 

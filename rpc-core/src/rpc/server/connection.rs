@@ -32,7 +32,7 @@ use crate::net::{
     take_turn,
 };
 use crate::rpc::metadata::MetadataMap;
-use crate::rpc::protocol::{CallId, Kind, Page, Reply, ServerSession, server_session};
+use crate::rpc::protocol::{CallId, Driver, Kind, Page, Reply, ServerSession, server_session};
 use crate::rpc::status::Status;
 use crate::rpc::tls::Peer;
 use crate::runtime::{self, TaskRef};
@@ -141,7 +141,8 @@ impl Connection {
         if core.is_draining() {
             session.drain();
         }
-        Arc::new_cyclic(|this| Self {
+        let accepted = Instant::now();
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
             core,
             socket,
             peer,
@@ -151,7 +152,10 @@ impl Connection {
             attachment: SpinLock::new(None),
             turn_queued: AtomicBool::new(false),
             state: SpinLock::new(State {
-                stage: Stage::Open(session),
+                stage: Stage::Open({
+                    session.attached(Weak::clone(this) as Weak<dyn Driver>, accepted);
+                    session
+                }),
                 out: Outflow::default(),
                 leftover: VecDeque::new(),
                 running: Slab::new(),
@@ -246,6 +250,15 @@ impl Connection {
     pub(super) fn end_page(&self, id: CallId, page: Page) {
         let mut state = self.state.lock();
         self.answer(&mut state, id, Ending::Reply(Reply::Page(page)));
+        drop(state);
+        self.ask_for_turn();
+    }
+
+    /// Work that the session gave out is done, or never will be.
+    pub(super) fn end_work(&self) {
+        let mut state = self.state.lock();
+        debug_assert!(state.open_calls > 0, "C-2: work ends once");
+        state.open_calls -= 1;
         drop(state);
         self.ask_for_turn();
     }
@@ -420,6 +433,12 @@ impl Handler for Connection {
         if read {
             self.read_turn();
         }
+    }
+}
+
+impl Driver for Connection {
+    fn wake(&self) {
+        self.ask_for_turn();
     }
 }
 

@@ -174,6 +174,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Closes connections that say nothing for so long after they were accepted. Default: never.
+    #[must_use]
+    pub fn first_bytes_within(mut self, limit: Duration) -> Self {
+        self.limits.first_bytes = Some(limit);
+        self
+    }
+
     /// How long a drain waits for the calls under way. Default 10 s.
     #[must_use]
     pub fn drain_limit(mut self, limit: Duration) -> Self {

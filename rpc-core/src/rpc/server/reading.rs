@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::{PendingCall, PendingPage};
+use super::call::{PendingCall, PendingPage, PendingWork};
 use super::connection::{Connection, Stage, State};
 use super::options::{LINGER_BYTES_MAX, READ_PER_TURN};
 use super::stats::CloseReason;
@@ -101,7 +101,7 @@ impl Connection {
                         state.open_calls += 1;
                         Streams::enter(&mut state.streams, call);
                     }
-                    ServerEvent::Page(_) => state.open_calls += 1,
+                    ServerEvent::Page(_) | ServerEvent::Work(_) => state.open_calls += 1,
                     _ => {
                         state.stream_event(event, &mut woken);
                         continue;
@@ -117,6 +117,10 @@ impl Connection {
                 ServerEvent::Page(page) => {
                     let page = PendingPage::new(Arc::clone(&this), page);
                     self.core().spawn(page, "rpc page");
+                }
+                ServerEvent::Work(work) => {
+                    let work = PendingWork::new(Arc::clone(&this), work);
+                    self.core().spawn(work, "session work");
                 }
                 _ => unreachable!("events of streams are dealt with under the lock"),
             }

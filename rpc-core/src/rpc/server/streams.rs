@@ -163,7 +163,7 @@ impl State {
             | ServerEvent::HalfClosed { id }
             | ServerEvent::Cancelled { id }
             | ServerEvent::Writable { id } => *id,
-            ServerEvent::Call(_) | ServerEvent::Page(_) => return,
+            ServerEvent::Call(_) | ServerEvent::Page(_) | ServerEvent::Work(_) => return,
         };
         if matches!(event, ServerEvent::Cancelled { .. }) {
             let runs = self.running.iter().find(|(_, running)| running.id == id);
@@ -195,7 +195,7 @@ impl State {
                 flow.full = false;
                 woken.extend(flow.writer.take());
             }
-            ServerEvent::Call(_) | ServerEvent::Page(_) => {}
+            ServerEvent::Call(_) | ServerEvent::Page(_) | ServerEvent::Work(_) => {}
         }
     }
 }

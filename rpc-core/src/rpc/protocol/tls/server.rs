@@ -1,7 +1,7 @@
 //! The server's end.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::{BufMut, Bytes};
 use rustls::{Connection, ServerConnection};
@@ -11,7 +11,7 @@ use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{
-    Bad, Body, CallId, EndOfInput, Kind, Reply, Room, ServerEvent, ServerSession,
+    Bad, Body, CallId, Driver, EndOfInput, Kind, Reply, Room, ServerEvent, ServerSession,
 };
 use crate::rpc::status::Status;
 use crate::rpc::tls::Peer;
@@ -79,6 +79,10 @@ impl TlsServer {
 }
 
 impl ServerSession for TlsServer {
+    fn attached(&mut self, driver: Weak<dyn Driver>, accepted: Instant) {
+        self.inner.attached(driver, accepted);
+    }
+
     fn recv_space(&mut self) -> &mut dyn BufMut {
         self.cipher.recv_space()
     }
