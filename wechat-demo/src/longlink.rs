@@ -131,6 +131,11 @@ impl fmt::Display for BadFrame {
 
 impl std::error::Error for BadFrame {}
 
+/// Room that is made for the next read, unless the rest of a packet asks for more; and how much of it may be
+/// used up before it is made again.
+const SPACE: usize = 1 << 10;
+const SPACE_MIN: usize = 1 << 8;
+
 /// Turns bytes into frames. Holds at most one unfinished packet besides what was fed last.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -145,6 +150,21 @@ impl Decoder {
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.broken.is_none() {
             self.buffer.extend_from_slice(bytes);
+        }
+    }
+
+    /// Where the stream's next bytes may be written directly, instead of [`Decoder::feed`].
+    pub fn space(&mut self) -> &mut BytesMut {
+        if self.buffer.capacity() - self.buffer.len() < SPACE_MIN {
+            self.buffer.reserve(SPACE);
+        }
+        &mut self.buffer
+    }
+
+    /// Gives the buffer back if nothing waits in it.
+    pub fn release(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
         }
     }
 

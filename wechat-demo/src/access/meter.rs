@@ -12,8 +12,6 @@ pub struct Meter {
     pub links: AtomicU64,
     /// Links accepted.
     pub accepted: AtomicU64,
-    /// Links turned away because the table was full.
-    pub turned_away: AtomicU64,
     /// Commands received.
     pub commands: AtomicU64,
     /// Commands answered with a refusal.
@@ -65,7 +63,6 @@ impl Meter {
         };
         line("links", "gauge", &self.links);
         line("accepted_total", "counter", &self.accepted);
-        line("turned_away_total", "counter", &self.turned_away);
         line("commands_total", "counter", &self.commands);
         line("refusals_total", "counter", &self.refusals);
         line("beats_total", "counter", &self.beats);

@@ -4,12 +4,13 @@
 //! Does not know: the business, timelines, passwords; it keeps nothing that outlives it.
 //!
 //! ```text
-//! terminal ══ long link ══▶ serve: reader ──▶ commands ──▶ Backend (logic over RPC)
-//!                 ▲             writer ◀── Outbound ◀── replies, beats
-//!                 └─────────────────────────┘  ▲
+//! terminal ══ long link ══▶ LinkSession ─work─▶ commands ──▶ Backend (logic over RPC)
+//!          (or WebSocket)       ▲ Outbound ◀──────── replies, beats
+//!                               └──────────────┐
 //! storage's primary ── RPC Notify ──▶ notify ──┘      registrar: RegisterLinks in batches, and a sweep
 //! ```
-//! A link's state is pure ([`session`]); the coroutines around it are plain blocking code.
+//! A link is a protocol of rpc-core's port (`link.rs`), over TLS or not: no coroutine and no buffer while it
+//! idles. Its state is pure ([`session`]); what its commands do is plain blocking code in coroutines.
 //!
 //! Invariants
 //! - A-1  A link is registered with its user's primary before its AuthReply goes out, so nothing that
@@ -18,10 +19,14 @@
 //!   here is ever shown as the newest key because it was seen before.
 //! - A-3  Whatever one terminal sends, or does not read, ends at its own link.
 //!
-//! Read first: [`session`], then `serve.rs`.
+//! - A-4  Of two links of one device the newer lives; the older is closed as soon as both are seen here, and
+//!   gets no notifies from the primary in any case.
+//!
+//! Read first: [`session`], then `link.rs`, then `serve.rs`.
 
 mod backend;
 mod commands;
+mod link;
 mod meter;
 mod registrar;
 mod remote;
@@ -29,8 +34,9 @@ mod role;
 mod serve;
 pub mod session;
 mod table;
+mod websocket;
 
 pub use backend::{Answer, Backend, Refusal};
 pub use meter::Meter;
 pub use role::{Options, run};
-pub use serve::{Access, Settings};
+pub use serve::{Access, Door, Settings};

@@ -8,9 +8,11 @@
 //! them: the sweep renews all links in rotation, and all at once after a call has failed, and notifies
 //! terminals that turn out to be behind.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
+
+use rpc_core::base::lock::SpinLock;
 
 use super::backend::Backend;
 use super::meter::Meter;
@@ -18,10 +20,11 @@ use super::table::{Link, Table};
 use crate::model::limits::LINKS_PER_CALL;
 use crate::proto::logic;
 use crate::proto::terminal as pb;
+use crate::task::spawn;
 
 /// How long the first of a batch waits for company.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long a beat waits for its batch's answer; above the deadline of the call.
+/// How long an AUTH waits for its batch's answer; above the deadline of the call.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Gathers registrations and removals.
@@ -29,33 +32,39 @@ pub(super) struct Registrar {
     backend: Arc<dyn Backend>,
     /// HOST:PORT of this process's RPC port, where notifies are to go.
     address: String,
-    waiting: Mutex<Vec<Waiting>>,
-    leaving: Mutex<Vec<logic::Link>>,
+    waiting: SpinLock<Vec<Waiting>>,
+    leaving: SpinLock<Vec<logic::Link>>,
 }
 
 struct Waiting {
     link: logic::Link,
     /// Gets the newest key, or `None` when the primary could not be asked.
-    answer: SyncSender<Option<u64>>,
+    then: Then,
 }
+
+/// What is done with the newest key.
+type Then = Box<dyn FnOnce(Option<u64>) + Send>;
 
 impl Registrar {
     pub(super) fn new(backend: Arc<dyn Backend>, address: String) -> Self {
         Self {
             backend,
             address,
-            waiting: Mutex::default(),
-            leaving: Mutex::default(),
+            waiting: SpinLock::default(),
+            leaving: SpinLock::default(),
         }
     }
 
-    /// Registers or renews a link; the newest key of its user, read from the primary now. Waits for the
-    /// batch it becomes part of. `None` when the primary cannot be reached.
-    pub(super) fn newest(&self, link: &Link) -> Option<u64> {
-        let link = self.describe(link)?;
-        let (answer, answered) = sync_channel(1);
-        let mut waiting = lock(&self.waiting);
-        waiting.push(Waiting { link, answer });
+    /// Registers or renews a link, and does `then` with the newest key of its user, read from the primary
+    /// now; `None` when the primary cannot be reached. The first of a batch waits for company and asks for
+    /// all; the others return at once.
+    pub(super) fn renew(&self, link: &Link, then: impl FnOnce(Option<u64>) + Send + 'static) {
+        let Some(link) = self.describe(link) else {
+            return then(None);
+        };
+        let then = Box::new(then);
+        let mut waiting = self.waiting.lock();
+        waiting.push(Waiting { link, then });
         let (first, full) = (waiting.len() == 1, waiting.len() >= LINKS_PER_CALL);
         if full {
             let batch = std::mem::take(&mut *waiting);
@@ -65,35 +74,44 @@ impl Registrar {
             drop(waiting);
             if first {
                 std::thread::sleep(GATHER);
-                let batch = std::mem::take(&mut *lock(&self.waiting));
+                let batch = std::mem::take(&mut *self.waiting.lock());
                 self.ask(batch);
             }
         }
+    }
+
+    /// As [`Registrar::renew`], waiting for the answer.
+    pub(super) fn newest(&self, link: &Link) -> Option<u64> {
+        let (answer, answered) = sync_channel(1);
+        // Whoever asked may have lost patience.
+        self.renew(link, move |key| {
+            let _ = answer.try_send(key);
+        });
         answered.recv_timeout(PATIENCE).ok().flatten()
     }
 
-    /// Tells the primary that a link is gone, in company where there is some.
-    pub(super) fn forget(&self, link: &Link) {
+    /// Tells the primary that a link is gone, in company where there is some. Never waits.
+    pub(super) fn forget(self: &Arc<Self>, link: &Link) {
         let Some(link) = self.describe(link) else {
             return;
         };
-        let mut leaving = lock(&self.leaving);
+        let mut leaving = self.leaving.lock();
         leaving.push(link);
-        let (first, full) = (leaving.len() == 1, leaving.len() >= LINKS_PER_CALL);
-        if !full {
-            drop(leaving);
-            if !first {
-                return;
-            }
-            std::thread::sleep(GATHER);
-            leaving = lock(&self.leaving);
-        }
-        let batch = std::mem::take(&mut *leaving);
+        let first = leaving.len() == 1;
         drop(leaving);
-        if !batch.is_empty() {
+        if first {
+            let registrar = Arc::clone(self);
+            spawn("link-goodbye", move || registrar.say_goodbye());
+        }
+    }
+
+    fn say_goodbye(&self) {
+        std::thread::sleep(GATHER);
+        let leaving = std::mem::take(&mut *self.leaving.lock());
+        for batch in leaving.chunks(LINKS_PER_CALL) {
             // Best effort: a registration that is not dropped expires, and a notify to it is answered
             // with "gone".
-            let _ = self.backend.drop_links(batch);
+            let _ = self.backend.drop_links(batch.to_vec());
         }
     }
 
@@ -104,13 +122,10 @@ impl Registrar {
         }
         let links: Vec<_> = batch.iter().map(|waiting| waiting.link.clone()).collect();
         let newest = self.backend.register_links(links).unwrap_or_default();
-        for (index, waiting) in batch.iter().enumerate() {
-            let key = newest
-                .get(index)
-                .filter(|newest| newest.reached)
-                .map(|newest| newest.key);
-            // Whoever asked may have lost patience.
-            let _ = waiting.answer.try_send(key);
+        let mut newest = newest.into_iter();
+        for waiting in batch {
+            let newest = newest.next().filter(|newest| newest.reached);
+            (waiting.then)(newest.map(|newest| newest.key));
         }
     }
 
@@ -194,8 +209,4 @@ fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
         }
     }
     reached
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

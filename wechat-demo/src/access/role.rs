@@ -1,11 +1,12 @@
 //! The access process: flags, start, serving, end.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use rpc_core::{Request, Response, Runtime, Server, Status};
+use rpc_core::{Request, Response, Runtime, Server, ServerTls, Status};
 
 use super::remote::RemoteLogic;
 use super::serve::{Access, Settings};
@@ -16,7 +17,7 @@ use crate::proto::access::{self as pb, AccessServer};
 /// Flags of `wechat-demo access`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// HOST:PORT to take long links of terminals on
+    /// HOST:PORT to take long links of terminals on, and WebSocket at /link
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
     /// HOST:PORT to answer RPC, /status, /health and /metrics on; primaries send notifies there
@@ -28,6 +29,12 @@ pub struct Options {
     /// HOST:PORT of the logic processes
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub logic: Vec<String>,
+    /// PEM file with the certificate for TLS on --listen, beside plain text; needs --tls-key
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_chain: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, value_name = "FILE", requires = "tls_chain")]
+    pub tls_key: Option<PathBuf>,
     /// Long links at once; more are turned away
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub max_links: u64,
@@ -51,14 +58,15 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 
 fn serve(options: &Options) -> anyhow::Result<()> {
     let logic = Arc::new(RemoteLogic::new(&options.logic)?);
-    let links = TcpListener::bind(&options.listen)
-        .with_context(|| format!("--listen {}", options.listen))?;
     let settings = Settings {
         rpc_address: reachable(options)?,
         max_links: options.max_links,
         limits: Limits::default(),
     };
     let access = Access::new(settings, logic);
+    let door = access
+        .bind(&options.listen, tls(options)?)
+        .with_context(|| format!("--listen {}", options.listen))?;
     let meter = access.meter().clone();
     let server = Server::builder()
         .metrics(move || meter.render())
@@ -66,11 +74,26 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         .bind(&options.rpc)
         .with_context(|| format!("--rpc {}", options.rpc))?;
     tracing::info!(links = options.listen, rpc = %server.local_addr(), logic = ?options.logic, "access is up");
-    let accepting = access.clone();
-    drop(rpc_core::spawn(move || accepting.accept(&links)));
+    let links = rpc_core::spawn(move || door.serve());
     let served = server.serve().context("serving ended");
     access.drain();
+    match links.join() {
+        Ok(links) => links.context("the port for terminals")?,
+        Err(error) => bail!("the port for terminals: {error}"),
+    }
     served
+}
+
+/// TLS for terminals, where it is asked for.
+fn tls(options: &Options) -> anyhow::Result<Option<ServerTls>> {
+    let (Some(chain), Some(key)) = (&options.tls_chain, &options.tls_key) else {
+        return Ok(None);
+    };
+    let read = |flag: &str, path: &Path| {
+        std::fs::read(path).with_context(|| format!("{flag} {}", path.display()))
+    };
+    let tls = ServerTls::from_pem(&read("--tls-chain", chain)?, &read("--tls-key", key)?);
+    tls.map(Some).context("--tls-chain and --tls-key")
 }
 
 /// The address that is registered with each link.

@@ -1,37 +1,38 @@
-//! Accepting links and serving each: plain blocking code in a coroutine a link, which reads.
+//! What an access process does for its links: take up what they ask for, hand them what moved.
 //!
-//! It feeds the session and acts on its events. Whoever has something for the terminal writes it, or
-//! starts a coroutine that does; an idle link has none. Commands of an authenticated link run in
-//! coroutines of their own, a few at a time, so that a send that waits for storage holds up neither syncs
-//! nor beats of the same link.
+//! Commands run in coroutines, a few at a time per link, so that a send that waits for storage holds up
+//! neither syncs nor beats of the same link. Those that decide whom the link speaks for run alone.
 
-use std::io::{ErrorKind, Read};
-use std::net::{TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
-use rpc_core::base::time::{Instant, unix_nanos};
+use rpc_core::base::time::unix_nanos;
+use rpc_core::rpc::protocol::Work;
+use rpc_core::{BoundServer, Error, Server, ServerHandle, ServerTls};
 
 use super::backend::{Answer, Backend, Refusal};
 use super::commands;
+use super::link::{Links, Plain};
 use super::meter::Meter;
 use super::registrar::{Registrar, Sweep};
-use super::session::{Closing, Event, Inbound, Limits, Request};
-use super::table::{Link, Table};
+use super::session::{Closing, Event, Limits, Request};
+use super::table::{Link, Place, Table};
+use super::websocket::WebSocket;
 use crate::proto::access as access_pb;
 use crate::proto::terminal as pb;
 use crate::task::spawn;
 
-/// Bytes read at once.
-const READ: usize = 1 << 10;
 /// A terminal that takes nothing for so long does not read.
-const WRITE: Duration = Duration::from_secs(30);
+const STALL: Duration = Duration::from_secs(30);
 /// Pause between steps of the sweep.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Pause after an accept that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections above the links that a port takes, so that those too many are told from those that never
+/// spoke.
+const SPARE: usize = 64;
 
 /// What an access process is told at its start.
 #[derive(Clone, Debug)]
@@ -49,27 +50,83 @@ pub struct Access {
     settings: Settings,
     backend: Arc<dyn Backend>,
     table: Table,
-    registrar: Registrar,
+    registrar: Arc<Registrar>,
     meter: Arc<Meter>,
     next_link: AtomicU64,
+    /// The port for terminals, once it is bound.
+    port: OnceLock<ServerHandle>,
     draining: Mutex<bool>,
     /// `draining` was set.
     drained: Condvar,
+}
+
+/// The port for terminals: long links, and WebSocket at `/link`; over TLS as well where it is given.
+pub struct Door {
+    access: Arc<Access>,
+    server: BoundServer,
+}
+
+impl Door {
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// Serves until [`Access::drain`].
+    ///
+    /// # Errors
+    /// The listener broke.
+    pub fn serve(self) -> Result<(), Error> {
+        let access = Arc::clone(&self.access);
+        spawn("link-sweep", move || access.sweep());
+        let served = self.server.serve();
+        self.access.stop_sweep();
+        served
+    }
 }
 
 impl Access {
     /// A process without links.
     #[must_use]
     pub fn new(settings: Settings, backend: Arc<dyn Backend>) -> Arc<Self> {
+        let address = settings.rpc_address.clone();
         Arc::new(Self {
-            registrar: Registrar::new(backend.clone(), settings.rpc_address.clone()),
+            registrar: Arc::new(Registrar::new(Arc::clone(&backend), address)),
             settings,
             backend,
             table: Table::default(),
             meter: Arc::default(),
             next_link: AtomicU64::new(unix_nanos()),
+            port: OnceLock::new(),
             draining: Mutex::new(false),
             drained: Condvar::new(),
+        })
+    }
+
+    /// Listens for terminals on `HOST:PORT`; nothing is accepted before [`Door::serve`].
+    ///
+    /// # Errors
+    /// The address cannot be had.
+    pub fn bind(self: &Arc<Self>, address: &str, tls: Option<ServerTls>) -> Result<Door, Error> {
+        let limits = self.settings.limits;
+        let max_links = usize::try_from(self.settings.max_links).unwrap_or(usize::MAX);
+        let mut server = Server::builder()
+            .add_protocol(Links::<Plain>::new(Arc::clone(self)))
+            .add_protocol(Links::<WebSocket>::new(Arc::clone(self)))
+            .console(false)
+            .handle_signals(false)
+            .first_bytes_within(limits.opening)
+            .max_connections(max_links.saturating_add(SPARE))
+            .unwritten(limits.bytes / 4, 2 * limits.bytes, STALL);
+        if let Some(tls) = tls {
+            server = server.tls(tls);
+        }
+        let server = server.bind(address)?;
+        self.port.get_or_init(|| server.handle());
+        Ok(Door {
+            access: Arc::clone(self),
+            server,
         })
     }
 
@@ -77,21 +134,6 @@ impl Access {
     #[must_use]
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
-    }
-
-    /// Accepts links until the listener fails for good or the process drains.
-    pub fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        let access = self.clone();
-        spawn("link-sweep", move || access.sweep());
-        while !*self.draining() {
-            match listener.accept() {
-                Ok((stream, _)) => self.open(stream),
-                // The runtime ends.
-                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => return,
-                // Out of descriptors, or a peer that was gone before it was accepted.
-                Err(_) => std::thread::sleep(ACCEPT_PAUSE),
-            }
-        }
     }
 
     /// Hands notifies to their links; the links that are not here.
@@ -125,166 +167,131 @@ impl Access {
         link.is_some()
     }
 
-    /// Ends every link; new ones are turned away.
+    /// Ends every link once its commands are answered; new ones are turned away.
     pub fn drain(&self) {
-        *self.draining() = true;
-        self.drained.notify_all();
-        self.table.close_all(Closing::Draining);
+        self.stop_sweep();
+        if let Some(port) = self.port.get() {
+            port.drain();
+        }
     }
 
-    fn open(self: &Arc<Self>, stream: TcpStream) {
-        if self.meter.links.load(Ordering::Acquire) >= self.settings.max_links {
-            Meter::add(&self.meter.turned_away);
-            return;
-        }
-        let set = stream
-            .set_nodelay(true)
-            .and_then(|()| stream.set_write_timeout(Some(WRITE)));
-        if set.is_err() {
-            // The peer was gone before it was served.
-            return;
-        }
-        Meter::add(&self.meter.accepted);
-        Meter::add(&self.meter.links);
+    /// The bounds of each link.
+    pub(super) fn limits(&self) -> Limits {
+        self.settings.limits
+    }
+
+    /// A link begins.
+    pub(super) fn open(&self) -> Arc<Link> {
         let number = self.next_link.fetch_add(1, Ordering::Relaxed);
-        let link = Arc::new(Link::new(number, stream, self.settings.limits));
-        let access = self.clone();
-        spawn("link-reader", move || access.serve(&link));
+        let link = Link::new(number, self.settings.limits, Arc::clone(&self.meter));
+        Meter::add(&self.meter.accepted);
+        let before = self.meter.links.fetch_add(1, Ordering::AcqRel);
+        if before >= self.settings.max_links {
+            link.close_quietly(Closing::TooManyLinks);
+        }
+        Arc::new(link)
     }
 
-    fn serve(self: &Arc<Self>, link: &Arc<Link>) {
-        let reason = self.read_link(link);
-        // Counted before the other end can see it.
-        self.meter.closed(link.closing().unwrap_or(reason));
-        link.close(reason);
-        if self.table.remove(link.number) {
+    /// A link has ended. Never waits.
+    pub(super) fn left(&self, link: &Link) {
+        if self.table.remove(link) {
             self.registrar.forget(link);
         }
         self.meter.links.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Reads until the link is over; why it is.
-    fn read_link(self: &Arc<Self>, link: &Arc<Link>) -> Closing {
-        let mut session = Inbound::new(self.settings.limits, Instant::now());
-        let mut bytes = [0; READ];
-        let mut timeout = Duration::ZERO;
-        loop {
-            loop {
-                match session.next_event() {
-                    Err(closing) => return closing,
-                    Ok(None) => break,
-                    Ok(Some(event)) => self.act(link, &mut session, event),
-                }
-            }
-            let now = Instant::now();
-            if let Some(closing) = session.expired(now).or_else(|| link.closing()) {
-                return closing;
-            }
-            let left = session
-                .deadline()
-                .saturating_since(now)
-                .max(Duration::from_millis(1));
-            // A system call per read is not worth an exact idle limit.
-            if timeout > left + left / 8 || timeout < left / 2 {
-                if link.stream.set_read_timeout(Some(left)).is_err() {
-                    return Closing::Gone;
-                }
-                timeout = left;
-            }
-            match (&link.stream).read(&mut bytes) {
-                Ok(0) => return Closing::Gone,
-                Ok(length) => session.received(&bytes[..length], Instant::now()),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
-                Err(_) => return Closing::Gone,
-            }
-        }
-    }
-
-    fn act(self: &Arc<Self>, link: &Arc<Link>, session: &mut Inbound, event: Event) {
+    /// Does what a terminal asks for, or says what is to be done in a coroutine. On the driver's turn:
+    /// answers quietly.
+    pub(super) fn take_up(self: &Arc<Self>, link: &Arc<Link>, event: Event) -> Option<Work> {
         match event {
             Event::Noop => {
                 Meter::add(&self.meter.beats);
-                if session.is_authenticated() {
-                    self.beside(link, |access, link| {
-                        link.beat(access.registrar.newest(link))
-                    });
-                } else {
-                    link.beat(None);
+                if !link.is_authenticated() {
+                    link.beat_quietly(None);
+                    return None;
                 }
+                Some(self.beside(link, false, |access, place| {
+                    let link = Arc::clone(&place.link);
+                    access.registrar.renew(&link, move |newest| {
+                        place.link.beat(newest);
+                    });
+                }))
             }
             Event::Command(request) => {
                 Meter::add(&self.meter.commands);
-                self.command(link, session, request);
+                self.command(link, request)
             }
         }
     }
 
-    fn command(self: &Arc<Self>, link: &Arc<Link>, session: &mut Inbound, request: Request) {
+    fn command(self: &Arc<Self>, link: &Arc<Link>, request: Request) -> Option<Work> {
         let Request { cmd, seq, body } = request;
+        let refuse = |refusal: Refusal| {
+            Meter::add(&self.meter.refusals);
+            link.reply_quietly(cmd, seq, &commands::reply(Err(refusal)));
+            None
+        };
         let command = match commands::parse(cmd) {
             Ok(command) => command,
-            Err(refusal) => return self.answer(link, cmd, seq, Err(refusal)),
+            Err(refusal) => return refuse(refusal),
         };
         match (command, link.caller()) {
-            (pb::Command::Auth, None) => match self.authenticate(link, seq, body) {
-                Ok(()) => session.authenticated(),
-                Err(refusal) => {
-                    self.answer(link, cmd, seq, Err(refusal));
-                    if link.caller().is_some() {
-                        // It carries a caller but was not registered: the terminal tries a new one.
-                        link.close(Closing::HomeUnreachable);
-                    }
-                }
-            },
-            (pb::Command::Auth, Some(_)) => {
-                self.answer(link, cmd, seq, Err(Refusal::already_authenticated()));
-            }
+            (pb::Command::Auth, None) => Some(self.beside(link, true, move |access, place| {
+                access.authenticate(&place.link, seq, body);
+            })),
+            (pb::Command::Auth, Some(_)) => refuse(Refusal::already_authenticated()),
             (pb::Command::Register | pb::Command::Login, _) => {
-                let result = self.backend.open_command(command, body);
-                self.answer(link, cmd, seq, result);
+                Some(self.beside(link, true, move |access, place| {
+                    let result = access.backend.open_command(command, body);
+                    access.answer(&place.link, cmd, seq, result);
+                }))
             }
-            (_, None) => self.answer(link, cmd, seq, Err(Refusal::not_authenticated(command))),
-            (_, Some(caller)) => self.beside(link, move |access, link| {
+            (_, None) => refuse(Refusal::not_authenticated(command)),
+            (_, Some(caller)) => Some(self.beside(link, false, move |access, place| {
                 let result = access.backend.command(caller, command, body);
-                access.answer(link, cmd, seq, result);
-            }),
+                access.answer(&place.link, cmd, seq, result);
+            })),
+        }
+    }
+
+    fn authenticate(&self, link: &Arc<Link>, seq: u32, body: Bytes) {
+        let cmd = pb::Command::Auth as u32;
+        match self.register(link, body) {
+            Ok(reply) => {
+                let answer = Answer {
+                    body: reply.encode_to_vec().into(),
+                    told: reply.newest,
+                };
+                link.finish_auth(cmd, seq, &commands::reply(Ok(answer)), reply.newest);
+            }
+            Err(refusal) => {
+                self.answer(link, cmd, seq, Err(refusal));
+                if link.caller().is_some() {
+                    // It carries a caller but was not registered: the terminal tries a new one.
+                    link.close(Closing::HomeUnreachable);
+                }
+            }
         }
     }
 
     /// registers first, answers then.
-    fn authenticate(&self, link: &Arc<Link>, seq: u32, body: bytes::Bytes) -> Result<(), Refusal> {
+    fn register(&self, link: &Arc<Link>, body: Bytes) -> Result<pb::AuthReply, Refusal> {
         let request = pb::AuthRequest::decode(body)
             .map_err(|error| Refusal::undecodable(pb::Command::Auth, &error))?;
         let caller = self.backend.authenticate(request.token)?;
         link.begin_auth(caller);
-        self.table.insert(link.clone());
-        let newest = self
-            .registrar
-            .newest(link)
-            .ok_or_else(Refusal::unreachable)?;
-        let reply = pb::AuthReply {
+        if let Some(older) = self.table.insert(Arc::clone(link)) {
+            older.close(Closing::TakenOver);
+        }
+        let newest = self.registrar.newest(link);
+        Ok(pb::AuthReply {
             user_id: caller.user_id,
             device_id: caller.device_id,
-            newest,
-        };
-        let answer = Answer {
-            body: reply.encode_to_vec().into(),
-            told: newest,
-        };
-        link.finish_auth(
-            pb::Command::Auth as u32,
-            seq,
-            &commands::reply(Ok(answer)),
-            newest,
-        );
-        Ok(())
+            newest: newest.ok_or_else(Refusal::unreachable)?,
+        })
     }
 
-    fn answer(&self, link: &Arc<Link>, cmd: u32, seq: u32, result: Result<Answer, Refusal>) {
+    fn answer(&self, link: &Link, cmd: u32, seq: u32, result: Result<Answer, Refusal>) {
         match &result {
             Ok(answer) => {
                 link.tell(answer.told);
@@ -294,21 +301,15 @@ impl Access {
         link.reply(cmd, seq, &commands::reply(result));
     }
 
-    /// Runs `work` beside the reader, unless too much runs already: then the reader waits, and with it
-    /// the terminal's next packets.
+    /// Work beside the link's other commands, or `alone`: then the next ones wait for it.
     fn beside(
         self: &Arc<Self>,
         link: &Arc<Link>,
-        work: impl FnOnce(&Self, &Arc<Link>) + Send + 'static,
-    ) {
-        if !link.enter() {
-            return link.leave();
-        }
-        let (access, link) = (self.clone(), link.clone());
-        spawn("link-command", move || {
-            let place = Place(link);
-            work(&access, &place.0);
-        });
+        alone: bool,
+        work: impl FnOnce(&Self, Place) + Send + 'static,
+    ) -> Work {
+        let (access, place) = (Arc::clone(self), link.enter(alone));
+        Work::new(move || work(&access, place))
     }
 
     fn sweep(&self) {
@@ -326,16 +327,12 @@ impl Access {
         }
     }
 
+    fn stop_sweep(&self) {
+        *self.draining() = true;
+        self.drained.notify_all();
+    }
+
     fn draining(&self) -> MutexGuard<'_, bool> {
         self.draining.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A place among a link's commands under way; given back even by a command that panics.
-struct Place(Arc<Link>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.leave();
     }
 }

@@ -91,11 +91,17 @@ pub enum Closing {
     HomeUnreachable,
     /// The access process stops.
     Draining,
+    /// The same device has a newer link.
+    TakenOver,
+    /// The process has as many links as it may.
+    TooManyLinks,
+    /// WebSocket that is none, or not ours: no upgrade, a text, a message too large.
+    BadWebSocket,
 }
 
 impl Closing {
     /// Every reason, for counters that exist from the start.
-    pub const REASONS: [&str; 10] = [
+    pub const REASONS: [&str; 13] = [
         "gone",
         "bad_head_length",
         "bad_version",
@@ -106,6 +112,9 @@ impl Closing {
         "slow_reader",
         "home_unreachable",
         "draining",
+        "taken_over",
+        "too_many_links",
+        "bad_websocket",
     ];
 
     /// The label under which the end of a link is counted.
@@ -120,6 +129,9 @@ impl Closing {
             Self::SlowReader => "slow_reader",
             Self::HomeUnreachable => "home_unreachable",
             Self::Draining => "draining",
+            Self::TakenOver => "taken_over",
+            Self::TooManyLinks => "too_many_links",
+            Self::BadWebSocket => "bad_websocket",
         }
     }
 }
@@ -158,10 +170,42 @@ impl Inbound {
         }
     }
 
+    /// The link was accepted at `now`.
+    pub fn opened(&mut self, now: Instant) {
+        self.opened = now;
+        self.heard = now;
+    }
+
     /// Takes what was read from the link.
     pub fn received(&mut self, bytes: &[u8], now: Instant) {
+        self.heard(now);
+        self.feed(bytes);
+    }
+
+    /// Something came.
+    pub fn heard(&mut self, now: Instant) {
         self.heard = now;
+    }
+
+    /// Takes bytes of the stream of packets.
+    pub fn feed(&mut self, bytes: &[u8]) {
         self.decoder.feed(bytes);
+    }
+
+    /// Where the stream's next bytes may be written instead.
+    pub fn space(&mut self) -> &mut BytesMut {
+        self.decoder.space()
+    }
+
+    /// True if no packet has come in part, and none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.decoder.buffered() == 0
+    }
+
+    /// Gives an empty buffer back.
+    pub fn release(&mut self) {
+        self.decoder.release();
     }
 
     /// What the terminal asked for next; `None` when more bytes are needed.
@@ -249,29 +293,6 @@ impl Outbound {
         }
     }
 
-    /// Answers a command.
-    pub fn reply(&mut self, cmd: u32, seq: u32, reply: &pb::Reply) {
-        let frame = Frame::of(cmd, seq, reply).unwrap_or_else(|TooLarge { length }| {
-            // The terminal learns why instead of waiting for an answer that cannot come.
-            let error = format!(
-                "the answer of {length} bytes exceeds a packet; ask for fewer items at a time"
-            );
-            let reply = pb::Reply {
-                code: RESOURCE_EXHAUSTED,
-                error,
-                body: Bytes::new(),
-            };
-            Frame::of(cmd, seq, &reply).expect("a short error text fits a packet")
-        });
-        self.push(&frame);
-    }
-
-    /// Answers a heartbeat. `newest` comes from the primary or is absent.
-    pub fn beat(&mut self, newest: Option<u64>) {
-        let frame = Frame::of(pb::Command::Noop as u32, SEQ_NOOP, &pb::Beat { newest });
-        self.push(&frame.expect("a beat is a few bytes"));
-    }
-
     /// Tells the terminal that its timeline has moved.
     pub fn notify(&mut self, notify: pb::Notify) {
         match &mut self.held {
@@ -304,11 +325,6 @@ impl Outbound {
         for notify in self.held.take().into_iter().flatten() {
             self.push_notify(notify);
         }
-    }
-
-    /// AUTH failed: what was held was meant for a user whom the link does not speak for.
-    pub fn forget_held(&mut self) {
-        self.held = None;
     }
 
     /// Takes what is to be written next: whole packets, as many as fit into `room` bytes, at least one.
@@ -348,6 +364,13 @@ impl Outbound {
         self.closing
     }
 
+    /// Lets go of an empty queue's memory.
+    pub fn shrink(&mut self) {
+        if self.packets.is_empty() {
+            self.packets = VecDeque::new();
+        }
+    }
+
     /// Unsent bytes.
     #[must_use]
     pub fn unsent(&self) -> usize {
@@ -364,14 +387,14 @@ impl Outbound {
             };
             Frame::of(cmd, SEQ_PUSH, &plain).expect("a plain notify is a few bytes")
         });
-        self.push(&frame);
+        self.push(frame.to_bytes());
     }
 
-    fn push(&mut self, frame: &Frame) {
+    /// Queues a packet.
+    pub fn push(&mut self, packet: Bytes) {
         if self.closing.is_some() {
             return;
         }
-        let packet = frame.to_bytes();
         if self.packets.len() >= self.limits.frames || self.bytes + packet.len() > self.limits.bytes
         {
             self.packets.clear();
@@ -382,6 +405,30 @@ impl Outbound {
         self.bytes += packet.len();
         self.packets.push_back(packet);
     }
+}
+
+/// The answer to a command, as a packet.
+#[must_use]
+pub fn reply_packet(cmd: u32, seq: u32, reply: &pb::Reply) -> Bytes {
+    let frame = Frame::of(cmd, seq, reply).unwrap_or_else(|TooLarge { length }| {
+        // The terminal learns why instead of waiting for an answer that cannot come.
+        let error =
+            format!("the answer of {length} bytes exceeds a packet; ask for fewer items at a time");
+        let reply = pb::Reply {
+            code: RESOURCE_EXHAUSTED,
+            error,
+            body: Bytes::new(),
+        };
+        Frame::of(cmd, seq, &reply).expect("a short error text fits a packet")
+    });
+    frame.to_bytes()
+}
+
+/// The answer to a heartbeat. `newest` comes from the primary or is absent.
+#[must_use]
+pub fn beat_packet(newest: Option<u64>) -> Bytes {
+    let frame = Frame::of(pb::Command::Noop as u32, SEQ_NOOP, &pb::Beat { newest });
+    frame.expect("a beat is a few bytes").to_bytes()
 }
 
 /// gRPC's number; the terminal treats it as "ask for less".
@@ -483,7 +530,7 @@ mod tests {
         out.hold();
         out.notify(notify(4, 5));
         assert_eq!(out.unsent(), 0);
-        out.reply(2, 1, &pb::Reply::default());
+        out.push(reply_packet(2, 1, &pb::Reply::default()));
         out.release();
         out.notify(notify(5, 6));
         let cmds: Vec<u32> = frames(&mut out).iter().map(|f| f.cmd).collect();
@@ -517,28 +564,28 @@ mod tests {
             bytes: 1 << 10,
             ..Limits::default()
         });
-        out.reply(
+        out.push(reply_packet(
             4,
             1,
             &pb::Reply {
                 body: vec![0; 2_000].into(),
                 ..Default::default()
             },
-        );
+        ));
         assert_eq!(out.closing(), Some(Closing::SlowReader));
     }
 
     #[test]
     fn an_answer_above_a_packet_becomes_a_refusal_that_says_so() {
         let mut out = Outbound::new(Limits::default());
-        out.reply(
+        out.push(reply_packet(
             4,
             9,
             &pb::Reply {
                 body: vec![0; MAX_PACKET].into(),
                 ..Default::default()
             },
-        );
+        ));
         let frame = frames(&mut out).pop().unwrap();
         let reply = pb::Reply::decode(frame.body).unwrap();
         assert_eq!((frame.seq, reply.code), (9, RESOURCE_EXHAUSTED));
@@ -547,16 +594,16 @@ mod tests {
     #[test]
     fn small_packets_share_a_write_and_large_ones_go_alone() {
         let mut out = Outbound::new(Limits::default());
-        out.beat(Some(1));
-        out.beat(None);
-        out.reply(
+        out.push(beat_packet(Some(1)));
+        out.push(beat_packet(None));
+        out.push(reply_packet(
             4,
             1,
             &pb::Reply {
                 body: vec![0; 4_000].into(),
                 ..Default::default()
             },
-        );
+        ));
         let (small, large) = (out.take(1_000).unwrap(), out.take(1_000).unwrap());
         assert!(small.len() < 100 && large.len() > 4_000);
         assert_eq!((out.take(1_000), out.unsent()), (None, 0));
@@ -575,6 +622,9 @@ mod tests {
             Closing::SlowReader,
             Closing::HomeUnreachable,
             Closing::Draining,
+            Closing::TakenOver,
+            Closing::TooManyLinks,
+            Closing::BadWebSocket,
         ];
         assert!(
             all.iter()

@@ -1,61 +1,68 @@
 //! The links of this process that speak for somebody, by their number.
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, TcpStream};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, Weak};
 
-use super::session::{Closing, Limits, Outbound};
+use bytes::Bytes;
+use rpc_core::base::lock::SpinLock;
+use rpc_core::rpc::protocol::Driver;
+
+use super::meter::Meter;
+use super::session::{Closing, Limits, Outbound, beat_packet, reply_packet};
 use crate::proto::logic::Caller;
 use crate::proto::terminal as pb;
-use crate::task::spawn;
 
-/// Commands of one link that may be under way at once; the reader then waits with the next.
+/// Commands of one link that may be under way at once; the session then takes no further ones.
 const IN_FLIGHT: usize = 8;
-/// Bytes joined into one write.
-const WRITE_ROOM: usize = 64 << 10;
 
 /// One link, as those see it who have something to say to it.
-#[derive(Debug)]
 pub(super) struct Link {
     /// Grows with each link the process accepts; starts at its start time, so that the newest wins
     /// across restarts.
     pub(super) number: u64,
-    pub(super) stream: TcpStream,
     caller: OnceLock<Caller>,
     /// Highest key that went out to the terminal in whatever form. Only what lies above it is worth a
     /// notify; it is never shown as the newest key.
     told: AtomicU64,
-    state: Mutex<State>,
-    /// `state` has changed.
-    changed: Condvar,
+    /// Moves bytes between the session and the socket.
+    driver: OnceLock<Weak<dyn Driver>>,
+    meter: Arc<Meter>,
+    /// Taken under the lock of the driver too: whoever holds it wakes nobody.
+    state: SpinLock<State>,
 }
 
-#[derive(Debug)]
 struct State {
     out: Outbound,
-    /// Somebody writes, or the link has ended. An idle link needs no coroutine for that.
-    writing: bool,
     in_flight: usize,
+    /// A command is under way that the next ones have to wait for.
+    alone: bool,
+    /// AUTH has succeeded.
+    authenticated: bool,
 }
 
 impl Link {
-    pub(super) fn new(number: u64, stream: TcpStream, limits: Limits) -> Self {
+    pub(super) fn new(number: u64, limits: Limits, meter: Arc<Meter>) -> Self {
         let state = State {
             out: Outbound::new(limits),
-            writing: false,
             in_flight: 0,
+            alone: false,
+            authenticated: false,
         };
         Self {
             number,
-            stream,
             caller: OnceLock::new(),
             told: AtomicU64::new(0),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
+            driver: OnceLock::new(),
+            meter,
+            state: SpinLock::new(state),
         }
+    }
+
+    /// Says who moves the bytes. Once.
+    pub(super) fn driven_by(&self, driver: Weak<dyn Driver>) {
+        self.driver.get_or_init(|| driver);
     }
 
     /// Whom the link speaks for; `None` before AUTH.
@@ -65,43 +72,54 @@ impl Link {
 
     /// From here on the link speaks for `caller`, and notifies wait for the AuthReply.
     pub(super) fn begin_auth(&self, caller: Caller) {
-        self.state().out.hold();
         self.caller.set(caller).expect("a link authenticates once");
+        self.state.lock().out.hold();
     }
 
     /// Queues the AuthReply, then whatever was held.
-    pub(super) fn finish_auth(
-        self: &Arc<Self>,
-        cmd: u32,
-        seq: u32,
-        reply: &pb::Reply,
-        newest: u64,
-    ) {
+    pub(super) fn finish_auth(&self, cmd: u32, seq: u32, reply: &pb::Reply, newest: u64) {
         self.tell(newest);
-        let mut state = self.state();
-        state.out.reply(cmd, seq, reply);
-        state.out.release();
-        self.flush(state, Writer::Here);
+        let packet = reply_packet(cmd, seq, reply);
+        self.change(|state| {
+            state.out.push(packet);
+            state.out.release();
+            state.authenticated = true;
+        });
+        self.wake();
     }
 
-    pub(super) fn reply(self: &Arc<Self>, cmd: u32, seq: u32, reply: &pb::Reply) {
-        let mut state = self.state();
-        state.out.reply(cmd, seq, reply);
-        self.flush(state, Writer::Here);
+    /// True once AUTH has succeeded.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.state.lock().authenticated
     }
 
-    pub(super) fn beat(self: &Arc<Self>, newest: Option<u64>) {
+    pub(super) fn reply(&self, cmd: u32, seq: u32, reply: &pb::Reply) {
+        self.reply_quietly(cmd, seq, reply);
+        self.wake();
+    }
+
+    /// As [`Link::reply`], for the driver's own turn, which looks by itself.
+    pub(super) fn reply_quietly(&self, cmd: u32, seq: u32, reply: &pb::Reply) {
+        let packet = reply_packet(cmd, seq, reply);
+        self.change(|state| state.out.push(packet));
+    }
+
+    pub(super) fn beat(&self, newest: Option<u64>) {
         self.tell(newest.unwrap_or(0));
-        let mut state = self.state();
-        state.out.beat(newest);
-        self.flush(state, Writer::Here);
+        self.beat_quietly(newest);
+        self.wake();
     }
 
-    pub(super) fn notify(self: &Arc<Self>, notify: pb::Notify) {
+    /// As [`Link::beat`], for the driver's own turn.
+    pub(super) fn beat_quietly(&self, newest: Option<u64>) {
+        let packet = beat_packet(newest);
+        self.change(|state| state.out.push(packet));
+    }
+
+    pub(super) fn notify(&self, notify: pb::Notify) {
         self.tell(notify.key);
-        let mut state = self.state();
-        state.out.notify(notify);
-        self.flush(state, Writer::Beside);
+        self.change(|state| state.out.notify(notify));
+        self.wake();
     }
 
     /// Notes that the terminal knows of `key`; what it knew before.
@@ -109,148 +127,146 @@ impl Link {
         self.told.fetch_max(key, Ordering::AcqRel)
     }
 
-    /// Ends the link; what is queued is sent first, then the stream is closed.
-    pub(super) fn close(self: &Arc<Self>, reason: Closing) {
-        let mut state = self.state();
-        state.out.close(reason);
-        self.flush(state, Writer::Beside);
+    /// Ends the link; what is queued is sent first.
+    pub(super) fn close(&self, reason: Closing) {
+        self.close_quietly(reason);
+        self.wake();
     }
 
-    /// Why the link ends, if it does.
-    pub(super) fn closing(&self) -> Option<Closing> {
-        self.state().out.closing()
+    /// As [`Link::close`], for the driver's own turn.
+    pub(super) fn close_quietly(&self, reason: Closing) {
+        self.change(|state| state.out.close(reason));
     }
 
-    /// Takes a place among the commands under way; waits for one. `false`: the link ends.
-    pub(super) fn enter(&self) -> bool {
-        let mut state = self.state();
-        while state.in_flight >= IN_FLIGHT && state.out.closing().is_none() {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+    /// True once the link ends.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.lock().out.closing().is_some()
+    }
+
+    /// Whether the next command may be taken up.
+    pub(super) fn has_room(&self) -> bool {
+        let state = self.state.lock();
+        !state.alone && state.in_flight < IN_FLIGHT && state.out.closing().is_none()
+    }
+
+    /// True with no command under way and nothing unsent.
+    pub(super) fn is_quiet(&self) -> bool {
+        let state = self.state.lock();
+        state.in_flight == 0 && state.out.unsent() == 0
+    }
+
+    /// Bytes that wait for the session.
+    pub(super) fn unsent(&self) -> usize {
+        self.state.lock().out.unsent()
+    }
+
+    /// Packets to be written next, at most `room` bytes or one packet.
+    pub(super) fn take(&self, room: usize) -> Option<Bytes> {
+        self.state.lock().out.take(room)
+    }
+
+    /// Lets go of memory that an idle link does not need.
+    pub(super) fn release(&self) {
+        self.state.lock().out.shrink();
+    }
+
+    /// Takes a place among the commands under way: for one that the others need not wait for, or alone.
+    pub(super) fn enter(self: &Arc<Self>, alone: bool) -> Place {
+        let mut state = self.state.lock();
         state.in_flight += 1;
-        state.out.closing().is_none()
-    }
-
-    /// Gives the place back.
-    pub(super) fn leave(&self) {
-        let mut state = self.state();
-        state.in_flight -= 1;
+        state.alone |= alone;
         drop(state);
-        self.changed.notify_all();
-    }
-
-    /// Sees to it that what is queued is written, and the stream closed if the link ends: by whoever
-    /// writes already, or else by the caller or beside it.
-    fn flush(self: &Arc<Self>, mut state: MutexGuard<'_, State>, writer: Writer) {
-        let closing = state.out.closing();
-        let start = !state.writing && (state.out.unsent() > 0 || closing.is_some());
-        state.writing |= start;
-        drop(state);
-        if closing.is_some() {
-            // Whoever waits for a place among the commands gives up.
-            self.changed.notify_all();
-        }
-        if closing == Some(Closing::SlowReader) {
-            // The writer sits in a write that the terminal does not take; this wakes it.
-            let _ = self.stream.shutdown(Shutdown::Both);
-        }
-        match writer {
-            _ if !start => {}
-            Writer::Here => self.write(),
-            Writer::Beside => {
-                let link = self.clone();
-                spawn("link-writer", move || link.write());
-            }
+        Place {
+            link: Arc::clone(self),
+            alone,
         }
     }
 
-    /// Writes until nothing is queued. One coroutine at a time is here: the one that set `writing`.
-    fn write(self: &Arc<Self>) {
-        loop {
-            let bytes = {
-                let mut state = self.state();
-                match state.out.take(WRITE_ROOM) {
-                    Some(bytes) => bytes,
-                    None if state.out.closing().is_some() => break,
-                    None => {
-                        state.writing = false;
-                        return;
-                    }
-                }
-            };
-            if let Err(error) = (&self.stream).write_all(&bytes) {
-                let slow = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-                let reason = if slow {
-                    Closing::SlowReader
-                } else {
-                    Closing::Gone
-                };
-                self.state().out.close(reason);
-                self.changed.notify_all();
-                break;
-            }
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let ended = {
+            let mut state = self.state.lock();
+            let before = state.out.closing();
+            change(&mut state);
+            before.is_none().then(|| state.out.closing()).flatten()
+        };
+        if let Some(reason) = ended {
+            self.meter.closed(reason);
         }
-        // Wakes the reader; it fails only when the connection is gone already. `writing` stays set: a link
-        // that ends is not written to again.
-        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wake(&self) {
+        if let Some(driver) = self.driver.get().and_then(Weak::upgrade) {
+            driver.wake();
+        }
     }
 }
 
-/// Who writes when nobody does yet.
-enum Writer {
-    /// The caller: it has nothing else to do for others.
-    Here,
-    /// A coroutine of its own: the caller must not wait for this terminal.
-    Beside,
+/// A place among a link's commands under way; given back even by a command that panics.
+pub(super) struct Place {
+    pub(super) link: Arc<Link>,
+    alone: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.link.state.lock();
+        state.in_flight -= 1;
+        state.alone &= !self.alone;
+    }
 }
 
 /// Links by number. Only those that speak for somebody are in it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Table {
-    links: Mutex<BTreeMap<u64, Arc<Link>>>,
+    inner: SpinLock<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    links: BTreeMap<u64, Arc<Link>>,
+    /// The newest link of each device, by user and device.
+    devices: HashMap<(u64, u64), u64>,
 }
 
 impl Table {
-    pub(super) fn insert(&self, link: Arc<Link>) {
-        self.lock().insert(link.number, link);
+    /// Takes in a link that speaks for somebody. The link of the same device that it takes over from, if
+    /// there is one.
+    pub(super) fn insert(&self, link: Arc<Link>) -> Option<Arc<Link>> {
+        let device = device(&link);
+        let mut inner = self.inner.lock();
+        let older = inner.devices.insert(device, link.number);
+        let older = older.and_then(|number| inner.links.get(&number).cloned());
+        inner.links.insert(link.number, link);
+        older
     }
 
-    pub(super) fn remove(&self, number: u64) -> bool {
-        self.lock().remove(&number).is_some()
+    pub(super) fn remove(&self, link: &Link) -> bool {
+        let mut inner = self.inner.lock();
+        let removed = inner.links.remove(&link.number);
+        if removed.is_some() && inner.devices.get(&device(link)) == Some(&link.number) {
+            inner.devices.remove(&device(link));
+        }
+        removed.is_some()
     }
 
     pub(super) fn get(&self, number: u64) -> Option<Arc<Link>> {
-        self.lock().get(&number).cloned()
+        self.inner.lock().links.get(&number).cloned()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.inner.lock().links.len()
     }
 
     /// Up to `limit` links with numbers above `after`, in the order of their numbers.
     pub(super) fn after(&self, after: u64, limit: usize) -> Vec<Arc<Link>> {
         let range = (Bound::Excluded(after), Bound::Unbounded);
-        self.lock()
-            .range(range)
-            .take(limit)
-            .map(|(_, link)| link.clone())
-            .collect()
+        let inner = self.inner.lock();
+        let links = inner.links.range(range).take(limit);
+        links.map(|(_, link)| Arc::clone(link)).collect()
     }
+}
 
-    /// Ends every link.
-    pub(super) fn close_all(&self, reason: Closing) {
-        let links: Vec<_> = self.lock().values().cloned().collect();
-        links.iter().for_each(|link| link.close(reason));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Link>>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn device(link: &Link) -> (u64, u64) {
+    let caller = link.caller().unwrap_or_default();
+    (caller.user_id, caller.device_id)
 }
