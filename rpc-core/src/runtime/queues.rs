@@ -37,16 +37,22 @@ pub(super) enum Next {
 
 /// See the page above.
 pub(super) struct Queues {
-    ready: [RefCell<VecDeque<TaskRef>>; LEVELS],
+    ready: RefCell<[VecDeque<TaskRef>; LEVELS]>,
     fresh: [Deque<Job>; LEVELS],
+    /// The levels whose `ready` is not empty, a bit each.
+    ready_levels: Cell<u8>,
+    /// As far as known here, those of `fresh`: others steal unnoticed.
+    fresh_levels: Cell<u8>,
     picks: Cell<u32>,
 }
 
 impl Queues {
     pub(super) fn new() -> Self {
         Self {
-            ready: std::array::from_fn(|_| RefCell::default()),
+            ready: RefCell::default(),
             fresh: std::array::from_fn(|_| Deque::new_fifo()),
+            ready_levels: Cell::new(0),
+            fresh_levels: Cell::new(0),
             picks: Cell::new(0),
         }
     }
@@ -58,11 +64,14 @@ impl Queues {
     #[inline]
     pub(super) fn push_ready(&self, task: TaskRef) {
         let level = task.priority() as usize;
-        self.ready[level].borrow_mut().push_back(task);
+        self.ready.borrow_mut()[level].push_back(task);
+        self.ready_levels.set(self.ready_levels.get() | 1 << level);
     }
 
     pub(super) fn push_fresh(&self, job: Job) {
-        self.fresh[job.options.priority as usize].push(job);
+        let level = job.options.priority as usize;
+        self.fresh[level].push(job);
+        self.fresh_levels.set(self.fresh_levels.get() | 1 << level);
     }
 
     /// The next by.
@@ -70,34 +79,31 @@ impl Queues {
     pub(super) fn pop(&self) -> Option<Next> {
         let pick = self.picks.get().wrapping_add(1);
         self.picks.set(pick);
-        let order = if pick.is_multiple_of(LOW_EVERY) {
-            [2, 1, 0]
-        } else if pick.is_multiple_of(NORMAL_EVERY) {
-            [1, 0, 2]
-        } else {
-            [0, 1, 2]
-        };
         let ready_first = pick.is_multiple_of(2);
-        order.into_iter().find_map(|level| {
-            let ready = || {
-                let mut queue = self.ready[level].borrow_mut();
-                let task = queue.pop_front();
-                // Far enough ahead for memory to answer.
-                if let Some(next) = queue.get(1) {
-                    next.prefetch();
-                }
-                if let Some(later) = queue.get(3) {
-                    later.prefetch_itself();
-                }
-                task.map(Next::Ready)
-            };
-            let fresh = || self.fresh[level].pop().map(Next::Fresh);
-            if ready_first {
-                ready().or_else(fresh)
-            } else {
-                fresh().or_else(ready)
+        loop {
+            let (ready, fresh) = (self.ready_levels.get(), self.fresh_levels.get());
+            let level = choose(ready | fresh, pick)?;
+            let bit = 1 << level;
+            if ready & bit != 0 && (ready_first || fresh & bit == 0) {
+                return self.pop_ready(level).map(Next::Ready);
             }
-        })
+            match self.fresh[level].pop() {
+                Some(job) => return Some(Next::Fresh(job)),
+                None => self.fresh_levels.set(fresh & !bit),
+            }
+        }
+    }
+
+    #[inline]
+    fn pop_ready(&self, level: usize) -> Option<TaskRef> {
+        let queue = &mut self.ready.borrow_mut()[level];
+        let task = queue.pop_front();
+        if queue.is_empty() {
+            self.ready_levels.set(self.ready_levels.get() & !(1 << level));
+        } else {
+            prefetch(queue);
+        }
+        task
     }
 
     /// A closure that has not started, whatever its level.
@@ -111,7 +117,7 @@ impl Queues {
     }
 
     pub(super) fn has_ready(&self) -> bool {
-        self.ready.iter().any(|queue| !queue.borrow().is_empty())
+        self.ready_levels.get() != 0
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -124,7 +130,7 @@ impl Queues {
         let mut got = false;
         for (own, injector) in levels.filter(|(_, injector)| !injector.is_empty()) {
             if let Some(job) = repeat(|| injector.steal_batch_and_pop(own)) {
-                own.push(job);
+                self.push_fresh(job);
                 got = true;
             }
         }
@@ -137,8 +143,38 @@ impl Queues {
         let mut full = levels.filter(|(_, stealer)| !stealer.is_empty());
         full.any(|(own, stealer)| {
             let job = repeat(|| stealer.steal_batch_and_pop(own));
-            job.map(|job| own.push(job)).is_some()
+            job.map(|job| self.push_fresh(job)).is_some()
         })
+    }
+}
+
+/// The level of pick number `pick` among the `levels` that hold something.
+#[inline]
+fn choose(levels: u8, pick: u32) -> Option<usize> {
+    if levels == 0 {
+        return None;
+    }
+    let favoured = if levels.is_power_of_two() {
+        levels
+    } else if pick.is_multiple_of(LOW_EVERY) {
+        levels & 1 << Priority::Low as u8
+    } else if pick.is_multiple_of(NORMAL_EVERY) {
+        levels & 1 << Priority::Normal as u8
+    } else {
+        0
+    };
+    let among = if favoured == 0 { levels } else { favoured };
+    Some(among.trailing_zeros() as usize)
+}
+
+/// Asks for what the next picks of `queue` will touch, far enough ahead for memory to answer.
+#[inline]
+fn prefetch(queue: &VecDeque<TaskRef>) {
+    if let Some(next) = queue.get(1) {
+        next.prefetch();
+    }
+    if let Some(later) = queue.get(3) {
+        later.prefetch_itself();
     }
 }
 

@@ -119,7 +119,7 @@ pub(crate) struct Task {
     coroutine: UnsafeCell<Option<Coroutine>>,
     /// `None` = the thread-locals are the worker's.
     facts: Option<&'static Facts>,
-    job: Cell<Option<Job>>,
+    job: Cell<Option<Arc<dyn Run>>>,
     pub(super) action: Cell<Action>,
     pub(super) reason: Cell<Reason>,
     /// Of the innermost scope; [`Instant::NEVER`] = none.
@@ -330,7 +330,7 @@ impl TaskRef {
             .reuse_thread_locals
             .set(job.options.reuse_thread_locals);
         self.0.priority.set(job.options.priority);
-        self.0.job.set(Some(job));
+        self.0.job.set(Some(job.run));
         self.0.deadline.set(Instant::NEVER);
         self.0.trimmed.set(false);
         self.0.signal_mask.set(None);
@@ -723,7 +723,7 @@ fn main_loop(address: usize) -> Infallible {
             CURRENT.set(job.as_ref().map_or(ptr::null(), |_| ptr::from_ref(task.0)));
         }
         if let Some(job) = job {
-            job.run.run();
+            job.run();
         }
         // The job has done so before its end was told; this is for what was dropped since.
         task.end_locals();
