@@ -106,22 +106,26 @@ impl Shared {
 
     /// Wakes a sleeping worker to look for closures, unless one is on its way already.
     pub(super) fn wake_one(&self) {
+        if self.idle.any().is_none() || self.searching.load(Ordering::SeqCst) {
+            return;
+        }
+        // Set before a worker is claimed: it looks after that, and ends the search by looking.
+        if self.searching.swap(true, Ordering::SeqCst) {
+            return;
+        }
         while let Some(index) = self.idle.any() {
-            if self.searching.load(Ordering::Relaxed) {
-                return;
-            }
             if self.claim_idle(index) {
-                self.searching.store(true, Ordering::Relaxed);
-                self.workers()[index].wake();
-                return;
+                return self.workers()[index].wake();
             }
         }
+        self.searching.store(false, Ordering::SeqCst);
     }
 
-    pub(super) fn searching_done(&self) {
-        if self.searching.load(Ordering::Relaxed) {
-            self.searching.store(false, Ordering::Relaxed);
-        }
+    /// A worker has looked for closures. True if one was expected to: what came since its look may have
+    /// woken nobody, and is the caller's to look for.
+    pub(super) fn searching_done(&self) -> bool {
+        // Against `wake_one`: either that sees the search end, or the caller sees what was left.
+        self.searching.load(Ordering::Relaxed) && self.searching.swap(false, Ordering::SeqCst)
     }
 
     pub(super) fn set_idle(&self, index: usize) {
@@ -137,9 +141,10 @@ impl Shared {
         self.idle.claim(index)
     }
 
-    /// Whether closures wait anywhere.
-    pub(super) fn has_fresh(&self) -> bool {
-        !self.entrance.is_empty() || self.workers().iter().any(|worker| worker.has_stealable())
+    /// Whether closures wait anywhere but in the queues of worker `index`.
+    pub(super) fn has_fresh_for(&self, index: usize) -> bool {
+        let mut others = self.workers().iter().filter(|other| other.index() != index);
+        !self.entrance.is_empty() || others.any(|other| other.has_stealable())
     }
 
     /// Whether worker `index` sleeps or is about to.

@@ -352,8 +352,10 @@ impl Worker {
             }
             stolen
         };
-        self.shared.searching_done();
-        if got && queues.fresh_len() > 1 {
+        let expected = self.shared.searching_done();
+        // What came since wakes the next: this worker may be busy with what it got.
+        let more = || queues.fresh_len() > 1 || (expected && self.shared.has_fresh_for(self.index));
+        if got && more() {
             self.shared.wake_another();
         }
         got
@@ -362,7 +364,7 @@ impl Worker {
     fn sleep(&self, events: &mut [libc::epoll_event]) {
         self.shared.set_idle(self.index);
         // W-2.
-        let left = self.has_mail() || self.shared.has_fresh() || self.shared.ends();
+        let left = self.has_mail() || self.shared.has_fresh_for(self.index) || self.shared.ends();
         if !left {
             self.poll(events, self.time_to_sleep());
         }
