@@ -52,8 +52,6 @@ pub(crate) struct Coroutine {
     inner: corosensei::Coroutine<(), (), Infallible, Bounds>,
     /// Set by the coroutine itself at its first resume; null before. Lives at the stack's base.
     yielder: Cell<*const corosensei::Yielder<(), ()>>,
-    /// An address within the frames of the last [`Coroutine::suspend`]; just below the base before.
-    left_at: Cell<usize>,
     /// `None` under shared identity.
     own: Option<Own>,
 }
@@ -99,7 +97,6 @@ impl Coroutine {
         Self {
             inner,
             yielder: Cell::new(std::ptr::null()),
-            left_at: Cell::new(base - CACHE_LINE),
             own,
         }
     }
@@ -164,11 +161,11 @@ impl Coroutine {
         unsafe { facts.lend_malloc(block, thread) };
     }
 
-    /// Asks the processor for what [`Coroutine::resume`] will touch first. Among many coroutines each lies
-    /// in other pages and cache lines than the last, and nothing else tells the processor which is next.
+    /// Asks the processor for what [`Coroutine::resume`] will touch first, with the `frames` that it left.
+    /// Among many coroutines each lies in other pages and cache lines than the last, and nothing else
+    /// tells the processor which is next.
     #[inline]
-    pub(crate) fn prefetch(&self) {
-        let frames = self.left_at.get();
+    pub(crate) fn prefetch(&self, frames: usize) {
         (0..4).for_each(|line| prefetch(frames + line * CACHE_LINE));
         if let Some(Own { block, facts }) = &self.own {
             prefetch(block.thread_pointer());
@@ -180,10 +177,10 @@ impl Coroutine {
     ///
     /// # Safety
     /// - Called on this coroutine's own stack.
-    #[inline(never)]
+    // After a switch every return is mispredicted, so there are as few as can be. Thread-locals may be
+    // remembered across it: a coroutine comes back to the block, or the thread, that it left.
+    #[inline(always)]
     pub(crate) unsafe fn suspend(&self) {
-        let here = 0_u8;
-        self.left_at.set((&raw const here).addr());
         // SAFETY: the yielder was published before `entry` ran and lives as long as the stack.
         unsafe { (*self.yielder.get()).suspend(()) };
     }

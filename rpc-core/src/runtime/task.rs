@@ -464,6 +464,8 @@ impl TaskRef {
         self.leave(Action::Yield);
     }
 
+    // Inlined for the sake of `suspend`.
+    #[inline(always)]
     fn leave(self, action: Action) {
         self.0.action.set(action);
         // P4: an own block has an errno of its own.
@@ -618,7 +620,7 @@ impl TaskRef {
     /// The task will be resumed before long: see [`Coroutine::prefetch`]. Only from the task's worker.
     #[inline]
     pub(super) fn prefetch(self) {
-        self.coroutine().prefetch();
+        self.coroutine().prefetch(self.0.suspended_at.get().sp);
     }
 
     /// The task will be asked to prefetch before long.

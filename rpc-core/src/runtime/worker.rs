@@ -193,12 +193,14 @@ impl Worker {
     fn run_some(&'static self, seat: &'static Seat) -> bool {
         let mut flushed_at = Instant::ZERO;
         for left in (0..BUDGET).rev() {
-            let held = match self.local.queues.pop() {
-                Some(Next::Ready(task)) => self.resume(seat, task),
-                Some(Next::Fresh(job)) => self.start(seat, job),
+            let task = match self.local.queues.pop() {
+                Some(Next::Ready(task)) => Some(task),
+                Some(Next::Fresh(job)) => self.load(job),
                 None => break,
             };
-            if !held {
+            if let Some(task) = task
+                && !self.resume(seat, task)
+            {
                 return false;
             }
             // Answers of quick calls do not wait for slow ones behind them.
@@ -213,11 +215,6 @@ impl Worker {
             }
         }
         true
-    }
-
-    /// Runs a closure to its first park. False if the worker was lost meanwhile.
-    fn start(&'static self, seat: &'static Seat, job: Job) -> bool {
-        self.load(job).is_none_or(|task| self.resume(seat, task))
     }
 
     /// Puts a closure on a stack, on one that was just in use if there is one.
@@ -247,6 +244,8 @@ impl Worker {
     }
 
     /// Runs a coroutine until it suspends. False if the worker was lost meanwhile.
+    // Inlined for the sake of the return: see `Coroutine::suspend`.
+    #[inline(always)]
     fn resume(&'static self, seat: &'static Seat, task: TaskRef) -> bool {
         let crowded = self.local.queues.has_ready();
         if crowded != self.crowded.load(Ordering::Relaxed) {
