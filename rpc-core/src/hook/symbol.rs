@@ -53,22 +53,26 @@ impl Symbol {
     }
 }
 
-/// Calls the C library's own function of that name with the program's arguments; ENOSYS where there is
-/// none. For objects that are not ours to handle: process-shared, robust, priority-inheriting.
+/// Calls the C library's own function of that name with the program's arguments; ENOSYS, or what is named
+/// with the type of the result, where there is none. For what is not ours to do: process-shared, robust and
+/// priority-inheriting locks, resolvers.
 ///
 /// Must be used in an `unsafe` block: the promise is the program's own.
 macro_rules! behind {
-    ($symbol:expr, $($argument:ident: $kind:ty),+) => {{
+    ($symbol:expr, $($argument:ident: $kind:ty),+) => {
+        $crate::hook::symbol::behind!($symbol => libc::c_int = libc::ENOSYS, $($argument: $kind),+)
+    };
+    ($symbol:expr => $result:ty = $none:expr, $($argument:ident: $kind:ty),+) => {{
         static SYMBOL: $crate::hook::symbol::Symbol = $symbol;
         match SYMBOL.find() {
             Some(address) => {
                 let function = std::mem::transmute::<
                     *mut libc::c_void,
-                    unsafe extern "C" fn($($kind),+) -> libc::c_int,
+                    unsafe extern "C" fn($($kind),+) -> $result,
                 >(address.as_ptr());
                 function($($argument),+)
             }
-            None => libc::ENOSYS,
+            None => $none,
         }
     }};
 }

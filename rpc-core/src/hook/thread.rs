@@ -14,13 +14,13 @@
 
 use std::os::fd::RawFd;
 
-use libc::{c_void, clockid_t, cpu_set_t, pthread_attr_t, pthread_t, sched_param};
+use libc::{c_void, clockid_t, cpu_set_t, pthread_attr_t, pthread_t, sched_param, timespec};
 
 use super::pool;
 use super::raw::{c_int, original};
 use super::symbol::{Symbol, behind};
+use super::until::{Limit, Until};
 use crate::base::sys;
-use crate::base::time::Instant;
 use crate::coroutine::identity::Facts;
 use crate::runtime;
 use crate::runtime::reactor::{Dir, Io, Wait};
@@ -31,26 +31,93 @@ use crate::runtime::reactor::{Dir, Io, Wait};
 /// - As for libc's `pthread_join`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_join(thread: pthread_t, value: *mut *mut c_void) -> c_int {
-    let join = move |value: *mut *mut c_void| {
+    let original = move |value: *mut *mut c_void| {
         // SAFETY: the program's own promise.
         unsafe { behind!(Symbol::new(c"pthread_join"), thread: pthread_t, value: *mut *mut c_void) }
     };
+    // SAFETY: as above.
+    unsafe { join(thread, value, Until::Never, original) }
+}
+
+/// `pthread_timedjoin_np(3)`.
+///
+/// # Safety
+/// - As for libc's function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pthread_timedjoin_np(
+    thread: pthread_t,
+    value: *mut *mut c_void,
+    time: *const timespec,
+) -> c_int {
+    // SAFETY: the program's own promise.
+    unsafe { pthread_clockjoin_np(thread, value, libc::CLOCK_REALTIME, time) }
+}
+
+/// `pthread_clockjoin_np(3)`.
+///
+/// # Safety
+/// - As for libc's function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pthread_clockjoin_np(
+    thread: pthread_t,
+    value: *mut *mut c_void,
+    clock: clockid_t,
+    time: *const timespec,
+) -> c_int {
+    // SAFETY: the program's own promise: null or a time.
+    let until = unsafe { time.as_ref() }.copied();
+    let original = move |value: *mut *mut c_void| {
+        let time = until.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: as above.
+        unsafe {
+            behind!(
+                Symbol::new(c"pthread_clockjoin_np"),
+                thread: pthread_t,
+                value: *mut *mut c_void,
+                clock: clockid_t,
+                time: *const timespec
+            )
+        }
+    };
+    match until
+        .as_ref()
+        .map_or(Ok(Until::Never), |time| Until::on(clock, time))
+    {
+        // SAFETY: as above.
+        Ok(until) => unsafe { join(thread, value, until, original) },
+        Err(error) => error,
+    }
+}
+
+/// Joins as `original` does, which holds its thread while it waits.
+///
+/// # Safety
+/// - As for libc's `pthread_join`.
+unsafe fn join(
+    thread: pthread_t,
+    value: *mut *mut c_void,
+    until: Until<'_>,
+    original: impl Fn(*mut *mut c_void) -> c_int + Send + 'static,
+) -> c_int {
     if runtime::current().is_none() {
-        return join(value);
+        return original(value);
     }
     // EBUSY means that nothing was done.
-    // SAFETY: as above.
+    // SAFETY: the caller's promise.
     let try_join = || unsafe { pthread_tryjoin_np(thread, value) };
     let ended = try_join();
     if ended != libc::EBUSY {
         return ended;
     }
-    if let Some(joined) = through_pidfd(thread, try_join) {
+    if let Err(error) = until.check() {
+        return error;
+    }
+    if let Some(joined) = through_pidfd(thread, &until.limit(), try_join) {
         return joined;
     }
     let joined = pool::run(move || {
         let mut value = std::ptr::null_mut();
-        (join(&raw mut value), value.expose_provenance())
+        (original(&raw mut value), value.expose_provenance())
     });
     let Some((code, found)) = joined else {
         return libc::EAGAIN;
@@ -78,9 +145,9 @@ pub unsafe extern "C" fn thrd_join(thread: pthread_t, value: *mut c_int) -> c_in
     super::c11::result(error)
 }
 
-/// Parks until `try_join` has an answer; `None` where the kernel has no pidfd of threads, or a cancelled
-/// coroutine cannot wait for one.
-fn through_pidfd(thread: pthread_t, try_join: impl Fn() -> c_int) -> Option<c_int> {
+/// Parks until `try_join` has an answer or the time is up; `None` where the kernel has no pidfd of threads,
+/// or a cancelled coroutine cannot wait for one.
+fn through_pidfd(thread: pthread_t, limit: &Limit, try_join: impl Fn() -> c_int) -> Option<c_int> {
     let tid = Facts::known()?.tid_of(thread as usize);
     let pidfd = original!(SYS_pidfd_open, tid, PIDFD_THREAD);
     if pidfd < 0 {
@@ -89,7 +156,7 @@ fn through_pidfd(thread: pthread_t, try_join: impl Fn() -> c_int) -> Option<c_in
     super::create::renewed(pidfd);
     let pidfd = pidfd as RawFd;
     let joined = Io::acquire().and_then(|io| {
-        let joined = until_joined(io, pidfd, try_join);
+        let joined = until_joined(io, pidfd, limit, try_join);
         io.release();
         joined
     });
@@ -97,14 +164,23 @@ fn through_pidfd(thread: pthread_t, try_join: impl Fn() -> c_int) -> Option<c_in
     joined
 }
 
-fn until_joined(io: &'static Io, pidfd: RawFd, try_join: impl Fn() -> c_int) -> Option<c_int> {
+fn until_joined(
+    io: &'static Io,
+    pidfd: RawFd,
+    limit: &Limit,
+    try_join: impl Fn() -> c_int,
+) -> Option<c_int> {
     loop {
         let seen = io.tick(Dir::Read);
         let joined = try_join();
         if joined != libc::EBUSY {
             return Some(joined);
         }
-        match io.wait(pidfd, Dir::Read, seen, Instant::NEVER) {
+        let (next, is_over) = limit.next();
+        if is_over {
+            return Some(libc::ETIMEDOUT);
+        }
+        match io.wait(pidfd, Dir::Read, seen, next) {
             Wait::Ready | Wait::TimedOut => {}
             Wait::Cancelled | Wait::Closed | Wait::Unsupported => return None,
         }

@@ -397,6 +397,82 @@ fn names_are_resolved_without_blocking_the_worker() {
     assert!(found.iter().all(|n| *n > 0), "{found:?}");
 }
 
+/// Repeats `call` until the caller has waited for the pool in it: at times the pool is done at once.
+fn until_it_waits(mut call: impl FnMut()) {
+    let waits = || {
+        let metrics = rpc_core::Handle::try_current().unwrap().metrics();
+        let mut parks = metrics.parks.into_iter();
+        parks.find(|(reason, _)| *reason == "other").unwrap().1
+    };
+    let before = waits();
+    while waits() == before {
+        call();
+    }
+}
+
+#[test]
+fn older_resolvers_run_on_the_pool_and_leave_their_error_with_the_coroutine() {
+    on_one_worker(|| {
+        until_it_waits(|| {
+            // SAFETY: a C string; the entry stays until the next call.
+            let family = unsafe { (*gethostbyname(c"localhost".as_ptr())).h_addrtype };
+            assert_eq!(family, libc::AF_INET);
+        });
+        until_it_waits(|| {
+            // SAFETY: as above, and the calling thread's error.
+            let (entry, error) = unsafe {
+                let entry = gethostbyname(c"no such name".as_ptr());
+                (entry, *__h_errno_location())
+            };
+            assert!(entry.is_null() && error != 0, "h_errno is {error}");
+        });
+        let address = libc::sockaddr_in {
+            sin_family: libc::AF_INET as u16,
+            sin_port: 80_u16.to_be(),
+            sin_addr: libc::in_addr {
+                s_addr: u32::from(std::net::Ipv4Addr::LOCALHOST).to_be(),
+            },
+            sin_zero: [0; 8],
+        };
+        until_it_waits(|| {
+            let mut host = [0_u8; 64];
+            // SAFETY: an address of that length, and a buffer of that length.
+            let code = unsafe {
+                libc::getnameinfo(
+                    (&raw const address).cast(),
+                    size_of_val(&address) as libc::socklen_t,
+                    host.as_mut_ptr().cast(),
+                    host.len() as libc::socklen_t,
+                    std::ptr::null_mut(),
+                    0,
+                    libc::NI_NUMERICHOST,
+                )
+            };
+            assert_eq!(code, 0);
+            assert!(host.starts_with(b"127.0.0.1\0"), "{host:?}");
+        });
+    });
+}
+
+unsafe extern "C" {
+    fn __h_errno_location() -> *mut i32;
+    fn gethostbyname(name: *const libc::c_char) -> *mut libc::hostent;
+}
+
+#[test]
+fn a_file_is_synced_on_the_pool() {
+    on_one_worker(|| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"to be kept").unwrap();
+        until_it_waits(|| file.sync_all().unwrap());
+        until_it_waits(|| file.sync_data().unwrap());
+        // SAFETY: takes a number.
+        let bad = unsafe { libc::fsync(-1) };
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        assert_eq!((bad, errno), (-1, Some(libc::EBADF)));
+    });
+}
+
 #[test]
 fn waitall_fills_the_buffer_and_peek_leaves_it_there() {
     on_one_worker(|| {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{cpu_set_t, pthread_mutex_t, pthread_t};
 use rpc_core::{spawn, yield_now};
 
-use super::{Object, all_of, let_others_run, on_one_worker, on_workers};
+use super::{Object, all_of, in_millis, let_others_run, on_one_worker, on_workers};
 
 fn own() -> pthread_t {
     // SAFETY: no arguments.
@@ -207,4 +207,56 @@ fn many_threads_are_joined_at_once_whatever_the_coroutine_that_waits() {
         joiners.into_iter().sum::<u32>() + cancelled.join().unwrap()
     });
     assert_eq!(sum, 49 * 25 + 7);
+}
+
+#[test]
+fn a_timed_join_gives_up_and_a_later_one_gets_the_value() {
+    extern "C" fn body(told: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: lives for ever.
+        let told = unsafe { &*told.cast::<AtomicU32>() };
+        while told.load(Ordering::Acquire) == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::ptr::without_provenance_mut(7)
+    }
+    on_one_worker(|| {
+        let told: &'static AtomicU32 = Box::leak(Box::default());
+        let mut thread: pthread_t = 0;
+        let argument = std::ptr::from_ref(told).cast_mut().cast();
+        // SAFETY: a place for the handle, a body, its argument.
+        let made =
+            unsafe { libc::pthread_create(&raw mut thread, std::ptr::null(), body, argument) };
+        assert_eq!(made, 0);
+        let neighbour = spawn(|| 5);
+        let mut value = std::ptr::null_mut();
+        let mut join = |clock, millis| {
+            let time = in_millis(clock, millis);
+            // SAFETY: a thread not joined yet, a place for its value, a time.
+            unsafe { pthread_clockjoin_np(thread, &raw mut value, clock, &raw const time) }
+        };
+        assert_eq!(join(libc::CLOCK_MONOTONIC, 3), libc::ETIMEDOUT);
+        assert_eq!(join(libc::CLOCK_REALTIME, 3), libc::ETIMEDOUT);
+        assert_eq!(join(libc::CLOCK_MONOTONIC, -3), libc::ETIMEDOUT);
+        assert_eq!(join(libc::CLOCK_BOOTTIME, 3), libc::EINVAL);
+        assert!(neighbour.is_finished(), "the worker was held");
+        told.store(1, Ordering::Release);
+        let time = in_millis(libc::CLOCK_REALTIME, 3_600_000);
+        // SAFETY: as above.
+        let joined = unsafe { pthread_timedjoin_np(thread, &raw mut value, &raw const time) };
+        assert_eq!((joined, value.addr()), (0, 7));
+    });
+}
+
+unsafe extern "C" {
+    fn pthread_timedjoin_np(
+        thread: pthread_t,
+        value: *mut *mut libc::c_void,
+        time: *const libc::timespec,
+    ) -> i32;
+    fn pthread_clockjoin_np(
+        thread: pthread_t,
+        value: *mut *mut libc::c_void,
+        clock: libc::clockid_t,
+        time: *const libc::timespec,
+    ) -> i32;
 }
