@@ -23,6 +23,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use super::robust;
 use super::stack::{Class, Slot};
 use crate::base::sys::{self, syscall};
 
@@ -52,6 +53,9 @@ pub(crate) struct Facts {
     malloc_words: [isize; 2],
     /// Words of libc's thread-locals that a starting thread sets by hand.
     start_words: Vec<(isize, StartWord)>,
+    /// Offset of the list of robust mutexes that a thread holds from the thread pointer; `None` where the
+    /// kernel knows none.
+    robust_offset: Option<isize>,
     /// libc's table of pthread keys.
     keys: &'static [Key; KEYS_MAX],
     call_tls_dtors: extern "C" fn(),
@@ -99,11 +103,18 @@ impl Facts {
         FACTS.get()?.as_ref().ok()
     }
 
-    /// Ends the calling coroutine's thread-locals and the values of its pthread keys, as a thread's end
-    /// does.
-    pub(crate) fn run_thread_local_destructors(&self) {
+    /// Ends what belongs to the calling coroutine as a thread: its thread-locals, the values of its pthread
+    /// keys, its hold on robust mutexes.
+    pub(crate) fn end_thread(&self) {
         (self.call_tls_dtors)();
         self.end_key_values();
+        if let Some(offset) = self.robust_offset {
+            // SAFETY: no arguments.
+            let own = self.tid(unsafe { libc::pthread_self() } as usize);
+            let head = thread_pointer().wrapping_add_signed(offset);
+            // SAFETY: the probe found the list there, and it is the calling coroutine's.
+            unsafe { robust::abandon(head, own.load(Ordering::Relaxed) as u32) };
+        }
     }
 
     /// Destructors may set values again: glibc's number of rounds, then what is left is forgotten.
@@ -158,7 +169,6 @@ impl Facts {
         value
     }
 
-    #[cfg(feature = "hooks")]
     fn tid(&self, pthread: usize) -> &AtomicI32 {
         // SAFETY: a handle of a thread that has not been joined: its control block is there.
         unsafe { &*((pthread + self.tid_offset) as *const AtomicI32) }
@@ -413,6 +423,7 @@ fn probe() -> Result<Facts, IdentityError> {
             rseq_offset,
             malloc_words: [0; 2],
             start_words: Vec::new(),
+            robust_offset: robust::offset().filter(|o| o.unsigned_abs() < CONTROL_BLOCK_REACH),
             keys,
             call_tls_dtors: std::mem::transmute::<*const c_void, extern "C" fn()>(call_tls_dtors),
             allocate_tls: std::mem::transmute::<
@@ -466,6 +477,10 @@ fn probe_block(facts: &mut Facts) -> Result<(), IdentityError> {
         }
     }
     let started = area.words(tp);
+    facts.robust_offset = facts.robust_offset.filter(|offset| {
+        // SAFETY: within the control block.
+        unsafe { robust::is_empty(tp.wrapping_add_signed(*offset)) }
+    });
     let own = thread_pointer();
     // SAFETY: the block is complete; malloc and free are all that runs on it, on our stack.
     unsafe { malloc_under(tp, own) };

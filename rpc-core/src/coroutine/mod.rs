@@ -32,6 +32,7 @@
 
 pub(crate) mod identity;
 mod overflow;
+mod robust;
 mod stack;
 pub(crate) mod trace;
 

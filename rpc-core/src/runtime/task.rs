@@ -447,13 +447,13 @@ impl TaskRef {
         }
     }
 
-    /// Drops the coroutine-locals, and runs the destructors of the thread-locals if the job does not leave
-    /// them to the next.
+    /// Drops the coroutine-locals, and ends what the coroutine has as a thread if the job does not leave that
+    /// to the next.
     pub(super) fn end_locals(self) {
         self.0.locals.end();
         match self.0.facts {
             Some(facts) if !self.0.reuse_thread_locals.get() => {
-                facts.run_thread_local_destructors();
+                facts.end_thread();
             }
             _ => {}
         }

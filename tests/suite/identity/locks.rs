@@ -201,6 +201,53 @@ fn mutexes_that_are_the_c_librarys_still_work_in_coroutines() {
     });
 }
 
+fn robust_mutex() -> Mutex {
+    let mutex = Object::zeroed();
+    let mut attributes = std::mem::MaybeUninit::uninit();
+    // SAFETY: initialises both before use.
+    unsafe {
+        libc::pthread_mutexattr_init(attributes.as_mut_ptr());
+        let attributes = attributes.as_mut_ptr();
+        libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST);
+        assert_eq!(libc::pthread_mutex_init(mutex.get(), attributes), 0);
+    }
+    mutex
+}
+
+#[test]
+fn whoever_locks_a_robust_mutex_next_is_told_that_its_owner_died() {
+    on_one_worker(|| {
+        let (first, second) = (robust_mutex(), robust_mutex());
+        // SAFETY: a mutex whose owner died, held by the caller.
+        let mend = |mutex: Mutex| unsafe { libc::pthread_mutex_consistent(mutex.get()) };
+        let dies = move || (lock(first), lock(second));
+        for _ in 0..3 {
+            assert_eq!(spawn(dies).join().unwrap(), (0, 0), "a coroutine ends");
+            for mutex in [first, second] {
+                assert_eq!((lock(mutex), mend(mutex)), (libc::EOWNERDEAD, 0));
+                assert_eq!((unlock(mutex), lock(mutex), unlock(mutex)), (0, 0, 0));
+            }
+            let thread = std::thread::spawn(dies);
+            assert_eq!(thread.join().unwrap(), (0, 0), "a thread ends");
+            for mutex in [second, first] {
+                assert_eq!((lock(mutex), mend(mutex)), (libc::EOWNERDEAD, 0));
+                assert_eq!((unlock(mutex), lock(mutex), unlock(mutex)), (0, 0, 0));
+            }
+        }
+        // One who waits already.
+        let (tell, hear) = std::sync::mpsc::channel();
+        let owner = spawn(move || {
+            assert_eq!(lock(first), 0);
+            hear.recv().unwrap();
+        });
+        let_others_run();
+        let waiter = std::thread::spawn(move || lock(first));
+        tell.send(()).unwrap();
+        owner.join().unwrap();
+        assert_eq!(waiter.join().unwrap(), libc::EOWNERDEAD);
+    });
+}
+
 #[test]
 fn readers_share_a_lock_and_writers_exclude_everybody() {
     on_one_worker(|| {
