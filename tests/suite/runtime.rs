@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rpc_core::{BuildError, Builder, Runtime, spawn, sync, yield_now};
+use rpc_core::{BuildError, Builder, Runtime, scope, spawn, sync, yield_now};
 
 /// Names the child's part; unset in the tests themselves.
 const ROLE: &str = "SUITE_RUNTIME_ROLE";
@@ -60,6 +60,30 @@ fn an_overflow_names_the_coroutine_and_ends_the_process() {
         said.contains("coroutine 'diver' has overflowed its stack of 64 KiB; spawned at"),
         "{said}"
     );
+}
+
+#[test]
+fn every_closure_finds_an_idle_worker_though_its_own_never_comes_back() {
+    let rt = Runtime::builder()
+        .workers(3)
+        .rescue_after(std::time::Duration::ZERO)
+        .build()
+        .unwrap();
+    let spins = || {
+        let flag = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&flag);
+        drop(spawn(move || set.store(true, Ordering::Release)));
+        while !flag.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    };
+    for _ in 0..2000 {
+        // Two workers spin; the third has to hear of both closures, however close they come.
+        let both = [rt.spawn(spins), rt.spawn(spins)];
+        for one in both {
+            one.join().unwrap();
+        }
+    }
 }
 
 #[test]
@@ -309,6 +333,31 @@ fn what_a_coroutine_left_parked_holds_is_never_dropped_and_its_handle_says_so() 
     assert_eq!(text, "left behind when its runtime ended");
     assert_eq!(Arc::strong_count(&held), 2, "its stack is never unwound");
     drop(receiver);
+}
+
+#[test]
+fn a_scope_whose_coroutine_is_left_behind_is_left_behind_with_it() {
+    let rt = runtime(1);
+    let parked = Arc::new(AtomicBool::new(false));
+    let parks = Arc::clone(&parked);
+    let handle = rt.spawn(move || {
+        let borrowed = 1;
+        scope(|s| {
+            s.spawn(|| {
+                parks.store(true, Ordering::Relaxed);
+                let (_kept, never) = std::sync::mpsc::channel::<()>();
+                let _ = never.recv();
+                borrowed
+            });
+        });
+        unreachable!("what is borrowed here would be gone before who borrows it");
+    });
+    while !parked.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
+    rt.shutdown(std::time::Duration::from_millis(10));
+    let text = handle.join().unwrap_err().to_string();
+    assert_eq!(text, "left behind when its runtime ended");
 }
 
 #[test]

@@ -99,7 +99,8 @@ impl Queues {
         let queue = &mut self.ready.borrow_mut()[level];
         let task = queue.pop_front();
         if queue.is_empty() {
-            self.ready_levels.set(self.ready_levels.get() & !(1 << level));
+            self.ready_levels
+                .set(self.ready_levels.get() & !(1 << level));
         } else {
             prefetch(queue);
         }

@@ -313,6 +313,18 @@ fn rescues_come_one_after_another_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_comes_from_outside_is_rescued_from_a_worker_that_is_kept() {
+    let rt = runtime(1);
+    let done = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&done);
+    let keeper = rt.spawn(move || spin_until(|| seen.load(Ordering::Acquire) == 1));
+    rt.spawn(move || done.store(1, Ordering::Release))
+        .join()
+        .unwrap();
+    keeper.join().unwrap();
+}
+
+#[test]
 fn a_runtime_ends_while_a_coroutine_never_comes_back() {
     let rt = runtime(1);
     let release = Arc::new(AtomicUsize::new(0));

@@ -506,6 +506,7 @@ impl Worker {
         self.crowded.load(Ordering::Relaxed)
             || self.due.load(Ordering::Relaxed) <= now.as_nanos()
             || !self.theft.is_empty()
+            || !self.shared.entrance.is_empty()
             || self.has_mail()
             || sys::is_readable(self.epoll)
     }
