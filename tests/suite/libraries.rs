@@ -12,6 +12,7 @@ mod hiredis;
 mod mysql;
 mod pool;
 mod redis;
+mod reqwest;
 mod tokio;
 mod tungstenite;
 mod ureq;

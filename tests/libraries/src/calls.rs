@@ -109,6 +109,26 @@ pub fn ureq(base: &str, path: &str, trusted: Option<&[u8]>) -> Result<Call> {
     Ok(Box::new(move || get(&agent, &url)))
 }
 
+/// `reqwest`, blocking: the body of `path` below `base`, through a client that all callers share.
+///
+/// # Errors
+/// The library's own.
+pub fn reqwest(client: &reqwest::blocking::Client, base: &str, path: &str) -> Result<Call> {
+    let (client, url) = (client.clone(), format!("{base}{path}"));
+    Ok(Box::new(move || Ok(client.get(&url).send()?.text()?)))
+}
+
+/// A client of `reqwest`'s blocking half, without a limit to waiting.
+///
+/// # Errors
+/// The library's own.
+pub fn reqwest_client() -> Result<reqwest::blocking::Client> {
+    let builder = reqwest::blocking::Client::builder()
+        .no_proxy()
+        .timeout(None);
+    Ok(builder.build()?)
+}
+
 /// libcurl (C): the body of `path` below `base`, over a connection that an earlier GET opened.
 ///
 /// # Errors
