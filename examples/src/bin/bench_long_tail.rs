@@ -1,8 +1,9 @@
 //! The long tail: 1 % of calls keep their worker for 5 ms of processor time; what do the others suffer?
+//! `cargo xtask bench runtime` runs it with several settings of `RuntimeBuilder::rescue_after`.
 //!
 //! Calls are offered by the clock (open loop), whether or not earlier ones have ended, and timed from
 //! the moment they were due. Each waits once, so that it has started and belongs to a worker, before it
-//! works. Prints one row for each setting of `RuntimeBuilder::rescue_after`; the settings take turns.
+//! works. The last line is one JSON object.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -14,101 +15,60 @@ use anyhow::Result;
 use clap::Parser;
 use rpc_core::{Runtime, time};
 
-/// Measure what calls suffer from few that burn the processor
+/// Measure what calls suffer from few that burn the processor; one JSON line
 #[derive(Parser)]
 struct Flags {
     /// Worker threads
     #[arg(long, default_value_t = 2)]
     workers: usize,
     /// Calls offered in a second
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: u64,
-    /// Seconds each run lasts
-    #[arg(long, default_value_t = 3)]
+    /// Seconds the run lasts
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Runs of each setting
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Microseconds after which others are rescued, one setting each; 0 = never
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "0,10000,5000,2000,1000,500"
-    )]
-    rescue: Vec<u64>,
+    /// Microseconds of processor time that every hundredth call burns
+    #[arg(long, default_value_t = 5000)]
+    burn: u64,
+    /// Microseconds after which others are rescued; 0 = never
+    #[arg(long, default_value_t = 10_000)]
+    rescue: u64,
 }
 
-/// What every hundredth call burns.
-const BURN: Duration = Duration::from_millis(5);
 const LONG_EVERY: usize = 100;
 /// What every call waits for before it works.
 const WAIT: Duration = Duration::from_micros(200);
 
-/// What one run showed of the calls that do not burn.
-struct Outcome {
-    /// Milliseconds, sorted.
-    latencies: Vec<f64>,
-    rescues: u64,
-}
-
 fn main() -> Result<()> {
     let flags = Flags::parse();
-    let unit = calibrate();
-    let mut settings: Vec<(String, u64, bool)> = vec![("no long calls".into(), 10_000, false)];
-    settings.extend(flags.rescue.iter().map(|micros| {
-        let name = match micros {
-            0 => "never".to_owned(),
-            micros => format!("{} ms", *micros as f64 / 1000.0),
-        };
-        (name, *micros, true)
-    }));
-    let mut outcomes: Vec<Vec<Outcome>> = settings.iter().map(|_| Vec::new()).collect();
-    for _ in 0..flags.rounds {
-        for ((_, micros, long), into) in settings.iter().zip(&mut outcomes) {
-            let burn = if *long { unit } else { 0 };
-            into.push(run(&flags, Duration::from_micros(*micros), burn)?);
-        }
-    }
-    println!("| others are rescued after | p50 ms | p99 ms | p99.9 ms | rescues |");
-    println!("|---|---|---|---|---|");
-    for ((name, ..), outcomes) in settings.iter().zip(&outcomes) {
-        let at = |quantile: f64| {
-            let mut of_runs: Vec<f64> = outcomes.iter().map(|o| o.quantile(quantile)).collect();
-            of_runs.sort_by(f64::total_cmp);
-            let last = of_runs.len() - 1;
-            format!(
-                "{:.2} ({:.2} to {:.2})",
-                of_runs[last / 2],
-                of_runs[0],
-                of_runs[last]
-            )
-        };
-        let rescues: u64 = outcomes.iter().map(|o| o.rescues).sum();
-        let per_run = rescues / outcomes.len() as u64;
-        println!(
-            "| {name} | {} | {} | {} | {per_run} |",
-            at(0.5),
-            at(0.99),
-            at(0.999)
-        );
-    }
+    let burn = if flags.burn == 0 {
+        0
+    } else {
+        units(flags.burn)
+    };
+    let runtime = Runtime::builder()
+        .workers(flags.workers)
+        .rescue_after(Duration::from_micros(flags.rescue))
+        .report_stalls_after(Duration::ZERO)
+        .build()?;
+    let latencies = run(&flags, &runtime, burn);
+    let at = |quantile: f64| {
+        let rank = (latencies.len() as f64 * quantile) as usize;
+        latencies[rank.min(latencies.len() - 1)]
+    };
+    println!(
+        "{{\"p50_ms\":{:.4},\"p99_ms\":{:.4},\"p999_ms\":{:.4},\"rescues\":{}}}",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        runtime.metrics().rescues
+    );
     Ok(())
 }
 
-impl Outcome {
-    fn quantile(&self, quantile: f64) -> f64 {
-        let rank = (self.latencies.len() as f64 * quantile) as usize;
-        self.latencies[rank.min(self.latencies.len() - 1)]
-    }
-}
-
-/// Offers the load once; `burn` is the work of a long call, in units of [`work`].
-fn run(flags: &Flags, rescue_after: Duration, burn: u64) -> Result<Outcome> {
-    let runtime = Runtime::builder()
-        .workers(flags.workers)
-        .rescue_after(rescue_after)
-        .report_stalls_after(Duration::ZERO)
-        .build()?;
+/// Offers the load; milliseconds of the calls that do not burn, sorted. A long call burns so many units of
+/// [`work`].
+fn run(flags: &Flags, runtime: &Runtime, burn: u64) -> Vec<f64> {
     let handle = runtime.handle();
     let count = (flags.rate * flags.seconds) as usize;
     let nanos: Arc<Vec<AtomicU64>> = Arc::new((0..count).map(|_| AtomicU64::new(0)).collect());
@@ -138,22 +98,20 @@ fn run(flags: &Flags, rescue_after: Duration, burn: u64) -> Result<Outcome> {
         .map(|(_, nanos)| nanos.load(Ordering::Relaxed) as f64 / 1e6)
         .collect();
     latencies.sort_by(f64::total_cmp);
-    Ok(Outcome {
-        latencies,
-        rescues: runtime.metrics().rescues,
-    })
+    latencies
 }
 
-/// Units of [`work`] that take [`BURN`] on a processor of one's own: the fastest of many tries.
-fn calibrate() -> u64 {
+/// Units of [`work`] that take so many microseconds on a processor of one's own: by the fastest of many
+/// tries.
+fn units(micros: u64) -> u64 {
     const TRY: u64 = 1_000_000;
     let tries = (0..50).map(|_| {
         let start = Instant::now();
         work(TRY);
         start.elapsed()
     });
-    let fastest = tries.min().unwrap_or(BURN);
-    (BURN.as_nanos() * u128::from(TRY) / fastest.as_nanos().max(1)) as u64
+    let fastest = tries.min().unwrap_or_default().as_nanos().max(1);
+    (u128::from(micros) * 1000 * u128::from(TRY) / fastest) as u64
 }
 
 fn work(units: u64) {

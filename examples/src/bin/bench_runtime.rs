@@ -16,6 +16,17 @@ use rpc_core::{Builder, JoinHandle, Runtime};
 struct Flags {
     #[command(subcommand)]
     what: What,
+    /// Whose thread-locals the coroutines see
+    #[arg(long, value_enum, default_value_t = Identity::Own, global = true)]
+    identity: Identity,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Identity {
+    /// Their own
+    Own,
+    /// Their worker's
+    Shared,
 }
 
 #[derive(Subcommand)]
@@ -81,7 +92,11 @@ enum What {
 
 fn main() -> Result<()> {
     let flags = Flags::parse();
-    let runtime = Runtime::builder().workers(1).build()?;
+    let identity = match flags.identity {
+        Identity::Own => rpc_core::Identity::Own,
+        Identity::Shared => rpc_core::Identity::Shared,
+    };
+    let runtime = Runtime::builder().workers(1).identity(identity).build()?;
     let line = runtime.block_on(move || match flags.what {
         What::Yield { count, tasks } => Ok(each(count, yields(count, tasks)?)),
         What::Spawn { count, reuse } => Ok(each(count, spawns(count, reuse)?)),

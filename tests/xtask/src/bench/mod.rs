@@ -8,6 +8,7 @@
 //! failed is reported as failed.
 
 mod libraries;
+mod long_tail;
 mod malloc;
 mod memory;
 mod messaging;
@@ -74,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut sections = Vec::new();
     if wanted(What::Runtime) {
         sections.push(runtime::run(options.rounds)?);
+        sections.push(long_tail::run(options.rounds)?);
         sections.push(malloc::run(options.rounds)?);
         sections.push(libraries::run(options.rounds)?);
     }
@@ -109,6 +111,7 @@ fn build(options: &Options) -> Result<()> {
     if options.what != Some(What::Messaging) {
         let ours = [
             "bench_runtime",
+            "bench_long_tail",
             "bench_malloc",
             "million",
             "bench_sockets",

@@ -77,6 +77,15 @@ fn sides(what: &'static str, step: &'static str, tasks: Option<&'static str>) ->
     } else {
         all.push(case("rpc-core", "bench_runtime", count[3], &own));
     }
+    if step == "yield" {
+        let shared = [&own[..], &["--identity", "shared"]].concat();
+        all.push(case(
+            "rpc-core, shared identity",
+            "bench_runtime",
+            count[3],
+            &shared,
+        ));
+    }
     all
 }
 
