@@ -124,6 +124,8 @@ fn a_dump_groups_waiting_coroutines_by_stack_and_shows_running_ones() {
     let running = &dump.groups[1];
     assert_eq!((running.count, running.state.as_str()), (1, "running"));
     assert!(at("inside.rs:", &running.frames), "who asks: {text}");
+    let stacks = " of 256 KiB with an identity of their own, ";
+    assert!(text.contains(stacks), "what they hold: {text}");
     drop(sender);
     while rt.metrics().live > 0 {
         std::thread::yield_now();

@@ -111,18 +111,50 @@ fn every_library_of_the_guide_is_backed_by_a_test() -> io::Result<()> {
         .collect();
     assert!(rows.len() > 10, "only {} libraries", rows.len());
     for row in rows {
-        let test = row.split('|').rev().nth(1).unwrap_or_default();
-        let (module, name) = test
-            .trim()
-            .trim_matches('`')
-            .rsplit_once("::")
-            .unwrap_or_else(|| panic!("this row names no test:\n{row}"));
-        let source = read(&format!("tests/suite/{}.rs", module.replace("::", "/")))?;
-        assert!(
-            source.contains(&format!("\nfn {name}(")),
-            "there is no test `{name}` in {module}; the row:\n{row}"
-        );
+        let test = last_cell(row);
+        assert!(test.contains("::"), "this row names no test:\n{row}");
+        assert_is_a_test(test, row)?;
     }
+    Ok(())
+}
+
+/// Each row of the hooks' table of intended differences as well; its modules are those of `hooks`.
+#[test]
+fn every_intended_difference_is_backed_by_a_test() -> io::Result<()> {
+    let page = read("rpc-core/src/hook/mod.rs")?;
+    let (_, below) = page
+        .split_once("//! | call in a coroutine |")
+        .expect("the front page of the hooks has a table of differences");
+    let rows: Vec<&str> = below
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with("//! |"))
+        .collect();
+    assert!(rows.len() > 10, "only {} differences", rows.len());
+    for row in rows {
+        match last_cell(row) {
+            "the same" => {}
+            test if test.starts_with("identity::") => assert_is_a_test(test, row)?,
+            test => assert_is_a_test(&format!("hooks::{test}"), row)?,
+        }
+    }
+    Ok(())
+}
+
+/// What the last cell of a row says, without its backquotes.
+fn last_cell(row: &str) -> &str {
+    let cell = row.split('|').rev().nth(1).unwrap_or_default();
+    cell.trim().trim_matches('`')
+}
+
+/// Fails if the suite has no test of this path; says which row names it.
+fn assert_is_a_test(path: &str, row: &str) -> io::Result<()> {
+    let (module, name) = path.rsplit_once("::").unwrap_or(("", path));
+    let source = read(&format!("tests/suite/{}.rs", module.replace("::", "/")))?;
+    assert!(
+        source.contains(&format!("\nfn {name}(")),
+        "there is no test `{name}` in {module}; the row:\n{row}"
+    );
     Ok(())
 }
 

@@ -193,6 +193,13 @@ fn a_wait_of_std_holds_the_worker_and_leaves_its_stack() {
     assert!(noted.took.is_none());
     let stack = noted.stack.to_string();
     assert!(stack.contains("recv"), "{stack}");
+    let dump = rt.dump().to_string();
+    assert!(
+        dump.contains(" waits in the kernel held a worker, "),
+        "{dump}"
+    );
+    let who = "  worker 0, by coroutine 'receiver' spawned at ";
+    assert!(dump.contains(who), "{dump}");
     sender.send(7).unwrap();
     assert_eq!(waiting.join().unwrap(), 7);
     // Runs after the wait was counted: the worker is free again.

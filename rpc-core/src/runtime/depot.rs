@@ -9,6 +9,7 @@
 //! needed since it last looked it retires half, and trims the last few that stay.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -43,6 +44,25 @@ pub struct StackClass {
     /// The deepest use seen, in bytes and whole pages, thread-locals of an own identity included (about
     /// 5 KiB). Seen are stacks whose memory went back, and at most 512 of the others, evenly chosen.
     pub deepest: usize,
+}
+
+impl fmt::Display for Stacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "stacks of the process, guards: {:?}", self.guards)?;
+        for class in &self.classes {
+            let StackClass { made, idle, .. } = class;
+            let (size, deepest) = (class.size >> 10, class.deepest >> 10);
+            let identity = match class.identity {
+                Identity::Own => "an identity of their own",
+                _ => "their worker's identity",
+            };
+            writeln!(
+                f,
+                "  {made} of {size} KiB with {identity}, {idle} of them in the depot, {deepest} KiB deep at most"
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// What the stacks of this process hold at this moment.

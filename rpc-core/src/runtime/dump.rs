@@ -9,19 +9,25 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::capture;
-use super::depot;
+use super::depot::{self, Stacks};
 use super::metrics::Cause;
+use super::pinned::Pinned;
 use super::shared::Shared;
 use super::task::{Standing, TaskRef};
 use crate::coroutine::trace::Trace;
 
 /// What every coroutine does at one moment; its [`Display`](fmt::Display) is for people.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Dump {
     /// Largest first.
     pub groups: Vec<DumpGroup>,
     /// Coroutines that changed while they were looked at, and stand in no group.
     pub moved_on: usize,
+    /// Waits in the kernel that held whole workers, of the same runtimes as far as they have coroutines.
+    pub pinned: Pinned,
+    /// What the stacks of the process hold.
+    pub stacks: Stacks,
 }
 
 /// Coroutines that stand at the same place in the same way.
@@ -46,14 +52,20 @@ impl Dump {
             groups: HashMap::new(),
             moved_on: 0,
         };
-        let of_runtime = |task: &TaskRef| {
-            let home = task.home();
-            home.is_some_and(|home| runtime.is_none_or(|wanted| std::ptr::eq(wanted, home)))
-        };
-        for task in depot::all().into_iter().filter(of_runtime) {
-            taker.look_at(task);
+        let mut homes: Vec<&Shared> = runtime.into_iter().collect();
+        for task in depot::all() {
+            let Some(home) = task.home() else { continue };
+            let known = homes.iter().any(|known| std::ptr::eq(*known, home));
+            if !known && runtime.is_none() {
+                homes.push(home);
+            }
+            if known || runtime.is_none() {
+                taker.look_at(task);
+            }
         }
-        taker.finish()
+        let mut pinned = Pinned::default();
+        homes.iter().for_each(|home| home.add_pinned(&mut pinned));
+        taker.finish(pinned)
     }
 
     /// Coroutines in all groups.
@@ -80,7 +92,10 @@ impl fmt::Display for Dump {
                 writeln!(f, "    {frame}")?;
             }
         }
-        Ok(())
+        if self.pinned.waits > 0 {
+            write!(f, "\n{}", self.pinned)?;
+        }
+        write!(f, "\n{}", self.stacks)
     }
 }
 
@@ -146,7 +161,7 @@ impl Taker {
         })
     }
 
-    fn finish(mut self) -> Dump {
+    fn finish(mut self, pinned: Pinned) -> Dump {
         let mut groups: Vec<(Key, Found)> = self.groups.into_iter().collect();
         groups.sort_by(|(a, x), (b, y)| (y.count, a).cmp(&(x.count, b)));
         let groups = groups
@@ -164,6 +179,8 @@ impl Taker {
         Dump {
             groups: groups.collect(),
             moved_on: self.moved_on,
+            pinned,
+            stacks: depot::stacks(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! On the paths of every switch one thread counts at a time, with a load and a store; where a system
 //! call is made anyway, any thread may count.
 
+use super::pinned::Pinned;
 use super::shared::Shared;
 use super::task::Reason;
 use crate::base::metric::{Counter, Histogram, Snapshot};
@@ -118,6 +119,10 @@ pub struct Metrics {
     /// How long stalled workers stayed away until they came back, in nanoseconds. Waits in the kernel
     /// are in [`super::Runtime::pinned`] too.
     pub stalled: Snapshot,
+    /// Waits in the kernel that held a worker because the coroutine could not park.
+    pub pinned_waits: u64,
+    /// How long the ended ones held one, in nanoseconds.
+    pub pinned_nanos: u64,
     /// OS threads that run workers or are stuck in a coroutine.
     pub threads: u64,
 }
@@ -132,6 +137,8 @@ impl Metrics {
                 .sum()
         };
         let seats = shared.seats();
+        let mut pinned = Pinned::default();
+        shared.add_pinned(&mut pinned);
         Self {
             switches: seats.iter().map(|seat| seat.switches.get()).sum(),
             started: sum(|counts| &counts.started),
@@ -151,6 +158,8 @@ impl Metrics {
             rescues: shared.watchdog.counts.rescues.get(),
             stalls: shared.watchdog.counts.stalls.get(),
             stalled: shared.watchdog.counts.stalled.snapshot(),
+            pinned_waits: pinned.waits,
+            pinned_nanos: pinned.time.as_nanos() as u64,
             threads: seats.iter().filter(|seat| seat.worker().is_some()).count() as u64,
         }
     }

@@ -36,10 +36,18 @@ mod join;
 mod local;
 mod metrics;
 pub(crate) mod park;
+#[cfg_attr(
+    not(any(feature = "hooks", test)),
+    expect(dead_code, reason = "only hooks wait in the kernel")
+)]
 mod pinned;
 mod pool;
 mod queues;
 mod quit;
+#[cfg_attr(
+    not(any(feature = "hooks", test)),
+    expect(dead_code, reason = "only hooks wait for descriptors themselves")
+)]
 pub(crate) mod reactor;
 mod scope;
 mod seat;
@@ -49,6 +57,10 @@ mod state;
 mod task;
 mod timer;
 mod watchdog;
+#[cfg_attr(
+    not(any(feature = "hooks", test)),
+    expect(dead_code, reason = "only hooks wait for what epoll refuses")
+)]
 mod watcher;
 pub(crate) mod worker;
 
@@ -124,9 +136,7 @@ impl Runtime {
     /// Waits in the kernel that held whole workers, since the start.
     pub fn pinned(&self) -> Pinned {
         let mut sum = Pinned::default();
-        for worker in self.shared.workers() {
-            worker.pins().add_to(&mut sum);
-        }
+        self.shared.add_pinned(&mut sum);
         sum
     }
 

@@ -8,6 +8,7 @@
 //! be ended by a coroutine of the same worker, it never ends; the report below is how that shows.
 
 use std::backtrace::Backtrace;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +26,32 @@ pub struct Pinned {
     pub time: Duration,
     /// At most one for each worker: the one under way, else the last one, among those of 10 ms and more.
     pub seen: Vec<PinnedWait>,
+}
+
+impl fmt::Display for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { waits, time, .. } = self;
+        writeln!(
+            f,
+            "{waits} waits in the kernel held a worker, {time:.3?} in all"
+        )?;
+        for wait in &self.seen {
+            let (worker, who) = (wait.worker, &wait.coroutine);
+            write!(
+                f,
+                "  worker {worker}, by coroutine {who}, for {:?}: ",
+                wait.reason
+            )?;
+            match wait.took {
+                Some(took) => writeln!(f, "{took:.3?}")?,
+                None => writeln!(f, "until now")?,
+            }
+            for line in wait.stack.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A wait that held a worker for 10 ms or more.

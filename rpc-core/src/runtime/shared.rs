@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::crew::Crew;
 use super::idle::Idle;
+use super::pinned::Pinned;
 use super::queues::Entrance;
 use super::seat::Seat;
 use super::task::{Job, TaskRef};
@@ -184,6 +185,12 @@ impl Shared {
     pub(super) fn running(&self) -> Vec<TaskRef> {
         let seats = self.seats();
         seats.iter().filter_map(|seat| seat.running()).collect()
+    }
+
+    /// Adds the waits that held workers of this runtime.
+    pub(super) fn add_pinned(&self, sum: &mut Pinned) {
+        let workers = self.workers().iter();
+        workers.for_each(|worker| worker.pins().add_to(sum));
     }
 
     /// Tells the workers to end within `grace`.

@@ -77,7 +77,7 @@ const PAGES: [(&str, &str); 5] = [
     ("/metrics", "the same for Prometheus, and the runtime's"),
     (
         "/coroutines",
-        "what each coroutine does or waits for, grouped by equal stack",
+        "what each coroutine does or waits for, grouped by equal stack; pinned workers, stacks",
     ),
 ];
 

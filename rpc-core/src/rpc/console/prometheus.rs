@@ -72,41 +72,7 @@ pub(super) fn metrics(view: &ServerView) -> String {
 
 /// The runtime that serves, and the stacks of the process.
 fn runtime(out: &mut String, metrics: &Metrics) {
-    let counters = [
-        ("switches", "coroutines resumed", metrics.switches),
-        ("started", "coroutines started", metrics.started),
-        (
-            "steals",
-            "times that a worker took from another's queue",
-            metrics.steals,
-        ),
-        (
-            "remote_wakes",
-            "wake-ups from other threads",
-            metrics.wakes_from_elsewhere,
-        ),
-        (
-            "eventfd_writes",
-            "writes that ended a worker's sleep",
-            metrics.eventfd_writes,
-        ),
-        (
-            "rescues",
-            "stuck workers taken over by a spare thread",
-            metrics.rescues,
-        ),
-        (
-            "stalls",
-            "workers that had not come back in time",
-            metrics.stalls,
-        ),
-        (
-            "stalled_nanoseconds",
-            "how long stalled workers stayed away",
-            metrics.stalled.sum(),
-        ),
-    ];
-    for (name, help, value) in counters {
+    for (name, help, value) in totals(metrics) {
         single(
             out,
             &format!("runtime_{name}_total"),
@@ -140,6 +106,54 @@ fn runtime(out: &mut String, metrics: &Metrics) {
             sample(out, name, &labels, value(class));
         }
     }
+}
+
+/// Name, meaning and value of what only grows.
+fn totals(metrics: &Metrics) -> [(&'static str, &'static str, u64); 10] {
+    [
+        ("switches", "coroutines resumed", metrics.switches),
+        ("started", "coroutines started", metrics.started),
+        (
+            "steals",
+            "times that a worker took from another's queue",
+            metrics.steals,
+        ),
+        (
+            "remote_wakes",
+            "wake-ups from other threads",
+            metrics.wakes_from_elsewhere,
+        ),
+        (
+            "eventfd_writes",
+            "writes that ended a worker's sleep",
+            metrics.eventfd_writes,
+        ),
+        (
+            "rescues",
+            "stuck workers taken over by a spare thread",
+            metrics.rescues,
+        ),
+        (
+            "stalls",
+            "workers that had not come back in time",
+            metrics.stalls,
+        ),
+        (
+            "stalled_nanoseconds",
+            "how long stalled workers stayed away",
+            metrics.stalled.sum(),
+        ),
+        (
+            "pinned_waits",
+            "waits in the kernel that held a worker",
+            metrics.pinned_waits,
+        ),
+        (
+            "pinned_nanoseconds",
+            "how long those that ended held one",
+            metrics.pinned_nanos,
+        ),
+    ]
 }
 
 /// Name, meaning and value of what is shown of a class of stacks.
