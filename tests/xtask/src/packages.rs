@@ -53,7 +53,7 @@ const NEEDS: [Need; 10] = [
     Need {
         package: "mariadb-server-core",
         probe: &["mariadbd", "--version"],
-        why: "the mysql driver waits for it on coroutines",
+        why: "the mysql driver waits for it on coroutines, and the mysql engine keeps stores in it",
     },
     Need {
         package: "mariadb-client-core",

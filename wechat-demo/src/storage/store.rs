@@ -19,7 +19,7 @@ use prost::Message;
 use super::{
     changes::Changes,
     copies::{CHUNK_BYTES, Copies, Fatal},
-    engine::{Durability, Engine, EngineError, Table},
+    engine::{Durability, Engine, EngineError, Table, copy},
     log::{Damage, Entry, Mark, ShardLog},
     ops::{Answer, Op, Refusal, Stop, task},
     shard::{Draft, Home, Moved, OutTask, Shard},
@@ -96,6 +96,7 @@ struct Drafts<'e> {
 impl Identity {
     /// Reads what this copy is; `None` if it is new.
     pub fn load(engine: &dyn Engine) -> Result<Option<Self>, EngineError> {
+        copy::check_finished(engine)?;
         let Some(row) = engine.get(Table::Meta, &table::store())? else {
             return Ok(None);
         };

@@ -117,6 +117,11 @@ pub fn log_base(shard: ShardId) -> Key {
     Key::new(&[&[3, shard.0]])
 }
 
+/// `Meta`: that a copy into the store is not finished.
+pub fn copying() -> Key {
+    Key::new(&[&[5]])
+}
+
 // ---- Timeline, Tasks ----
 
 /// `Timeline`: one item.

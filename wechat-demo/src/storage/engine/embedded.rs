@@ -4,19 +4,27 @@
 //! thread. Writes are for the committer alone: fjall syncs inside its journal lock, so a second writer
 //! would wait for the first one's disk.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
-use super::{Durability, Engine, EngineError, Span, Table};
-use crate::storage::changes;
+use super::{Durability, Engine, EngineError, Snapshot, Span, Table, check};
 
 /// A fjall database in a directory of its own.
 pub struct Embedded {
     db: Database,
-    /// By [`Table`] number.
-    tables: [Keyspace; 5],
+    tables: Tables,
+}
+
+/// By [`Table`] number.
+type Tables = Arc<[Keyspace; 5]>;
+
+/// fjall's own snapshot. A keyspace's own `range` reads past the last finished batch and could show half of
+/// the one being written; a snapshot does not (E-1).
+struct Moment {
+    snapshot: fjall::Snapshot,
+    tables: Tables,
 }
 
 /// Bytes of blocks kept in memory.
@@ -48,12 +56,21 @@ impl Embedded {
             open("rows")?,
             open("tasks")?,
         ];
+        let tables = Arc::new(tables);
         Ok(Self { db, tables })
     }
 
     /// Whether there is a database in `dir`.
     pub fn is_there(dir: &Path) -> bool {
         dir.join("version").is_file() && dir.join("keyspaces").is_dir()
+    }
+
+    /// Writes memory tables to disk, for tests of what lies there.
+    #[cfg(test)]
+    pub fn flush(&self) {
+        for table in &*self.tables {
+            table.rotate_memtable_and_wait().unwrap();
+        }
     }
 
     fn table(&self, table: Table) -> &Keyspace {
@@ -67,18 +84,39 @@ impl Engine for Embedded {
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>, EngineError> {
+        Ok(Box::new(Moment {
+            snapshot: self.db.snapshot(),
+            tables: Arc::clone(&self.tables),
+        }))
+    }
+
+    fn write(&self, parts: &[&[u8]], durability: Durability) -> Result<(), EngineError> {
+        let mut batch = self.db.batch();
+        for change in check(parts) {
+            let change = change?;
+            match change.value {
+                Some(value) => batch.insert(self.table(change.table), change.key, value),
+                None => batch.remove(self.table(change.table), change.key),
+            }
+        }
+        let mode = match durability {
+            Durability::Buffered => None,
+            Durability::Synced => Some(PersistMode::SyncData),
+        };
+        Ok(batch.durability(mode).commit()?)
+    }
+}
+
+impl Snapshot for Moment {
     fn scan(
-        &self,
+        &mut self,
         table: Table,
         span: Span<'_>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), EngineError> {
-        // A keyspace's own `range` reads past the last finished batch and could show half of the one
-        // being written; a snapshot does not (E-1).
-        let rows = self
-            .db
-            .snapshot()
-            .range(self.table(table), span.from..span.to);
+        let table = &self.tables[table as usize];
+        let rows = self.snapshot.range(table, span.from..span.to);
         let mut show = |row: fjall::Guard| -> Result<bool, EngineError> {
             let (key, value) = row.into_inner()?;
             Ok(visit(&key, &value))
@@ -98,30 +136,18 @@ impl Engine for Embedded {
         }
         Ok(())
     }
-
-    fn write(&self, parts: &[&[u8]], durability: Durability) -> Result<(), EngineError> {
-        let mut batch = self.db.batch();
-        for part in parts {
-            for change in changes::read(part) {
-                let change = change?;
-                match change.value {
-                    Some(value) => batch.insert(self.table(change.table), change.key, value),
-                    None => batch.remove(self.table(change.table), change.key),
-                }
-            }
-        }
-        let mode = match durability {
-            Durability::Buffered => None,
-            Durability::Synced => Some(PersistMode::SyncData),
-        };
-        Ok(batch.durability(mode).commit()?)
-    }
 }
 
 impl From<fjall::Error> for EngineError {
     fn from(error: fjall::Error) -> Self {
         match error {
-            fjall::Error::Io(error) => Self::Disk(error.to_string()),
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+                Self::Disk(error.to_string())
+            }
+            // By what its own thread met: it syncs and writes beside ours.
+            fjall::Error::Poisoned => {
+                Self::Disk("a write behind the batches has failed".to_owned())
+            }
             other => Self::Damaged(other.to_string()),
         }
     }
@@ -130,59 +156,17 @@ impl From<fjall::Error> for EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::changes::Changes;
+    use crate::storage::engine::conformance;
 
     #[test]
-    fn rows_outlive_the_process_that_synced_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = Embedded::open(dir.path()).unwrap();
-        let mut changes = Changes::default();
-        changes.put(Table::Rows, b"a", b"1");
-        changes.put(Table::Rows, b"b", b"");
-        changes.put(Table::Log, b"a", b"other table");
-        changes.remove(Table::Rows, b"a");
-        engine
-            .write(&[changes.as_bytes()], Durability::Synced)
-            .unwrap();
-        drop(engine);
-        let engine = Embedded::open(dir.path()).unwrap();
-        assert_eq!(engine.get(Table::Rows, b"a").unwrap(), None);
-        assert_eq!(engine.get(Table::Rows, b"b").unwrap(), Some(Bytes::new()));
-        assert_eq!(
-            engine.get(Table::Log, b"a").unwrap().unwrap(),
-            "other table"
-        );
-    }
-
-    #[test]
-    fn scans_go_both_ways_and_stop_when_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = Embedded::open(dir.path()).unwrap();
-        let mut changes = Changes::default();
-        for key in 0..10_u8 {
-            changes.put(Table::Timeline, &[key], &[key]);
-        }
-        engine
-            .write(&[changes.as_bytes()], Durability::Buffered)
-            .unwrap();
-        let collect = |from: u8, to: u8, backwards, most| {
-            let mut keys = Vec::new();
-            let span = Span {
-                from: &[from],
-                to: &[to],
-                backwards,
-            };
-            engine
-                .scan(Table::Timeline, span, &mut |key, _| {
-                    keys.push(key[0]);
-                    keys.len() < most
-                })
-                .unwrap();
-            keys
-        };
-        assert_eq!(collect(3, 7, false, 99), [3, 4, 5, 6]);
-        assert_eq!(collect(3, 7, true, 2), [6, 5]);
-        assert_eq!(collect(8, 99, false, 99), [8, 9]);
+    fn fjall_keeps_every_promise_of_an_engine() {
+        let mut dirs = Vec::new();
+        conformance::run(&mut || {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().to_owned();
+            dirs.push(dir);
+            Box::new(move || Arc::new(Embedded::open(&path).unwrap()))
+        });
     }
 
     #[test]

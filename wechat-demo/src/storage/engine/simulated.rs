@@ -10,8 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Durability, Engine, EngineError, Span, Table};
-use crate::storage::changes;
+use super::{Durability, Engine, EngineError, Snapshot, Span, Table, check, fold};
 
 type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
@@ -35,9 +34,13 @@ struct Inner {
 /// The engine of one process over a [`Disk`].
 pub struct Simulated {
     disk: Disk,
-    current: Mutex<Rows>,
+    /// A snapshot holds on to the rows it was made of.
+    current: Mutex<Arc<Rows>>,
     fuse: Fuse,
 }
+
+/// The rows of one moment.
+struct Moment(Arc<Rows>);
 
 impl Fuse {
     /// Burns out after `steps` steps.
@@ -84,7 +87,7 @@ impl Disk {
         }
         Simulated {
             disk: self.clone(),
-            current: Mutex::new(current),
+            current: Mutex::new(Arc::new(current)),
             fuse,
         }
     }
@@ -103,29 +106,16 @@ impl Engine for Simulated {
             .map(|value| Bytes::copy_from_slice(value)))
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        span: Span<'_>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), EngineError> {
-        let current = self.current.lock().unwrap();
-        let rows = current.range((table, span.from.to_vec())..(table, span.to.to_vec()));
-        let mut show = |((_, key), value): (&(Table, Vec<u8>), &Vec<u8>)| visit(key, value);
-        if span.backwards {
-            rows.rev().all(&mut show);
-        } else {
-            let mut rows = rows;
-            rows.all(&mut show);
-        }
-        Ok(())
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>, EngineError> {
+        Ok(Box::new(Moment(Arc::clone(&self.current.lock().unwrap()))))
     }
 
     fn write(&self, parts: &[&[u8]], durability: Durability) -> Result<(), EngineError> {
+        fold(parts)?;
         self.fuse.step()?;
         let batch = parts.concat();
         let mut current = self.current.lock().unwrap();
-        apply(&mut current, &batch);
+        apply(Arc::make_mut(&mut current), &batch);
         let mut disk = self.disk.inner.lock().unwrap();
         disk.unsynced.push(batch);
         // The process may die between the write and the sync: then the batch may survive or not.
@@ -140,13 +130,51 @@ impl Engine for Simulated {
     }
 }
 
+impl Snapshot for Moment {
+    fn scan(
+        &mut self,
+        table: Table,
+        span: Span<'_>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), EngineError> {
+        let mut rows = self
+            .0
+            .range((table, span.from.to_vec())..(table, span.to.to_vec()));
+        let mut show = |((_, key), value): (&(Table, Vec<u8>), &Vec<u8>)| visit(key, value);
+        if span.backwards {
+            rows.rev().all(&mut show);
+        } else {
+            rows.all(&mut show);
+        }
+        Ok(())
+    }
+}
+
 fn apply(rows: &mut Rows, batch: &[u8]) {
-    for change in changes::read(batch) {
-        let change = change.expect("a test writes well-formed changes");
+    for change in check(&[batch]) {
+        let change = change.expect("what is written was checked");
         let key = (change.table, change.key.to_vec());
         match change.value {
             Some(value) => rows.insert(key, value.to_vec()),
             None => rows.remove(&key),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::engine::conformance;
+
+    #[test]
+    fn the_simulation_keeps_every_promise_of_an_engine() {
+        conformance::run(&mut || {
+            let disk = Disk::default();
+            Box::new(move || {
+                // Whatever was not synced is gone each time.
+                disk.crash(0);
+                Arc::new(disk.open(Fuse::none()))
+            })
+        });
     }
 }
