@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use wechat_demo::{access, coordinator, logic, storage};
 
-use crate::{chat, replay, up};
+use crate::{chat, replay, transfer, up};
 
 /// Exit status for a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -30,6 +30,10 @@ pub(crate) enum Command {
     Chat(chat::Flags),
     /// Play a chat log through real terminals against a fresh cluster, and check every line
     Replay(replay::Flags),
+    /// Write a store to a file, from one moment
+    Export(transfer::Export),
+    /// Make a store of a file that `export` wrote, with the same engine or another
+    Import(transfer::Import),
     /// The access role: long links from terminals
     Access(access::Options),
     /// The logic role: the business

@@ -3,6 +3,7 @@
 mod chat;
 mod cli;
 mod replay;
+mod transfer;
 mod up;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
         Command::Up(flags) => up::run(&flags),
         Command::Chat(flags) => chat::run(flags),
         Command::Replay(flags) => replay::run(flags),
+        Command::Export(flags) => transfer::export(&flags),
+        Command::Import(flags) => transfer::import(&flags),
         Command::Access(options) => access::run(options).map(|()| ExitCode::SUCCESS),
         Command::Logic(options) => logic::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Coordinator(options) => {

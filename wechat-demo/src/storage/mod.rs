@@ -19,11 +19,13 @@
 //!
 //! Read first: [`store::Store::round`], then [`shard`], then [`copies`].
 
+pub mod archive;
 pub mod changes;
 pub mod committer;
 pub mod copies;
 pub mod engine;
 pub mod links;
+pub mod location;
 pub mod log;
 pub mod meter;
 #[cfg(test)]

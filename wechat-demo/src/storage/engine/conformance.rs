@@ -46,7 +46,10 @@ const CASES: [(&str, Case); 9] = [
 /// Seed of the random rows.
 const SEED: u64 = 0x5eed_0f42;
 
-fn changes(rows: &[(Table, &[u8], Option<&[u8]>)]) -> Changes {
+/// A row to write, or to remove.
+type Row<'a> = (Table, &'a [u8], Option<&'a [u8]>);
+
+fn changes(rows: &[Row<'_>]) -> Changes {
     let mut changes = Changes::default();
     for (table, key, value) in rows {
         match value {
@@ -364,7 +367,6 @@ fn copies(open: &Open, open_target: &Open) {
     // A first attempt that does not get far, from another state of the source.
     let mut first = Target::begin(&*target).unwrap().unwrap();
     first.put(&[&[3, 1, 9, 2][..], b"x"].concat()).unwrap();
-    drop(first);
     assert!(matches!(
         check_finished(&*target),
         Err(EngineError::Unfinished)
@@ -373,7 +375,7 @@ fn copies(open: &Open, open_target: &Open) {
     let mut source = Source::new(&*engine).unwrap();
     write(&*engine, &changes(&[(Table::Rows, b"later", Some(b""))]));
     let mut pieces = 0;
-    while let Some(piece) = source.next(16 << 10).unwrap() {
+    while let Some(piece) = source.piece(16 << 10).unwrap() {
         assert!(piece.len() < 18 << 10);
         second.put(&piece).unwrap();
         pieces += 1;

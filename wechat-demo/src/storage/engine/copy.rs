@@ -41,7 +41,7 @@ impl Source {
     }
 
     /// The next rows, about `max_bytes` of them and at least one; `None` after the last.
-    pub fn next(&mut self, max_bytes: usize) -> Result<Option<Bytes>, EngineError> {
+    pub fn piece(&mut self, max_bytes: usize) -> Result<Option<Bytes>, EngineError> {
         let mut piece = Changes::default();
         while let Some(&table) = Table::ALL.get(self.table) {
             // The shortest key after `after`.

@@ -1,0 +1,132 @@
+//! Where a store is: flags that name an engine and its database.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+
+use super::engine::{Engine, embedded::Embedded, mysql::Mysql};
+
+/// The back ends of a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum EngineKind {
+    /// A database of the process's own, in --data-dir.
+    Embedded,
+    /// A database that speaks MySQL's protocol, at --database; it keeps the copies.
+    Mysql,
+}
+
+/// Flags that name a store's database.
+#[derive(Args, Clone, Debug)]
+pub struct Location {
+    /// What keeps the store
+    #[arg(long, value_enum, default_value_t = EngineKind::Embedded)]
+    pub engine: EngineKind,
+    /// Directory of an embedded store
+    #[arg(long = "data-dir", visible_alias = "dir", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Database of a store with --engine mysql: mysql://USER:PASSWORD@HOST:PORT/NAME. The connection is not
+    /// encrypted: keep it on this machine or in a network of your own
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+}
+
+/// What a store is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To read one that is there.
+    Read,
+    /// To write, after [`Engine::take_over`]; one that is missing is made.
+    Write,
+}
+
+impl Location {
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// A flag that is missing or one too many; a database that cannot be opened, or holds something else.
+    pub fn open(&self, purpose: Purpose) -> anyhow::Result<Arc<dyn Engine>> {
+        match (self.engine, &self.data_dir, &self.database) {
+            (EngineKind::Embedded, Some(dir), None) => {
+                let at = || format!("--data-dir {}", dir.display());
+                if purpose == Purpose::Write {
+                    std::fs::create_dir_all(dir).with_context(|| {
+                        format!("{} cannot be made; give a directory that can", at())
+                    })?;
+                }
+                let mut files = std::fs::read_dir(dir).with_context(at)?;
+                match (purpose, Embedded::is_there(dir), files.next()) {
+                    (_, true, _) | (Purpose::Write, _, None) => {}
+                    (Purpose::Read, ..) => bail!("{} holds no store", at()),
+                    _ => bail!(
+                        "{} holds other files; give an empty directory or a store's",
+                        at()
+                    ),
+                }
+                Ok(Arc::new(Embedded::open(dir).with_context(at)?))
+            }
+            (EngineKind::Mysql, None, Some(url)) => {
+                // The URL is not repeated: it may hold a password.
+                Ok(Arc::new(Mysql::open(url).context("--database")?))
+            }
+            (EngineKind::Embedded, ..) => {
+                bail!("--engine embedded needs --data-dir DIR and no --database")
+            }
+            (EngineKind::Mysql, ..) => {
+                bail!("--engine mysql needs --database URL and no --data-dir")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn location(engine: EngineKind, data_dir: Option<PathBuf>, database: Option<&str>) -> Location {
+        let database = database.map(str::to_owned);
+        Location {
+            engine,
+            data_dir,
+            database,
+        }
+    }
+
+    fn error(location: &Location, purpose: Purpose) -> String {
+        format!("{:#}", location.open(purpose).err().unwrap())
+    }
+
+    #[test]
+    fn each_engine_asks_for_its_own_flag() {
+        let url = Some("mysql://root@127.0.0.1:1/x");
+        for (engine, dir, url, part) in [
+            (EngineKind::Embedded, None, None, "--data-dir DIR"),
+            (EngineKind::Embedded, Some("d".into()), url, "no --database"),
+            (EngineKind::Mysql, None, None, "--database URL"),
+            (EngineKind::Mysql, Some("d".into()), url, "no --data-dir"),
+        ] {
+            let text = error(&location(engine, dir, url), Purpose::Write);
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_other_files_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let location = location(EngineKind::Embedded, Some(dir.path().to_owned()), None);
+        let text = error(&location, Purpose::Read);
+        assert!(text.contains("holds no store"), "{text}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        std::fs::write(dir.path().join("diary.txt"), "dear diary").unwrap();
+        let text = error(&location, Purpose::Write);
+        assert!(text.contains("holds other files"), "{text}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        let url = "mysql://root:secret@127.0.0.1:1/x";
+        let text = error(&location(EngineKind::Mysql, None, Some(url)), Purpose::Read);
+        assert!(!text.contains("secret"), "{text}");
+    }
+}
