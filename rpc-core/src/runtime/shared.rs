@@ -28,8 +28,6 @@ pub(crate) struct Shared {
     free_seats: SpinLock<Vec<&'static Seat>>,
     /// The workers that sleep or are about to (W-2).
     idle: Idle,
-    /// A worker was woken to look for closures and has not looked yet; no need to wake another.
-    searching: AtomicBool,
     /// When everything must have ended, in ns; 0 = the runtime goes on.
     end_by: AtomicU64,
     /// Whether to say on stderr what was left when the runtime ended.
@@ -56,7 +54,6 @@ impl Shared {
             seats: SpinLock::default(),
             free_seats: SpinLock::default(),
             idle: Idle::new(),
-            searching: AtomicBool::new(false),
             end_by: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
             refused: AtomicBool::new(false),
@@ -107,26 +104,14 @@ impl Shared {
 
     /// Wakes a sleeping worker to look for closures, unless one is on its way already.
     pub(super) fn wake_one(&self) {
-        if self.idle.any().is_none() || self.searching.load(Ordering::SeqCst) {
-            return;
+        if let Some(index) = self.idle.claim_any() {
+            self.workers()[index].wake();
         }
-        // Set before a worker is claimed: it looks after that, and ends the search by looking.
-        if self.searching.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        while let Some(index) = self.idle.any() {
-            if self.claim_idle(index) {
-                return self.workers()[index].wake();
-            }
-        }
-        self.searching.store(false, Ordering::SeqCst);
     }
 
-    /// A worker has looked for closures. True if one was expected to: what came since its look may have
-    /// woken nobody, and is the caller's to look for.
-    pub(super) fn searching_done(&self) -> bool {
-        // Against `wake_one`: either that sees the search end, or the caller sees what was left.
-        self.searching.load(Ordering::Relaxed) && self.searching.swap(false, Ordering::SeqCst)
+    /// As [`Idle::searched`].
+    pub(super) fn searched(&self) -> bool {
+        self.idle.searched()
     }
 
     pub(super) fn set_idle(&self, index: usize) {

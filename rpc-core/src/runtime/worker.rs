@@ -351,7 +351,7 @@ impl Worker {
             }
             stolen
         };
-        let expected = self.shared.searching_done();
+        let expected = self.shared.searched();
         // What came since wakes the next: this worker may be busy with what it got.
         let more = || queues.fresh_len() > 1 || (expected && self.shared.has_fresh_for(self.index));
         if got && more() {

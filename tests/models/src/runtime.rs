@@ -118,7 +118,6 @@ impl Worker {
     fn unpark(&self) {
         if self.state.notify() {
             *self.inbox.lock() += 1;
-            assert_ne!(self.idle.any(), Some(1), "one worker, bit 0");
             if self.idle.claim(0) {
                 self.bell.notify();
             }
@@ -179,5 +178,78 @@ fn a_token_left_while_running_ends_the_next_park() {
         // At most one token is left over; taking it leaves none.
         worker.state.take();
         assert!(!worker.state.take());
+    });
+}
+
+/// Closures without a worker, and workers that look for them; each closure is but counted.
+struct Pool {
+    closures: SpinLock<u32>,
+    idle: Idle,
+    bells: [Notify; 2],
+}
+
+impl Pool {
+    fn new() -> Self {
+        Self {
+            closures: SpinLock::new(0),
+            idle: Idle::new(),
+            bells: [Notify::new(), Notify::new()],
+        }
+    }
+
+    /// `Shared::inject`.
+    fn spawn(&self) {
+        *self.closures.lock() += 1;
+        self.wake_one();
+    }
+
+    /// `Shared::wake_one`.
+    fn wake_one(&self) {
+        if let Some(index) = self.idle.claim_any() {
+            self.bells[index].notify();
+        }
+    }
+
+    /// The turns of worker `index` until it has one closure, which keeps it for good.
+    fn take_one(&self, index: usize) {
+        while !self.find_work() {
+            self.idle.set(index);
+            let left = *self.closures.lock() > 0;
+            if !left {
+                self.bells[index].wait();
+            }
+            self.idle.clear(index);
+        }
+    }
+
+    /// `Worker::find_work`.
+    fn find_work(&self) -> bool {
+        let found = {
+            let mut closures = self.closures.lock();
+            let found = *closures > 0;
+            *closures -= u32::from(found);
+            found
+        };
+        let expected = self.idle.searched();
+        if found && expected && *self.closures.lock() > 0 {
+            self.wake_one();
+        }
+        found
+    }
+}
+
+#[test]
+fn each_closure_finds_a_worker_though_the_first_keeps_its_own() {
+    check(|| {
+        let pool = Arc::new(Pool::new());
+        let workers = [0, 1].map(|index| {
+            let pool = pool.clone();
+            thread::spawn(move || pool.take_one(index))
+        });
+        pool.spawn();
+        pool.spawn();
+        workers
+            .into_iter()
+            .for_each(|worker| worker.join().unwrap());
     });
 }
