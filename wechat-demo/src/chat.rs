@@ -26,7 +26,7 @@ use wechat_demo::proto::terminal::contact::State;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::store::durable::Depot;
 use wechat_demo::terminal::{
-    Config, Observer, Terminal, TerminalError, login, new_client_id, register,
+    Beats, Config, Observer, Terminal, TerminalError, login, new_client_id, register,
 };
 
 use crate::up::{DEFAULT_PORT, DEMO_PASSWORD};
@@ -66,9 +66,18 @@ pub(crate) struct Flags {
     /// Lines of history to show
     #[arg(long, value_name = "N", default_value_t = 20)]
     history: usize,
-    /// Seconds of silence between heartbeats
-    #[arg(long, value_name = "S", default_value_t = 210)]
-    heartbeat: u64,
+    /// Seconds of silence between heartbeats, always [default: learned, 210 to 580]
+    #[arg(long, value_name = "S")]
+    heartbeat: Option<u64>,
+    /// Divides the times of the learned heartbeat
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    time_scale: u32,
+    /// Nobody looks: heartbeats become as rare as the network allows
+    #[arg(long)]
+    background: bool,
+    /// Keep a phone's radio channel during a burst: small packets in its pauses
+    #[arg(long)]
+    keep_signal: bool,
 }
 
 /// Runs until the input ends or says `/quit`.
@@ -155,8 +164,15 @@ fn start(
     ears: &Arc<Ears>,
 ) -> anyhow::Result<Terminal> {
     let mut config = Config::new(&flags.addr, login.token.clone());
-    config.heartbeat = Duration::from_secs(flags.heartbeat.max(1));
+    config.heartbeat = match flags.heartbeat {
+        Some(seconds) => Beats::Fixed(Duration::from_secs(seconds.max(1))),
+        None => Beats::Adaptive {
+            scale: flags.time_scale,
+        },
+    };
+    config.keep_signal = flags.keep_signal;
     let store = Arc::new(depot.account(login.user_id)?);
+    config.active = !flags.background;
     Ok(Terminal::start(config, store, ears.clone()))
 }
 

@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use wechat_demo::{access, coordinator, logic, storage};
 
-use crate::{chat, replay, transfer, up};
+use crate::{bench, chat, replay, simulate, transfer, up};
 
 /// Exit status for a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -34,6 +34,10 @@ pub(crate) enum Command {
     Export(transfer::Export),
     /// Make a store of a file that `export` wrote, with the same engine or another
     Import(transfer::Import),
+    /// Measure
+    Bench(bench::Flags),
+    /// What the terminal's rules come to, on virtual time
+    Simulate(simulate::Flags),
     /// The access role: long links from terminals
     Access(access::Options),
     /// The logic role: the business

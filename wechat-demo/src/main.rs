@@ -1,8 +1,11 @@
 //! The `wechat-demo` command: one binary, a role per subcommand.
 
+mod bench;
 mod chat;
 mod cli;
 mod replay;
+mod simulate;
+mod svg;
 mod transfer;
 mod up;
 
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         Command::Replay(flags) => replay::run(flags),
         Command::Export(flags) => transfer::export(&flags),
         Command::Import(flags) => transfer::import(&flags),
+        Command::Bench(flags) => bench::run(flags),
+        Command::Simulate(flags) => simulate::run(&flags),
         Command::Access(options) => access::run(options).map(|()| ExitCode::SUCCESS),
         Command::Logic(options) => logic::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Coordinator(options) => {

@@ -19,7 +19,7 @@ use wechat_demo::proto::terminal::contact::State;
 use wechat_demo::terminal::store::LocalStore;
 use wechat_demo::terminal::store::durable::Depot;
 use wechat_demo::terminal::store::memory::Memory;
-use wechat_demo::terminal::{Config, Observer, Terminal, TerminalError};
+use wechat_demo::terminal::{Beats, Config, Observer, Terminal, TerminalError};
 
 use super::accounts::Person;
 use super::kill::{Kills, kill_and_restart};
@@ -130,7 +130,7 @@ impl Stage {
                 None => Arc::new(Memory::new(person.user_id)),
             };
             let mut config = Config::new(address, person.token.clone());
-            config.heartbeat = HEARTBEAT;
+            config.heartbeat = Beats::Fixed(HEARTBEAT);
             let seat = Seat {
                 stage: Arc::downgrade(&stage),
                 person: index,

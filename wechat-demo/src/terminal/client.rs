@@ -13,10 +13,11 @@ use rpc_core::base::time::Instant;
 
 use super::connection::Connection;
 use super::error::{TerminalError, code};
-use super::heartbeat;
+use super::heartbeat::{Beats, Rhythm};
 use super::ladder::Ladder;
 use super::link::{Link, Push, Reader};
 use super::outbox::{Full, Outbox};
+use super::race::History;
 use super::store::{LocalStore, StoreError};
 use super::sync::{Step, Sync};
 use crate::proto::terminal as pb;
@@ -30,12 +31,16 @@ const RESEND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// What a terminal needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// HOST:PORT of an access process's long link.
+    /// HOST:PORT of an access process's long link, or several with commas between.
     pub address: String,
     /// From the login.
     pub token: Bytes,
-    /// Silence after which a heartbeat is sent.
-    pub heartbeat: Duration,
+    /// When heartbeats are sent.
+    pub heartbeat: Beats,
+    /// Somebody uses the terminal; see [`Terminal::set_active`].
+    pub active: bool,
+    /// Fills the pauses of a burst of sending, so that a radio keeps its channel: 20 bytes every 5 s, for 20 s.
+    pub keep_signal: bool,
 }
 
 impl Config {
@@ -45,7 +50,9 @@ impl Config {
         Self {
             address: address.to_owned(),
             token,
-            heartbeat: heartbeat::FLOOR,
+            heartbeat: Beats::Adaptive { scale: 1 },
+            active: true,
+            keep_signal: false,
         }
     }
 }
@@ -72,6 +79,8 @@ pub struct Terminal {
 
 struct Inner {
     config: Config,
+    rhythm: Arc<Rhythm>,
+    history: Mutex<History>,
     store: Arc<dyn LocalStore>,
     observer: Arc<dyn Observer>,
     events: SyncSender<Event>,
@@ -111,8 +120,12 @@ impl Terminal {
             running: 2,
             ..Shared::default()
         };
+        let rhythm = Rhythm::new(config.heartbeat, config.active, Instant::now());
+        let rhythm = Arc::new(rhythm);
         let inner = Arc::new(Inner {
             config,
+            rhythm,
+            history: Mutex::default(),
             store,
             observer,
             events,
@@ -206,6 +219,12 @@ impl Terminal {
         &*self.inner.store
     }
 
+    /// Somebody begins or ceases to use the terminal: only while nobody does, heartbeats become rarer than every
+    /// 210 s, as far as the network allows.
+    pub fn set_active(&self, active: bool) {
+        self.inner.rhythm.set_active(active);
+    }
+
     /// Why the terminal ended by itself; `None` while it runs.
     #[must_use]
     pub fn failed(&self) -> Option<TerminalError> {
@@ -251,13 +270,14 @@ impl Inner {
     }
 
     fn connect(&self) -> Result<(Arc<Link>, Reader, u64), TerminalError> {
-        let mut connection = Connection::open(&self.config.address)?;
+        let mut connection = Connection::race(&self.config.address, &self.history)?;
         let request = pb::AuthRequest {
             token: self.config.token.clone(),
-            active: true,
+            active: self.rhythm.is_active(),
         };
         let reply: pb::AuthReply = connection.call(pb::Command::Auth, &request)?;
-        let (link, reader) = Link::new(connection, self.config.heartbeat);
+        let rhythm = Arc::clone(&self.rhythm);
+        let (link, reader) = Link::new(connection, rhythm, self.config.keep_signal);
         Ok((Arc::new(link), reader, reply.newest))
     }
 

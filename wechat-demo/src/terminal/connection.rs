@@ -7,7 +7,9 @@
 //! of it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +17,11 @@ use prost::Message;
 use rpc_core::base::time::Instant;
 
 use super::error::TerminalError;
+use super::race::{self, ADDRESSES, History, Race, Step};
 use crate::longlink::{Decoder, Frame};
 use crate::proto::terminal as pb;
+use crate::task::spawn;
 
-/// Mars' time for one attempt to connect.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Time for the answer to a request; longer than what access gives the backend.
 pub const ANSWER: Duration = Duration::from_secs(20);
 /// Time for the kernel to take a packet.
@@ -37,36 +39,44 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the first address of `address` that answers.
+    /// Connects to whichever address of `address` (HOST:PORT, or several with commas between) answers first.
     ///
     /// # Errors
     /// [`TerminalError::Unreachable`] with the last address's fault.
     pub fn open(address: &str) -> Result<Self, TerminalError> {
+        Self::race(address, &Mutex::default())
+    }
+
+    /// As [`Connection::open`], leaving out what failed too often and noting what fails now.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn race(address: &str, history: &Mutex<History>) -> Result<Self, TerminalError> {
         let unreachable = |why: String| TerminalError::Unreachable {
             address: address.to_owned(),
             why,
         };
-        let resolved = address
-            .to_socket_addrs()
-            .map_err(|error| unreachable(error.to_string()))?;
+        let mut resolved = Vec::new();
         let mut why = "the name has no address".to_owned();
-        for candidate in resolved {
-            match TcpStream::connect_timeout(&candidate, CONNECT) {
-                Ok(stream) => {
-                    let set = stream
-                        .set_nodelay(true)
-                        .and_then(|()| stream.set_write_timeout(Some(WRITE)));
-                    set.map_err(|error| unreachable(error.to_string()))?;
-                    return Ok(Self {
-                        stream,
-                        decoder: Decoder::default(),
-                        next_seq: 1,
-                    });
-                }
+        for one in address.split(',') {
+            match one.to_socket_addrs() {
+                Ok(addresses) => resolved.extend(addresses),
                 Err(error) => why = error.to_string(),
             }
         }
-        Err(unreachable(why))
+        if resolved.is_empty() {
+            return Err(unreachable(why));
+        }
+        let stream = first_of(&resolved, history).map_err(unreachable)?;
+        let set = stream
+            .set_nodelay(true)
+            .and_then(|()| stream.set_write_timeout(Some(WRITE)));
+        set.map_err(|error| unreachable(error.to_string()))?;
+        Ok(Self {
+            stream,
+            decoder: Decoder::default(),
+            next_seq: 1,
+        })
     }
 
     /// Sends a command and waits for its reply.
@@ -112,6 +122,46 @@ impl Connection {
                 Err(error) if is_pause(&error) => {}
                 Err(error) => return Err(lost(&error)),
             }
+        }
+    }
+}
+
+/// Runs the race over `addresses`; the last failure if nobody wins.
+fn first_of(addresses: &[SocketAddr], history: &Mutex<History>) -> Result<TcpStream, String> {
+    let history = || history.lock().unwrap_or_else(PoisonError::into_inner);
+    let order = history().order(addresses, Instant::now());
+    let mut race = Race::new(&order, Instant::now());
+    let mut why = format!("no answer within {:?}", race::ATTEMPT);
+    let (ended, results) = sync_channel(ADDRESSES);
+    loop {
+        let now = Instant::now();
+        match race.step(now) {
+            Step::Over => return Err(why),
+            Step::Start(address) => {
+                let ended = ended.clone();
+                let attempt = move || {
+                    let result = TcpStream::connect_timeout(&address, race::ATTEMPT);
+                    // Nobody listens once another has won.
+                    let _ = ended.try_send((address, result));
+                };
+                if order.len() == 1 {
+                    attempt();
+                } else {
+                    spawn("terminal-connect", attempt);
+                }
+            }
+            Step::Wait(until) => match results.recv_timeout(until.saturating_since(now)) {
+                Ok((address, Ok(stream))) => {
+                    history().note(address, true, now);
+                    return Ok(stream);
+                }
+                Ok((address, Err(error))) => {
+                    why = error.to_string();
+                    race.failed(address);
+                    history().note(address, false, now);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            },
         }
     }
 }

@@ -10,16 +10,17 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use rpc_core::base::time::Instant;
 
+use super::adaptive::Outcome;
 use super::connection::{ANSWER, Connection, READ, is_pause, lost, open_reply};
 use super::error::TerminalError;
-use super::heartbeat::{Due, Heartbeat};
+use super::heartbeat::{Due, Heartbeat, Rhythm};
 use crate::longlink::{Decoder, Frame, SEQ_NOOP, SEQ_PUSH, SEQ_RESERVED};
 use crate::proto::terminal as pb;
 
@@ -31,6 +32,7 @@ const MAX_WAITING: usize = 256;
 pub(super) struct Link {
     stream: TcpStream,
     heart: Mutex<Heartbeat>,
+    rhythm: Arc<Rhythm>,
     waiting: Mutex<Waiting>,
 }
 
@@ -61,7 +63,11 @@ pub(super) struct Reader {
 
 impl Link {
     /// Takes over a connection whose AUTH succeeded.
-    pub(super) fn new(connection: Connection, heartbeat: Duration) -> (Self, Reader) {
+    pub(super) fn new(
+        connection: Connection,
+        rhythm: Arc<Rhythm>,
+        keep_signal: bool,
+    ) -> (Self, Reader) {
         let Connection {
             stream,
             decoder,
@@ -72,9 +78,11 @@ impl Link {
             calls: HashMap::new(),
             ended: None,
         };
+        let heart = Heartbeat::new(rhythm.linked(), Instant::now());
         let link = Self {
             stream,
-            heart: Mutex::new(Heartbeat::new(heartbeat, Instant::now())),
+            heart: Mutex::new(heart.keeping_signal(keep_signal)),
+            rhythm,
             waiting: Mutex::new(waiting),
         };
         (
@@ -168,9 +176,13 @@ impl Link {
         }
         let now = Instant::now();
         if frame.seq == SEQ_NOOP {
-            heart.beat_sent(now)
+            heart.beat_sent(now);
+            self.rhythm.sent();
         } else {
-            heart.sent(now)
+            heart.sent(now);
+        }
+        if frame.cmd == pb::Command::Send as u32 {
+            heart.interacted(now);
         }
         Ok(())
     }
@@ -192,6 +204,8 @@ impl Reader {
     pub(super) fn next_push(&mut self, link: &Link) -> Result<Push, TerminalError> {
         let result = self.read_on(link);
         if let Err(error) = &result {
+            // Says something only if a beat was under way, and is not known to have timed out.
+            link.rhythm.ended(Outcome::LinkLost, Instant::now());
             link.end(&error.to_string());
         }
         result
@@ -209,23 +223,27 @@ impl Reader {
             let due = link.heart().due(now);
             match due {
                 Due::Dead => {
+                    link.rhythm.ended(Outcome::TimedOut, now);
                     return Err(TerminalError::Lost(
                         "a heartbeat was not answered".to_owned(),
                     ));
                 }
                 Due::Beat => {
-                    link.write(&Frame {
-                        cmd: pb::Command::Noop as u32,
-                        seq: SEQ_NOOP,
-                        body: Bytes::new(),
-                    })?;
+                    link.write(&empty(pb::Command::Noop, SEQ_NOOP))?;
+                    continue;
+                }
+                Due::Signal => {
+                    link.write(&empty(pb::Command::SignalKeep, SEQ_PUSH))?;
                     continue;
                 }
                 Due::At(until) => self.set_timeout(link, until.saturating_since(now))?,
             }
             match (&link.stream).read(&mut bytes) {
                 Ok(0) => return Err(TerminalError::Lost("the other end closed it".to_owned())),
-                Ok(length) => self.decoder.feed(&bytes[..length]),
+                Ok(length) => {
+                    link.heart().moved(Instant::now());
+                    self.decoder.feed(&bytes[..length]);
+                }
                 Err(error) if is_pause(&error) => {}
                 Err(error) => return Err(lost(&error)),
             }
@@ -246,11 +264,24 @@ impl Reader {
     }
 }
 
+/// A packet without a body.
+fn empty(command: pb::Command, seq: u32) -> Frame {
+    Frame {
+        cmd: command as u32,
+        seq,
+        body: Bytes::new(),
+    }
+}
+
 /// Hands a reply to its caller; gives back what is a push. Commands of a later version are passed over.
 fn take_frame(link: &Link, frame: Frame) -> Result<Option<Push>, TerminalError> {
     let nonsense = |error: prost::DecodeError| TerminalError::Nonsense(error.to_string());
     if frame.seq == SEQ_NOOP {
-        link.heart().answered();
+        let next = link.rhythm.ended(Outcome::Answered, Instant::now());
+        let mut heart = link.heart();
+        heart.answered();
+        heart.set_interval(next);
+        drop(heart);
         return Ok(Some(Push::Beat(
             pb::Beat::decode(frame.body).map_err(nonsense)?,
         )));

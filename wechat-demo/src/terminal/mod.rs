@@ -8,7 +8,8 @@
 //! Terminal ──┤                     └── replies ─▶ whoever asked        │  asks on the link
 //!            └ a sender per busy conversation ◀── Outbox               └──▶ Observer
 //! ```
-//! Decisions are in pure parts ([`sync`], [`heartbeat`], [`ladder`], [`outbox`]) that are told the time;
+//! Decisions are in pure parts ([`sync`], [`heartbeat`], [`adaptive`], [`signalling`], [`race`], [`ladder`],
+//! [`outbox`]) that are told the time;
 //! the coroutines around them are plain blocking code.
 //!
 //! Invariants
@@ -18,6 +19,7 @@
 //!
 //! Read first: [`sync`], then `client.rs`.
 
+pub mod adaptive;
 mod client;
 mod connection;
 pub mod error;
@@ -25,9 +27,12 @@ pub mod heartbeat;
 pub mod ladder;
 mod link;
 pub mod outbox;
+pub mod race;
+pub mod signalling;
 pub mod store;
 pub mod sync;
 
 pub use client::{Config, Observer, Terminal, new_client_id};
 pub use connection::{Connection, login, register};
 pub use error::TerminalError;
+pub use heartbeat::Beats;

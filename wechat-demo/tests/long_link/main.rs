@@ -21,7 +21,9 @@ use wechat_demo::proto::access::Target;
 use wechat_demo::proto::logic::{Caller, Link, NewestKey};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::store::memory::Memory;
-use wechat_demo::terminal::{Config, Connection, Observer, Terminal, TerminalError, new_client_id};
+use wechat_demo::terminal::{
+    Beats, Config, Connection, Observer, Terminal, TerminalError, new_client_id,
+};
 
 /// A user's token is the user id in decimal; timelines hold messages alone.
 #[derive(Default)]
@@ -142,6 +144,14 @@ impl Fake {
             .sent
             .insert(outgoing.client_id.clone(), sent.clone());
         sent
+    }
+
+    /// Gives the newest item of a user this number, as if many had come before it.
+    fn lift(&self, user: u64, number: u64) -> u64 {
+        let mut users = self.users.lock().unwrap();
+        let newest = users.get_mut(&user).and_then(|t| t.items.last_mut());
+        newest.unwrap().number = number;
+        number
     }
 
     fn sync(&self, user: u64, request: pb::SyncRequest) -> pb::SyncReply {
@@ -303,7 +313,7 @@ impl Drop for Rig {
 impl Rig {
     fn terminal(&self, user: u64) -> (Terminal, Arc<Journal>) {
         let mut config = Config::new(&self.address.to_string(), user.to_string().into());
-        config.heartbeat = Duration::from_millis(200);
+        config.heartbeat = Beats::Fixed(Duration::from_millis(200));
         let journal = Arc::new(Journal::default());
         (
             Terminal::start(config, Arc::new(Memory::new(user)), journal.clone()),
@@ -711,7 +721,7 @@ fn beats_that_come_together_share_a_call_and_each_gets_its_own_users_key() {
 fn links_of_a_home_that_forgot_them_are_registered_again() {
     let rig = rig(Limits::default());
     let mut config = Config::new(&rig.address.to_string(), "5".into());
-    config.heartbeat = Duration::from_secs(3_600);
+    config.heartbeat = Beats::Fixed(Duration::from_secs(3_600));
     let journal = Arc::new(Journal::default());
     let terminal = Terminal::start(config, Arc::new(Memory::new(5)), journal.clone());
     journal.wait("the link", |told| told.links == 1);

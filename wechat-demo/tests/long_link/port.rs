@@ -182,6 +182,38 @@ fn a_link_over_tls_on_the_same_port_is_a_link() {
     drop(authenticated(&rig, 6));
 }
 
+/// Payload of TCP alone, header of the packet included, with ids and keys as long as they get.
+#[rpc_core::test]
+fn asking_what_is_new_when_nothing_is_costs_64_bytes_each_way_at_most() {
+    let rig = rig(Limits::default());
+    let user = u64::MAX;
+    let mut link = authenticated(&rig, user);
+    let message = pb::Message::default();
+    rig.fake.commit(user, &message, 1);
+    let key = rig.fake.lift(user, u64::MAX >> 1);
+    let sync = pb::SyncRequest { key, limit: 0 };
+    let sync = Frame::of(4, 3, &sync).unwrap().to_bytes();
+    link.write_all(&sync).unwrap();
+    let mut decoder = Decoder::default();
+    let answer = std::iter::from_fn(|| Some(read_frame(&mut link, &mut decoder)))
+        .find(|frame| frame.seq == 3)
+        .unwrap()
+        .to_bytes();
+    assert!(
+        sync.len() <= 64 && answer.len() <= 64,
+        "{} and {}",
+        sync.len(),
+        answer.len()
+    );
+    link.write_all(&noop()).unwrap();
+    let beat = read_frame(&mut link, &mut decoder).to_bytes();
+    assert!(
+        noop().len() <= 64 && beat.len() <= 64,
+        "a beat asks the same: {}",
+        beat.len()
+    );
+}
+
 fn noop() -> Bytes {
     Frame {
         cmd: 6,
