@@ -14,7 +14,7 @@
 //!
 //! Invariants
 //! - H-1  No interval is below the floor or above the cap.
-//! - H-2  Whatever failed, a link that is answered climbs again: at the latest after [`REPROBE`].
+//! - H-2  Whatever failed, a link that is answered climbs again: at the latest after a week.
 //! - H-3  While the terminal is in use the interval is the floor: an answer matters more than the battery.
 
 use std::time::Duration;
