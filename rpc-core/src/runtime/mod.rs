@@ -57,10 +57,6 @@ mod state;
 mod task;
 mod timer;
 mod watchdog;
-#[cfg_attr(
-    not(any(feature = "hooks", test)),
-    expect(dead_code, reason = "only hooks wait for what epoll refuses")
-)]
 mod watcher;
 pub(crate) mod worker;
 
