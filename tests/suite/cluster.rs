@@ -31,7 +31,7 @@ impl Up {
         .unwrap();
         let line = program.line_with("terminals connect to ").unwrap();
         let address = line.rsplit(' ').next().unwrap().to_owned();
-        let pages = (0..4).map(|_| {
+        let pages = (0..6).map(|_| {
             let line = program.line_with("/status").unwrap();
             let (role, url) = line.trim().split_once(' ').unwrap();
             let page = url.trim().strip_prefix("http://").unwrap();
@@ -179,7 +179,7 @@ fn a_cluster_ends_whole_when_it_is_asked_to_and_when_its_launcher_is_killed() {
     for killed in [false, true] {
         let up = Up::start();
         let (children, address) = (up.children(), up.address.clone());
-        assert_eq!(children.len(), 4);
+        assert_eq!(children.len(), 6);
         if killed {
             up.program.kill().unwrap();
         } else {
@@ -234,9 +234,9 @@ fn what_cannot_be_done_is_said_in_one_line() {
             &*port,
         ),
         (
-            "storage --role third --listen x --peer y --dir z".to_owned(),
+            "storage --min-copies 3 --listen x --coordinator y --dir z".to_owned(),
             2,
-            "third",
+            "min-copies",
         ),
     ] {
         let arguments: Vec<&str> = command.split_whitespace().collect();

@@ -22,9 +22,9 @@ fn a_replayed_log_is_delivered_whole_once_and_in_order() {
 }
 
 #[test]
-fn killing_the_primary_and_then_the_backup_loses_nothing() {
+fn killing_primaries_every_storage_process_and_the_coordinator_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let kills = "storage-primary@30%,storage-backup@60%";
+    let kills = "storage-primary@10%,storage-1@25%,storage-2@40%,storage-3@55%,coordinator@70%,storage-primary@85%";
     let figures = replay(&log(dir.path()), &["--kill", kills]);
     assert_faultless(&figures);
 }

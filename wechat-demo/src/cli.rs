@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Logic(logic::role::Options),
     /// The coordinator role: who is primary, who is there
     Coordinator(coordinator::role::Options),
-    /// The storage role: primary or backup
+    /// The storage role: a copy of the store, or ready to become one
     Storage(storage::role::Options),
 }
 

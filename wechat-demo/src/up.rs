@@ -22,7 +22,7 @@ use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
-/// Port of the long links unless another is asked for; four more follow it.
+/// Port of the long links unless another is asked for; six more follow it.
 pub(crate) const DEFAULT_PORT: u16 = 7100;
 /// Password of the two ready accounts, and what `chat` uses unless it is given another.
 pub(crate) const DEMO_PASSWORD: &str = "wechat-demo";
@@ -41,7 +41,7 @@ pub(crate) struct Flags {
     /// Directory for everything the cluster keeps; made if it is missing, continued if it is there
     #[arg(long, value_name = "DIR", default_value = "wechat-data")]
     dir: PathBuf,
-    /// Port of the long links; pages and RPC take the four after it. 0 = any free ports
+    /// Port of the long links; pages and RPC take the six after it. 0 = any free ports
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     port: u16,
 }

@@ -1,4 +1,5 @@
-//! Storage (both copies) and logic over real RPC on loopback, in one process: the business from outside.
+//! Coordinator, storage (both copies) and logic over real RPC on loopback, in one process: the business from
+//! outside.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,16 +7,16 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use rpc_core::{Channel, Code, ServerHandle, Status, time::sleep};
 use wechat_demo::{
-    logic,
+    coordinator, logic,
     proto::{
         logic::{self as lp, LogicClient},
         storage::{self as pb, StorageClient},
         terminal::{self, Kind, contact::State},
     },
-    storage::role::{self, RoleFlag},
+    storage::role,
 };
 
-/// One home: a primary, a backup, a logic process.
+/// One home: a coordinator, two storage processes, a logic process.
 struct Home {
     logic: LogicClient,
     storage: StorageClient,
@@ -24,12 +25,13 @@ struct Home {
     _dir: tempfile::TempDir,
 }
 
-fn storage(dir: &Path, role: RoleFlag, peer: &str) -> (SocketAddr, ServerHandle) {
+fn storage(dir: &Path, coordinator: SocketAddr) -> (SocketAddr, ServerHandle) {
     let ready = role::start(&role::Options {
         listen: "127.0.0.1:0".to_owned(),
         data_dir: dir.to_owned(),
-        role,
-        peer: peer.to_owned(),
+        coordinator: coordinator.to_string(),
+        store: "main".to_owned(),
+        min_copies: 2,
         shards: None,
         workers: None,
     })
@@ -49,48 +51,49 @@ fn channel(addr: SocketAddr) -> Channel {
 impl Home {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (backup, backup_handle) =
-            storage(&dir.path().join("backup"), RoleFlag::Backup, "127.0.0.1:1");
-        let (primary, primary_handle) = storage(
-            &dir.path().join("primary"),
-            RoleFlag::Primary,
-            &backup.to_string(),
-        );
+        let agreeing = coordinator::role::start(&coordinator::role::Options {
+            listen: "127.0.0.1:0".to_owned(),
+            data_dir: dir.path().join("coordinator"),
+        })
+        .unwrap();
+        let (coordinator, coordinator_handle) = (agreeing.local_addr(), agreeing.handle());
+        rpc_core::spawn(move || agreeing.serve().unwrap());
+        let (one, one_handle) = storage(&dir.path().join("one"), coordinator);
+        let (other, other_handle) = storage(&dir.path().join("other"), coordinator);
         let logic = logic::role::start(&logic::role::Options {
             listen: "127.0.0.1:0".to_owned(),
-            // The backup comes first, so that logic has to find the primary.
-            storage: vec![backup.to_string(), primary.to_string()],
+            storage: vec![one.to_string(), other.to_string()],
             argon2_memory_kib: 64,
             workers: None,
         })
         .unwrap();
         let (logic_addr, logic_handle) = (logic.local_addr(), logic.handle());
         rpc_core::spawn(move || logic.serve().unwrap());
-        let home = Self {
-            logic: LogicClient::new(channel(logic_addr)),
-            storage: StorageClient::new(channel(primary)),
-            backup: StorageClient::new(channel(backup)),
-            handles: vec![logic_handle, primary_handle, backup_handle],
-            _dir: dir,
-        };
-        home.until("the primary serves", || {
-            home.storage
-                .describe(pb::DescribeRequest {})
-                .unwrap()
-                .serving
+        let clients = [one, other].map(|addr| StorageClient::new(channel(addr)));
+        let serving = until("a primary serves with two copies", || {
+            let describe = |client: &StorageClient| client.describe(pb::DescribeRequest {});
+            clients.iter().position(|client| {
+                describe(client).is_ok_and(|reply| reply.serving && reply.copies == 2)
+            })
         });
-        home
+        let [one, other] = clients;
+        let (storage, backup) = if serving == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        Self {
+            logic: LogicClient::new(channel(logic_addr)),
+            storage,
+            backup,
+            handles: vec![logic_handle, one_handle, other_handle, coordinator_handle],
+            _dir: dir,
+        }
     }
 
     /// Polls a condition that comes true by itself.
     fn until(&self, what: &str, done: impl Fn() -> bool) {
-        for _ in 0..1000 {
-            if done() {
-                return;
-            }
-            sleep(Duration::from_millis(10));
-        }
-        panic!("not within 10 s: {what}");
+        until(what, || done().then_some(()));
     }
 
     fn register(&self, name: &str, password: &str) -> Result<u64, Status> {
@@ -187,6 +190,17 @@ impl Home {
     fn stop(self) {
         self.handles.iter().for_each(ServerHandle::drain);
     }
+}
+
+/// Polls for something that comes by itself.
+fn until<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    for _ in 0..2000 {
+        if let Some(found) = look() {
+            return found;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    panic!("not within 20 s: {what}");
 }
 
 fn caller(user_id: u64) -> Option<lp::Caller> {
@@ -331,10 +345,7 @@ fn registering_a_link_answers_with_the_newest_key() {
 fn a_backup_says_who_it_is_and_sends_callers_to_the_primary() {
     let home = Home::start();
     let reply = home.backup.describe(pb::DescribeRequest {}).unwrap();
-    assert_eq!(
-        (reply.role(), reply.shards, reply.epoch),
-        (pb::Role::Backup, 8, 1)
-    );
+    assert_eq!((reply.role(), reply.serving), (pb::Role::Backup, false));
     let status = home
         .backup
         .find_name(pb::FindNameRequest {

@@ -10,10 +10,14 @@ use rpc_core::base::rng::Rng;
 /// A process of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// The copy that takes writes.
-    StoragePrimary,
-    /// The copy that every write waits for.
-    StorageBackup,
+    /// Who is primary, who is there.
+    Coordinator,
+    /// A copy of the store, or a spare: which of the three is primary the views say.
+    Storage1,
+    /// As the first.
+    Storage2,
+    /// As the first.
+    Storage3,
     /// The business.
     Logic,
     /// Long links.
@@ -22,19 +26,25 @@ pub enum Role {
 
 impl Role {
     /// In the order in which they are started: each finds those it calls already there.
-    pub const ALL: [Self; 4] = [
-        Self::StorageBackup,
-        Self::StoragePrimary,
+    pub const ALL: [Self; 6] = [
+        Self::Coordinator,
+        Self::Storage1,
+        Self::Storage2,
+        Self::Storage3,
         Self::Logic,
         Self::Access,
     ];
+    /// The storage processes.
+    pub const STORAGE: [Self; 3] = [Self::Storage1, Self::Storage2, Self::Storage3];
 
     /// The name in flags, logs and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::StoragePrimary => "storage-primary",
-            Self::StorageBackup => "storage-backup",
+            Self::Coordinator => "coordinator",
+            Self::Storage1 => "storage-1",
+            Self::Storage2 => "storage-2",
+            Self::Storage3 => "storage-3",
             Self::Logic => "logic",
             Self::Access => "access",
         }
@@ -62,10 +72,10 @@ pub struct Ports {
     pub access: u16,
     /// RPC and pages of logic.
     pub logic: u16,
-    /// RPC and pages of the primary.
-    pub primary: u16,
-    /// RPC and pages of the backup.
-    pub backup: u16,
+    /// RPC and pages of the coordinator.
+    pub coordinator: u16,
+    /// RPC and pages of the storage processes.
+    pub storage: [u16; 3],
 }
 
 /// Ports that a cluster cannot have.
@@ -74,7 +84,7 @@ pub enum PortError {
     /// Somebody listens there.
     #[error("port {0} is in use; end what listens there, or pass --port N (0 = any free ports)")]
     InUse(u16),
-    /// Too high for five in a row.
+    /// Too high for all in a row.
     #[error("port {0} leaves no room for {PORTS} in a row; pass one below {limit}", limit = u16::MAX - PORTS)]
     TooHigh(u16),
     /// The system has none to give.
@@ -83,14 +93,14 @@ pub enum PortError {
 }
 
 /// Ports of a cluster.
-const PORTS: u16 = 5;
+const PORTS: u16 = 7;
 /// Where free ports are looked for; Linux gives 32768 and above to outgoing connections.
 const FREE_PORTS: Range<u16> = 10_000..32_000;
 /// Ports tried before there is said to be none.
 const ATTEMPTS: usize = 200;
 
 impl Ports {
-    /// `first` and the four after it; 0 = whichever are free.
+    /// `first` and the six after it; 0 = whichever are free.
     ///
     /// # Errors
     /// [`PortError`]; all are tried, so that a cluster does not come up in part.
@@ -111,13 +121,13 @@ impl Ports {
             *port = listener.local_addr().map_err(PortError::None)?.port();
             held.push(listener);
         }
-        let [link, access, logic, primary, backup] = ports;
+        let [link, access, logic, coordinator, first, second, third] = ports;
         Ok(Self {
             link,
             access,
             logic,
-            primary,
-            backup,
+            coordinator,
+            storage: [first, second, third],
         })
     }
 }
@@ -169,8 +179,10 @@ impl Layout {
     #[must_use]
     pub fn rpc(&self, role: Role) -> SocketAddr {
         let port = match role {
-            Role::StoragePrimary => self.ports.primary,
-            Role::StorageBackup => self.ports.backup,
+            Role::Coordinator => self.ports.coordinator,
+            Role::Storage1 => self.ports.storage[0],
+            Role::Storage2 => self.ports.storage[1],
+            Role::Storage3 => self.ports.storage[2],
             Role::Logic => self.ports.logic,
             Role::Access => self.ports.access,
         };
@@ -189,45 +201,32 @@ impl Layout {
         let own = address(self.rpc(role).port());
         let path = |name: &str| self.dir.join(name).display().to_string();
         let flags: Vec<String> = match role {
-            Role::StoragePrimary => [
-                "storage",
-                "--role",
-                "primary",
-                "--listen",
-                &own,
-                "--peer",
-                &address(self.ports.backup),
-                "--dir",
-                &path("storage-primary"),
-            ]
-            .map(str::to_owned)
-            .into(),
-            Role::StorageBackup => [
-                "storage",
-                "--role",
-                "backup",
-                "--listen",
-                &own,
-                "--peer",
-                &address(self.ports.primary),
-                "--dir",
-                &path("storage-backup"),
-            ]
-            .map(str::to_owned)
-            .into(),
-            Role::Logic => [
-                "logic",
-                "--listen",
-                &own,
-                "--storage",
-                &format!(
-                    "{},{}",
-                    address(self.ports.primary),
-                    address(self.ports.backup)
-                ),
-            ]
-            .map(str::to_owned)
-            .into(),
+            Role::Coordinator => {
+                let dir = path("coordinator");
+                ["coordinator", "--listen", &own, "--dir", &dir]
+                    .map(str::to_owned)
+                    .into()
+            }
+            Role::Storage1 | Role::Storage2 | Role::Storage3 => {
+                let (dir, coordinator) = (path(role.name()), address(self.ports.coordinator));
+                [
+                    "storage",
+                    "--listen",
+                    &own,
+                    "--coordinator",
+                    &coordinator,
+                    "--dir",
+                    &dir,
+                ]
+                .map(str::to_owned)
+                .into()
+            }
+            Role::Logic => {
+                let storage = self.ports.storage.map(address).join(",");
+                ["logic", "--listen", &own, "--storage", &storage]
+                    .map(str::to_owned)
+                    .into()
+            }
             Role::Access => {
                 let link = self.link_address();
                 let logic = address(self.ports.logic);
@@ -280,10 +279,11 @@ mod tests {
             link,
             access,
             logic,
-            primary,
-            backup,
+            coordinator,
+            storage: [first, second, third],
         } = Ports::choose(0).unwrap();
-        let all = std::collections::HashSet::from([link, access, logic, primary, backup]);
+        let ports = [link, access, logic, coordinator, first, second, third];
+        let all = std::collections::HashSet::from(ports);
         assert_eq!(all.len(), PORTS as usize);
         assert!(!all.contains(&0));
     }
@@ -294,14 +294,14 @@ mod tests {
             link: 1,
             access: 2,
             logic: 3,
-            primary: 4,
-            backup: 5,
+            coordinator: 4,
+            storage: [5, 6, 7],
         };
         let mut layout = Layout::new(Path::new("d"), ports);
         layout.extra.push((Role::Logic, "--fast".to_owned()));
         let logic = layout.arguments(Role::Logic).join(" ");
         assert!(
-            logic.contains("--listen 127.0.0.1:3 --storage 127.0.0.1:4,127.0.0.1:5"),
+            logic.contains("--listen 127.0.0.1:3 --storage 127.0.0.1:5,127.0.0.1:6,127.0.0.1:7"),
             "{logic}"
         );
         assert!(logic.ends_with("--exit-with-parent --fast"), "{logic}");
@@ -311,6 +311,11 @@ mod tests {
             "{access}"
         );
         assert!(!access.contains("--fast"));
+        let storage = layout.arguments(Role::Storage2).join(" ");
+        assert!(
+            storage.contains("--listen 127.0.0.1:6 --coordinator 127.0.0.1:4"),
+            "{storage}"
+        );
         assert!(
             Role::ALL
                 .into_iter()

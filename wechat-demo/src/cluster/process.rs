@@ -11,7 +11,7 @@ use std::time::Duration;
 use rpc_core::base::time::Instant;
 
 use super::layout::{Layout, PortError, Ports, Role};
-use super::probe::is_healthy;
+use super::probe::{figures, is_healthy};
 
 /// Times that free ports are chosen before a used one is reported.
 const ATTEMPTS: usize = 3;
@@ -218,6 +218,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// The storage process that serves; `None` while nobody does.
+    #[must_use]
+    pub fn primary(&self) -> Option<Role> {
+        let serves = |role: &Role| {
+            let serving = figures(self.layout.rpc(*role)).sum("wechat_storage_serving", &[]);
+            self.children.contains_key(role) && serving == Some(1.0)
+        };
+        Role::STORAGE.into_iter().find(serves)
+    }
+
     /// The process id of a role that runs.
     #[must_use]
     pub fn pid(&self, role: Role) -> Option<u32> {
@@ -301,8 +311,8 @@ mod tests {
                 link: 1,
                 access: 1,
                 logic: 1,
-                primary: 1,
-                backup: 1,
+                coordinator: 1,
+                storage: [1; 3],
             },
         )
     }

@@ -1,30 +1,41 @@
-//! Storage over RPC: finds the primary among the addresses it was given.
+//! Storage over RPC: routes calls to the storage process that serves.
+//!
+//! Every storage process says in which epoch it knows its store and whether it serves. The one that serves
+//! in the highest epoch gets the calls. A scout asks all of them all the time, so that nobody has to wait
+//! for one that has stopped to learn that another serves.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::Context;
-use rpc_core::{Channel, Code, Response, Status};
+use rpc_core::{CallOptions, Channel, Code, Response, Status};
 
 use super::stores::Stores;
 use crate::proto::{logic as lp, storage as pb, terminal};
 
 /// Storage processes of one home.
 pub struct RemoteStores {
-    clients: Vec<pb::StorageClient>,
-    /// The one that answered last; the next call begins there.
-    current: AtomicUsize,
+    clients: Arc<[pb::StorageClient]>,
+    /// The one that serves, as far as is known; the next call begins there.
+    current: Arc<AtomicUsize>,
 }
 
 /// Longer than a primary waits for a commit, so that its own words arrive.
 const DEADLINE: Duration = Duration::from_secs(12);
+/// A process that takes longer to say who it is does not serve.
+const DESCRIBE: Duration = Duration::from_millis(300);
+/// Pause between two looks at all of them.
+const SCOUT: Duration = Duration::from_millis(200);
 
 impl RemoteStores {
     /// Begins to connect to `HOST:PORT,…`; nobody need be there yet.
     pub fn new(addresses: &[String]) -> anyhow::Result<Self> {
-        let clients = addresses
+        let clients: Arc<[_]> = addresses
             .iter()
             .map(|address| {
                 let channel = Channel::builder(address)
@@ -33,15 +44,18 @@ impl RemoteStores {
                     .with_context(|| format!("--storage {address}"))?;
                 Ok(pb::StorageClient::new(channel))
             })
-            .collect::<anyhow::Result<Vec<_>>>()?;
+            .collect::<anyhow::Result<_>>()?;
         anyhow::ensure!(
             !clients.is_empty(),
             "--storage needs at least one HOST:PORT"
         );
-        Ok(Self {
-            clients,
-            current: AtomicUsize::new(0),
-        })
+        let current = Arc::new(AtomicUsize::new(0));
+        let (asked, told) = (Arc::clone(&clients), Arc::downgrade(&current));
+        std::thread::Builder::new()
+            .name("scout".to_owned())
+            .spawn(move || scout(&asked, &told))
+            .context("a thread cannot start")?;
+        Ok(Self { clients, current })
     }
 
     /// Calls one process after the other, as long as the call certainly did not run.
@@ -63,6 +77,21 @@ impl RemoteStores {
             }
         }
         outcome.map(Response::into_inner)
+    }
+}
+
+/// Asks all processes, again and again, which of them serves; as long as somebody wants to know.
+fn scout(clients: &[pb::StorageClient], current: &Weak<AtomicUsize>) {
+    while current.strong_count() > 0 {
+        let serving = clients.iter().enumerate().filter_map(|(at, client)| {
+            let options = CallOptions::new().deadline(DESCRIBE);
+            let reply = client.describe_with(pb::DescribeRequest {}, options).ok()?;
+            reply.serving.then_some((reply.epoch, at))
+        });
+        if let (Some((_, at)), Some(current)) = (serving.max(), current.upgrade()) {
+            current.store(at, Ordering::Relaxed);
+        }
+        std::thread::sleep(SCOUT);
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Options {
     /// HOST:PORT to answer RPC, /status, /health and /metrics on
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// HOST:PORT of the storage processes, primary and backup in any order
+    /// HOST:PORT of the storage processes, in any order; the one that serves is found
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub storage: Vec<String>,
     /// Memory of one password hash; less than the default is for tests and replays only

@@ -55,7 +55,7 @@ pub(crate) struct Flags {
     #[arg(long)]
     json: bool,
     /// Kill (SIGKILL) and restart processes on the way: ROLE@PERCENT of the lines delivered, for example
-    /// storage-primary@30%,storage-backup@60%
+    /// storage-primary@30%,storage-2@60%; storage-primary is the storage process that serves then
     #[arg(long, value_name = "ROLE@P%", value_delimiter = ',')]
     kill: Vec<Kill>,
     /// Where the terminals keep their conversations

@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rpc_core::time::Instant;
@@ -19,6 +20,9 @@ use super::{
     store::{Job, Reply, Round, Store},
 };
 use crate::model::limits::{WAITING_BYTES, WAITING_REQUESTS};
+
+/// How often an idle committer looks after its copies.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// The way to a committer; cheap to clone.
 #[derive(Clone, Default)]
@@ -79,15 +83,19 @@ impl Submit {
         self.shared.wake.notify_all();
     }
 
-    /// Waits for jobs unless `busy`; false when the committer is to end.
+    /// The committer has ended: whoever waits is told, and nothing more is taken.
+    pub fn end(&self) {
+        let mut queue = self.queue();
+        queue.closed = true;
+        queue.jobs.clear();
+    }
+
+    /// Waits for jobs for a while unless `busy`; false when the committer is to end.
     fn take(&self, jobs: &mut VecDeque<Job>, busy: bool) -> bool {
         let mut queue = self.queue();
-        while queue.jobs.is_empty() && !busy && jobs.is_empty() && !queue.closed {
-            queue = self
-                .shared
-                .wake
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+        if queue.jobs.is_empty() && !busy && jobs.is_empty() && !queue.closed {
+            let waited = self.shared.wake.wait_timeout(queue, IDLE);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         if jobs.is_empty() {
             // The emptied buffer goes back: no allocation per round.
@@ -106,7 +114,7 @@ impl Submit {
     }
 }
 
-/// Runs rounds on the calling thread until the way is closed or the store fails. `moved` gets what
+/// Runs rounds on the calling thread until the way is closed, the store fails, or another is primary. `moved` gets what
 /// becomes visible, after the answers; it must not wait.
 pub fn run(
     mut store: Store,
@@ -116,6 +124,17 @@ pub fn run(
 ) -> Result<(), Fatal> {
     let mut jobs = VecDeque::new();
     while submit.take(&mut jobs, store.has_work()) {
+        if !store.tend()? {
+            // Too few copies: what waits is told by its own time-out.
+            if submit.queue().closed {
+                return Ok(());
+            }
+            std::thread::sleep(IDLE);
+            continue;
+        }
+        if jobs.is_empty() && !store.has_work() {
+            continue;
+        }
         let began = Instant::now();
         let Round {
             answers,
@@ -154,7 +173,7 @@ mod tests {
         model::{Placement, SyncKey, UserId, clock::SystemClock},
         proto::{storage as pb, terminal},
         storage::{
-            copies::{Copies, Peer, PeerError, backup::Backup},
+            copies::{Copies, Peer, PeerError, backup::Backup, fixed::Fixed},
             engine::{
                 embedded::Embedded,
                 simulated::{Disk, Fuse},
@@ -179,6 +198,9 @@ mod tests {
         fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
             Ok(self.0.lock().unwrap().append(&request).unwrap())
         }
+        fn load(&self, request: pb::LoadRequest) -> Result<pb::LoadReply, PeerError> {
+            Ok(self.0.lock().unwrap().load(&request).unwrap())
+        }
     }
 
     fn open(dir: &Path) -> Store {
@@ -191,7 +213,13 @@ mod tests {
         });
         let backup = Backup::open(Arc::new(Embedded::open(&dir.join("backup")).unwrap())).unwrap();
         let peer = Arc::new(Near(Mutex::new(backup)));
-        let copies = Copies::new(peer, identity.id.clone(), Box::new(|| Err(Fatal::Stopped)));
+        let fixed = Fixed {
+            epoch: identity.epoch + 1,
+            peer: Some(peer),
+            spare: None,
+            pause: Box::new(|| Err(Fatal::Stopped)),
+        };
+        let copies = Copies::new(Box::new(fixed), identity.same(), 2);
         Store::start(engine, Arc::new(SystemClock), identity, copies).unwrap()
     }
 
@@ -324,6 +352,9 @@ mod tests {
         fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
             self.reach(|near| near.append(request))
         }
+        fn load(&self, request: pb::LoadRequest) -> Result<pb::LoadReply, PeerError> {
+            self.reach(|near| near.load(request))
+        }
     }
 
     #[test]
@@ -337,11 +368,17 @@ mod tests {
             away: AtomicBool::new(false),
         });
         let id = Bytes::from_static(b"one store's id..");
-        let identity = Identity::of_copy(id.clone(), Placement::new(2).unwrap());
+        let identity = Identity::of_copy(id, Placement::new(2).unwrap());
         // The primary's attempts go one by one through here, so the test knows when it waits.
         let (tries, tried) = std::sync::mpsc::sync_channel(0);
         let pause = Box::new(move || tries.send(()).map_err(|_| Fatal::Stopped));
-        let copies = Copies::new(peer.clone(), id, pause);
+        let fixed = Fixed {
+            epoch: 1,
+            peer: Some(peer.clone()),
+            spare: None,
+            pause,
+        };
+        let copies = Copies::new(Box::new(fixed), identity.same(), 2);
         let engine = Arc::new(ours.open(Fuse::none()));
         let store = Store::start(engine, Arc::new(SystemClock), identity, copies).unwrap();
         let submit = Submit::new();

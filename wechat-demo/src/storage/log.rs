@@ -178,6 +178,11 @@ impl ShardLog {
         Ok((Self { shard, base, last }, damage))
     }
 
+    /// An empty log whose first entry will follow `base`, as [`ShardLog::open`] finds it then.
+    pub fn begin_after(shard: ShardId, base: Mark, out: &mut Changes) {
+        out.put(Table::Meta, &table::log_base(shard), &base.encode());
+    }
+
     /// The last entry.
     pub fn last(&self) -> Mark {
         self.last

@@ -9,10 +9,6 @@ use std::{
 /// Counters of one process. Those named `…_total` in [`Meter::render`] only grow.
 #[derive(Debug, Default)]
 pub struct Meter {
-    /// 1 once the primary has met its backup.
-    pub serving: AtomicU64,
-    /// The epoch served in.
-    pub epoch: AtomicU64,
     /// Rounds of the committer that did something.
     pub rounds: AtomicU64,
     /// Time the rounds took, in ns.
@@ -44,8 +40,10 @@ impl Meter {
         Self::add(&self.items, items);
     }
 
-    /// All of it in Prometheus' text format.
-    pub fn render(&self) -> String {
+    /// All of it in Prometheus' text format; beside it whether the process serves, and the epoch and the
+    /// members of its view.
+    pub fn render(&self, serves: bool, view: Option<(u64, u32)>) -> String {
+        let (epoch, copies) = view.unwrap_or_default();
         let mut text = String::new();
         let mut line = |name: &str, kind: &str, value: f64| {
             writeln!(
@@ -55,8 +53,9 @@ impl Meter {
             .expect("a String takes everything");
         };
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
-        line("serving", "gauge", read(&self.serving));
-        line("epoch", "gauge", read(&self.epoch));
+        line("serving", "gauge", f64::from(u8::from(serves)));
+        line("epoch", "gauge", epoch as f64);
+        line("copies", "gauge", f64::from(copies));
         line("rounds_total", "counter", read(&self.rounds));
         line("round_seconds_total", "counter", read(&self.round_ns) / 1e9);
         line("requests_total", "counter", read(&self.requests));
@@ -80,7 +79,7 @@ mod tests {
     fn every_line_is_a_type_or_a_sample() {
         let meter = Meter::default();
         meter.round(Duration::from_millis(1500), 3, 1, 2);
-        let text = meter.render();
+        let text = meter.render(true, None);
         assert!(
             text.contains("\nwechat_storage_round_seconds_total 1.5\n"),
             "{text}"

@@ -1,10 +1,11 @@
 //! The storage layer: what is kept, twice, before anybody is told that it is.
 //!
-//! Knows: logs, tables, numbers, streams, the two copies of a store, live links.
+//! Knows: logs, tables, numbers, streams, the copies of a store and who is primary, live links.
 //! Does not know: terminals, sessions, passwords in the clear; whom a caller may ask about.
 //!
-//! A *store* is one process's data: all shards of a home. Its one committer, a plain OS thread, works in
-//! rounds: it executes what waits against the shards' state ([`shard`]), which makes one log entry per
+//! A *store* is all shards of a home. Two processes have a copy of it, the primary and the backup, and others
+//! are ready to become one; the *view* says who is what, and changes when one dies ([`views`]). The primary's
+//! one committer, a plain OS thread, works in rounds: it executes what waits against the shards' state ([`shard`]), which makes one log entry per
 //! shard; syncs the entries here while the backup syncs them there ([`copies`]); then they are *committed*:
 //! it applies them to the tables, answers, feeds the streams, notifies.
 //!
@@ -17,7 +18,7 @@
 //! - S-5  A task leaves its source only after the entry that caused it is committed, and is applied in the
 //!   commit that moves the destination's mark: in order, once.
 //!
-//! Read first: [`store::Store::round`], then [`shard`], then [`copies`].
+//! Read first: [`store::Store::round`], then [`shard`], then [`copies`], then [`views`].
 
 pub mod archive;
 pub mod changes;
@@ -41,4 +42,5 @@ pub mod store;
 pub mod stream;
 pub mod table;
 pub mod timeline;
+pub mod views;
 pub mod wire;

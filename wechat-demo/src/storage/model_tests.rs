@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::{
-    copies::{Copies, Fatal, Peer, PeerError, backup::Backup},
+    copies::{Copies, Fatal, Peer, PeerError, backup::Backup, fixed::Fixed},
     engine::{
         Engine,
         simulated::{Disk, Fuse},
@@ -107,6 +107,9 @@ impl Peer for Wire {
             .unwrap()
             .call(|backup| backup.read_log(&request))
     }
+    fn load(&self, request: pb::LoadRequest) -> Result<pb::LoadReply, PeerError> {
+        self.0.lock().unwrap().call(|backup| backup.load(&request))
+    }
     fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
         self.0
             .lock()
@@ -191,7 +194,13 @@ impl Pair {
         };
         let pause = Box::new(move || fuse.step().map_err(Fatal::from));
         let before = self.dice.roll(2) == 0;
-        let copies = Copies::in_turn(self.wire.clone(), identity.id.clone(), pause, before);
+        let fixed = Fixed {
+            epoch: u64::from(self.starts),
+            peer: Some(self.wire.clone()),
+            spare: None,
+            pause,
+        };
+        let copies = Copies::in_turn(Box::new(fixed), identity.same(), 2, before);
         Store::start(engine, Arc::new(TestClock::default()), identity, copies)
     }
 

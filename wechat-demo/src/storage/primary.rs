@@ -27,36 +27,28 @@ pub struct Primary {
     links: Arc<Links>,
     clock: Arc<dyn Clock>,
     place: Placement,
-    epoch: u64,
 }
 
-/// A request waits this long for its commit unless its own deadline is nearer; while the backup is away
+/// A request waits this long for its commit unless its own deadline is nearer; while there are too few copies
 /// that is how a caller learns of it.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
 
 impl Primary {
     /// Serves what `store` has; its committer takes what comes through `submit`.
     pub fn new(store: &Store, submit: Submit, links: Arc<Links>, clock: Arc<dyn Clock>) -> Self {
-        let identity = store.identity();
-        let (place, epoch) = (identity.place, identity.epoch);
+        let place = store.identity().place;
         Self {
             engine: store.engine(),
             submit,
             links,
             clock,
             place,
-            epoch,
         }
     }
 
-    /// What this is.
-    pub fn describe(&self) -> pb::DescribeReply {
-        pb::DescribeReply {
-            role: pb::Role::Primary.into(),
-            shards: self.place.shards() as u32,
-            epoch: self.epoch,
-            serving: true,
-        }
+    /// Shards of the store.
+    pub fn shards(&self) -> u32 {
+        self.place.shards() as u32
     }
 
     /// Does something and waits until both copies have it.

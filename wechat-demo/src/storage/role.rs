@@ -1,13 +1,14 @@
 //! The storage process: flags, start, serving, end.
 //!
-//! The port answers as soon as the process runs, with "try again soon" until the primary has met its
-//! backup; so whoever waits for the process need not know how long that takes.
+//! Every storage process is a copy of its store, or ready to become one; which of them is primary the views
+//! say ([`super::views`]). The port answers as soon as the process runs, with "try again soon" until it
+//! serves; so whoever waits for the process need not know how long that takes.
 
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -15,23 +16,28 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
-use clap::{Args, ValueEnum};
-use rpc_core::{BoundServer, Runtime, Server, ServerHandle};
+use clap::Args;
+use rpc_core::{BoundServer, Handle, Runtime, Server, ServerHandle};
 
 use super::{
     committer::{self, Submit},
     copies::{Copies, Fatal, backup::Backup},
-    engine::{Engine, embedded::Embedded},
+    engine::embedded::Embedded,
     links::Links,
     meter::Meter,
     notify::Notifier,
     primary::Primary,
-    service::{BackupThread, ReplicaService, StorageService},
-    store::{Identity, Store},
-    wire::{RemoteAccess, RemotePeer},
+    service::{CopyJobs, CopyThread, Office, ReplicaService, StorageService},
+    store::{self, Identity, Store},
+    views::{
+        Council, Throne, Views,
+        machine::{Member, View},
+        send_beacons,
+    },
+    wire::RemoteAccess,
 };
 use crate::{
+    coordinator::remote::RemoteCoordinator,
     model::{Placement, clock::SystemClock},
     proto::storage::{ReplicaServer, StorageServer},
 };
@@ -39,18 +45,22 @@ use crate::{
 /// Flags of `wechat-demo storage`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// HOST:PORT to answer RPC, /status, /health and /metrics on
+    /// HOST:PORT to answer RPC, /status, /health and /metrics on; other storage processes reach it there
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// Directory of the store; made if it is missing
+    /// Directory of the copy; made if it is missing
     #[arg(long = "data-dir", visible_alias = "dir", value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Which of the store's two copies this is
-    #[arg(long, value_enum)]
-    pub role: RoleFlag,
-    /// HOST:PORT of the other copy
+    /// HOST:PORT of the coordinator
     #[arg(long, value_name = "HOST:PORT")]
-    pub peer: String,
+    pub coordinator: String,
+    /// Name of the store at the coordinator
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub store: String,
+    /// Copies that must have what is acknowledged: 1 or 2. With 1 a store whose other copy is away takes writes
+    /// that only one disk has
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub min_copies: u8,
     /// Shards of a new store, a power of two up to 256; fixed from then on [default: 8]
     #[arg(long, value_name = "N")]
     pub shards: Option<u32>,
@@ -59,34 +69,23 @@ pub struct Options {
     pub workers: Option<usize>,
 }
 
-/// The two roles of a copy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum RoleFlag {
-    /// Answers everybody.
-    Primary,
-    /// Keeps the second copy.
-    Backup,
-}
-
-/// How long the primary waits before it tries to reach its backup again.
-const PEER_PAUSE: Duration = Duration::from_millis(50);
-/// Of how many failed attempts to reach the backup one is written down: about one in 10 s.
-const MISSES_PER_WARNING: u64 = 200;
+/// How often a copy looks whether it has become primary.
+const LOOK: Duration = Duration::from_millis(20);
 /// Exit status when the disk or the other copy leaves no way to go on.
 const EXIT_FATAL: i32 = 74;
 
 /// A process that is bound to its address and ready to serve.
 pub struct Ready {
     server: BoundServer,
-    /// The primary's committer.
-    committer: Option<Committer>,
+    views: Views,
+    holder: Holder,
 }
 
-/// The committer's thread, and how it is told to end.
-struct Committer {
+/// The thread that has the copy, and how it is told to end.
+struct Holder {
     thread: JoinHandle<()>,
-    submit: Submit,
     stop: Arc<AtomicBool>,
+    submit: Arc<Mutex<Submit>>,
 }
 
 /// Runs the process until SIGTERM or SIGINT. Call it from a plain thread: it brings its own runtime.
@@ -99,14 +98,67 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     runtime.block_on(move || start(&options)?.serve())
 }
 
-/// Opens the store and binds the address. Call it on a runtime.
+/// Opens the copy and binds the address. Call it on a runtime.
 pub fn start(options: &Options) -> anyhow::Result<Ready> {
-    let ready = match options.role {
-        RoleFlag::Primary => start_primary(options)?,
-        RoleFlag::Backup => start_backup(options)?,
+    let shards = Placement::new(options.shards.unwrap_or(Placement::DEFAULT_SHARDS));
+    let shards = shards.context("--shards")?.shards() as u32;
+    let engine = open(&options.data_dir)?;
+    let copy = Backup::open(engine.clone()).with_context(|| at(&options.data_dir))?;
+    check_shards(&copy, options.shards)?;
+    let office = Arc::<Office>::default();
+    let (way, jobs) = CopyThread::new();
+    let meter = Arc::new(Meter::default());
+    let (figures, told) = (Arc::clone(&meter), Arc::clone(&office));
+    let server = Server::builder()
+        .metrics(move || figures.render(told.serves(), told.views.get().map(Views::describe)))
+        .add_service(StorageServer::new(StorageService {
+            office: Arc::clone(&office),
+        }))
+        .add_service(ReplicaServer::new(ReplicaService {
+            office: Arc::clone(&office),
+            copy: way.clone(),
+        }))
+        .bind(&options.listen)
+        .with_context(|| listening(&options.listen))?;
+    let me = Member {
+        address: server.local_addr().to_string(),
+        disk: store::disk(&*engine).with_context(|| at(&options.data_dir))?,
     };
-    tracing::info!(listen = %ready.local_addr(), role = ?options.role, "storage is up");
-    Ok(ready)
+    let views = Views::new(me, copy.epoch());
+    let coordinator = RemoteCoordinator::new(&options.coordinator)
+        .with_context(|| format!("--coordinator {}", options.coordinator))?;
+    let council = Council {
+        views: views.clone(),
+        coordinator: Arc::new(coordinator),
+        store: options.store.clone(),
+        create: copy.identity().is_none().then_some(shards),
+        promise: Box::new(move |epoch| way.run(move |copy| Ok(copy.promise(epoch)?)).is_ok()),
+    };
+    let home = Handle::try_current().context("storage starts on a runtime")?;
+    spawn("council", move || council.run())?;
+    let (beacons, calls) = (views.clone(), home);
+    spawn("beacons", move || send_beacons(&beacons, &calls))?;
+    if office.views.set(views.clone()).is_err() {
+        unreachable!("it is set once");
+    }
+    let holder = CopyHolder {
+        engine,
+        office,
+        views: views.clone(),
+        jobs,
+        min_copies: usize::from(options.min_copies),
+        home,
+        meter,
+        stop: Arc::default(),
+        submit: Arc::default(),
+    };
+    let holder = holder.start(copy)?;
+    tracing::info!(listen = %server.local_addr(), "storage is up");
+    Ok(Ready {
+        server,
+        views,
+        holder,
+    })
 }
 
 impl Ready {
@@ -123,148 +175,140 @@ impl Ready {
     /// Serves until it is drained, then closes the store.
     pub fn serve(self) -> anyhow::Result<()> {
         let served = self.server.serve().context("serving ended");
-        if let Some(Committer {
-            thread,
-            submit,
-            stop,
-        }) = self.committer
-        {
-            // Everybody was answered or has given up; what still waits for the backup is not waited for.
-            submit.close();
-            stop.store(true, Ordering::Relaxed);
-            let joined = rpc_core::spawn_blocking(move || thread.join()).join();
-            if !matches!(joined, Ok(Ok(()))) {
-                bail!("the committer panicked");
-            }
+        // Everybody was answered or has given up; what still waits for another copy is not waited for.
+        self.holder.stop.store(true, Ordering::Relaxed);
+        self.views.stop();
+        lock(&self.holder.submit).close();
+        let thread = self.holder.thread;
+        let joined = rpc_core::spawn_blocking(move || thread.join()).join();
+        if !matches!(joined, Ok(Ok(()))) {
+            bail!("the thread that has the copy panicked");
         }
         served
     }
 }
 
-fn start_backup(options: &Options) -> anyhow::Result<Ready> {
-    let engine = open(&options.data_dir)?;
-    let backup = Backup::open(engine).with_context(|| at(&options.data_dir))?;
-    let backup = BackupThread::start(backup, |error| end(&error))
-        .context("the backup's thread cannot start")?;
-    let server = Server::builder()
-        .add_service(StorageServer::new(StorageService::backup(backup.clone())))
-        .add_service(ReplicaServer::new(ReplicaService { backup }))
-        .bind(&options.listen)
-        .with_context(|| listening(&options.listen))?;
-    Ok(Ready {
-        server,
-        committer: None,
-    })
-}
-
-fn start_primary(options: &Options) -> anyhow::Result<Ready> {
-    let engine = open(&options.data_dir)?;
-    let identity = identity(&*engine, options.shards).with_context(|| at(&options.data_dir))?;
-    let serving = Arc::new(OnceLock::new());
-    let service = StorageService::primary(Arc::clone(&serving));
-    let meter = Arc::new(Meter::default());
-    let figures = Arc::clone(&meter);
-    let server = Server::builder()
-        .metrics(move || figures.render())
-        .add_service(StorageServer::new(service))
-        .bind(&options.listen)
-        .with_context(|| listening(&options.listen))?;
-    let peer =
-        RemotePeer::new(&options.peer).with_context(|| format!("--peer {}", options.peer))?;
-    let (submit, stop) = (Submit::new(), Arc::new(AtomicBool::new(false)));
-    let store = StoreThread {
-        engine,
-        identity,
-        peer: Arc::new(peer),
-        submit: submit.clone(),
-        stop: Arc::clone(&stop),
-        serving,
-        notifier_home: rpc_core::Handle::try_current().context("storage starts on a runtime")?,
-        meter,
-    };
-    let thread = store
-        .start()
-        .context("the committer's thread cannot start")?;
-    Ok(Ready {
-        server,
-        committer: Some(Committer {
-            thread,
-            submit,
-            stop,
-        }),
-    })
-}
-
-/// What the committer's thread is made of.
-struct StoreThread {
+/// What the thread that has the copy is made of.
+struct CopyHolder {
     engine: Arc<Embedded>,
-    identity: Identity,
-    peer: Arc<RemotePeer>,
-    submit: Submit,
-    stop: Arc<AtomicBool>,
-    serving: Arc<OnceLock<Primary>>,
-    notifier_home: rpc_core::Handle,
+    office: Arc<Office>,
+    views: Views,
+    jobs: CopyJobs,
+    min_copies: usize,
+    /// Where notifies are sent from.
+    home: Handle,
     meter: Arc<Meter>,
+    stop: Arc<AtomicBool>,
+    /// The way to the committer of the present reign.
+    submit: Arc<Mutex<Submit>>,
 }
 
-impl StoreThread {
-    fn start(self) -> std::io::Result<JoinHandle<()>> {
+impl CopyHolder {
+    fn start(self, copy: Backup) -> anyhow::Result<Holder> {
+        let (stop, submit) = (Arc::clone(&self.stop), Arc::clone(&self.submit));
         let run = move || {
             let _guard = EndOnPanic;
-            match self.run() {
+            match self.run(copy) {
                 Ok(()) | Err(Fatal::Stopped) => {}
                 Err(fatal) => end(&fatal),
             }
         };
-        std::thread::Builder::new()
-            .name("committer".to_owned())
-            .spawn(run)
+        let thread = spawn("copy", run)?;
+        Ok(Holder {
+            thread,
+            stop,
+            submit,
+        })
     }
 
-    fn run(self) -> Result<(), Fatal> {
+    /// Copy, primary, copy again: as the views say.
+    fn run(self, mut copy: Backup) -> Result<(), Fatal> {
+        loop {
+            let Some(view) = self.be_copy(&mut copy)? else {
+                return Ok(());
+            };
+            drop(copy);
+            match self.reign(&view) {
+                Err(Fatal::Deposed) => {
+                    tracing::info!(epoch = view.epoch, "this process is not primary any more");
+                }
+                outcome => return outcome,
+            }
+            self.office.set(None);
+            self.jobs.dismiss();
+            copy = Backup::open(self.engine.clone())?;
+        }
+    }
+
+    /// Until this process is primary; `None` = until it ends.
+    fn be_copy(&self, copy: &mut Backup) -> Result<Option<View>, Fatal> {
+        while !self.stop.load(Ordering::Relaxed) && self.jobs.work(copy, LOOK)? {
+            if let Some(view) = self.views.reign() {
+                return Ok(Some(view));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Until another process is primary.
+    fn reign(&self, view: &View) -> Result<(), Fatal> {
+        let found = Identity::load(&*self.engine)?.filter(|identity| !identity.partial);
+        let place =
+            Placement::new(view.shards).map_err(|error| Fatal::Copies(error.to_string()))?;
+        let mut identity = found.unwrap_or_else(|| Identity::of_copy(view.store_id.clone(), place));
+        if identity.id != view.store_id || identity.place != place {
+            let text = "the view is of another store than the one on this disk";
+            return Err(Fatal::Copies(text.to_owned()));
+        }
+        identity.incarnation = view.incarnation;
+        let throne = Box::new(Throne::new(self.views.clone(), Arc::clone(&self.meter)));
+        let copies = Copies::new(throne, identity.same(), self.min_copies);
         let clock = Arc::new(SystemClock);
-        let stop = self.stop;
-        let meter = Arc::clone(&self.meter);
-        let mut misses = 0_u64;
-        let pause = Box::new(move || {
-            Meter::add(&meter.copy_misses, 1);
-            misses += 1;
-            if misses % MISSES_PER_WARNING == 1 {
-                tracing::warn!(misses, "the backup cannot be reached; writes wait for it");
-            }
-            if stop.load(Ordering::Relaxed) {
-                return Err(Fatal::Stopped);
-            }
-            std::thread::sleep(PEER_PAUSE);
-            Ok(())
-        });
-        let copies = Copies::new(self.peer, self.identity.id.clone(), pause);
-        let store = Store::start(self.engine, clock.clone(), self.identity, copies)?;
-        tracing::info!(
-            epoch = store.identity().epoch,
-            "both copies are level; serving"
-        );
+        let store = Store::start(self.engine.clone(), clock.clone(), identity, copies)?;
+        let epoch = store.identity().epoch;
+        tracing::info!(epoch, "this process is primary");
+        let submit = Submit::new();
+        *lock(&self.submit) = submit.clone();
+        if self.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let links = Arc::new(Links::default());
-        let primary = Primary::new(
-            &store,
-            self.submit.clone(),
-            Arc::clone(&links),
-            clock.clone(),
-        );
+        let primary = Primary::new(&store, submit.clone(), Arc::clone(&links), clock.clone());
+        let home = self.home;
         let notifier = Notifier::new(
             links,
             clock,
             Arc::new(RemoteAccess::default()),
-            Box::new(move |job| drop(self.notifier_home.spawn(job))),
+            Box::new(move |job| drop(home.spawn(job))),
             Arc::clone(&self.meter),
         );
-        let meter = self.meter;
-        meter.serving.store(1, Ordering::Relaxed);
-        meter.epoch.store(store.identity().epoch, Ordering::Relaxed);
-        if self.serving.set(primary).is_err() {
-            unreachable!("one thread sets it, once");
+        self.office.set(Some(primary));
+        let outcome = committer::run(store, &submit, &self.meter, |moved| notifier.moved(moved));
+        // Nobody waits for a committer that has ended.
+        submit.end();
+        outcome
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).context("a thread cannot start")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A store's shards are what they were when it was made.
+fn check_shards(copy: &Backup, asked: Option<u32>) -> anyhow::Result<()> {
+    let there = copy
+        .identity()
+        .map(|identity| identity.place.shards() as u32);
+    match (there, asked) {
+        (Some(there), Some(asked)) if there != asked => {
+            bail!("the store has {there} shards for ever; leave --shards {asked} out")
         }
-        committer::run(store, &self.submit, &meter, |moved| notifier.moved(moved))
+        _ => Ok(()),
     }
 }
 
@@ -284,25 +328,6 @@ fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
         );
     }
     Ok(Arc::new(Embedded::open(dir).with_context(|| at(dir))?))
-}
-
-/// What the store is; makes a new one where there is none.
-fn identity(engine: &dyn Engine, shards: Option<u32>) -> anyhow::Result<Identity> {
-    if let Some(identity) = Identity::load(engine)? {
-        let there = identity.place.shards();
-        match shards {
-            Some(asked) if asked as usize != there => {
-                bail!("the store has {there} shards for ever; leave --shards {asked} out")
-            }
-            _ => return Ok(identity),
-        }
-    }
-    let place = Placement::new(shards.unwrap_or(Placement::DEFAULT_SHARDS)).context("--shards")?;
-    let mut id = [0; 16];
-    rpc_core::base::rng::fill_secret(&mut id);
-    let identity = Identity::of_copy(Bytes::copy_from_slice(&id), place);
-    identity.store(engine)?;
-    Ok(identity)
 }
 
 /// Ends the process: it cannot keep what it promised, and a sync is not tried twice (S-3).
@@ -347,13 +372,17 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_opened_again_and_its_shards_stay() {
+    fn a_store_keeps_its_shards() {
         let dir = tempfile::tempdir().unwrap();
-        let first = identity(&*open(&dir.path().join("store")).unwrap(), Some(4)).unwrap();
         let engine = open(&dir.path().join("store")).unwrap();
-        assert_eq!(identity(&*engine, None).unwrap(), first);
-        assert_eq!(identity(&*engine, Some(4)).unwrap(), first);
-        let error = identity(&*engine, Some(8)).unwrap_err().to_string();
+        let disk = store::disk(&*engine).unwrap();
+        let place = Placement::new(4).unwrap();
+        let id = bytes::Bytes::from_static(b"one store's id..");
+        Identity::of_copy(id, place).store(&*engine).unwrap();
+        let copy = Backup::open(engine.clone()).unwrap();
+        assert!(check_shards(&copy, None).is_ok() && check_shards(&copy, Some(4)).is_ok());
+        let error = check_shards(&copy, Some(8)).unwrap_err().to_string();
         assert!(error.contains("4 shards for ever"), "{error}");
+        assert_eq!(store::disk(&*engine).unwrap(), disk);
     }
 }

@@ -1,76 +1,81 @@
-//! Storage's services: what comes over RPC goes to the primary, or to the backup's one thread.
+//! Storage's services: what comes over RPC goes to the primary, where this process is that, or to the copy's
+//! one thread.
 
 use std::sync::{
-    Arc, OnceLock,
-    mpsc::{SyncSender, sync_channel},
+    Arc, OnceLock, PoisonError, RwLock,
+    mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
 };
+use std::time::Duration;
 
 use rpc_core::{Request, Response, Status, rpc::status_map::EREJECT, sync::oneshot};
 
 use super::{
     copies::backup::Backup,
     engine::EngineError,
-    ops::{Refusal, Stop},
+    ops::{Refusal, RefusalKind, Stop},
     primary::Primary,
-    role::EndOnPanic,
+    views::Views,
     wire::status,
 };
 use crate::proto::{logic as lp, storage as pb, terminal};
 
-/// `wechat.storage.Storage` of one process.
-#[derive(Clone)]
-pub struct StorageService {
-    role: Role,
+/// What this process is at the moment.
+#[derive(Default)]
+pub struct Office {
+    /// Set once the process knows its address.
+    pub views: OnceLock<Views>,
+    primary: RwLock<Option<Arc<Primary>>>,
 }
 
-#[derive(Clone)]
-enum Role {
-    /// Empty until the primary has met its backup.
-    Primary(Arc<OnceLock<Primary>>),
-    Backup(BackupThread),
-}
-
-impl StorageService {
-    /// Answers once `primary` is set.
-    pub fn primary(primary: Arc<OnceLock<Primary>>) -> Self {
-        Self {
-            role: Role::Primary(primary),
-        }
+impl Office {
+    /// It serves from now on, or no longer does.
+    pub fn set(&self, primary: Option<Primary>) {
+        let primary = primary.map(Arc::new);
+        *self.primary.write().unwrap_or_else(PoisonError::into_inner) = primary;
     }
 
-    /// Sends everybody to the primary.
-    pub fn backup(backup: BackupThread) -> Self {
-        Self {
-            role: Role::Backup(backup),
-        }
+    fn get(&self) -> Option<Arc<Primary>> {
+        let primary = self.primary.read().unwrap_or_else(PoisonError::into_inner);
+        primary.clone()
+    }
+
+    /// Whether it is primary, has recovered and holds its lease.
+    pub fn serves(&self) -> bool {
+        self.get().is_some() && self.views.get().is_some_and(Views::may_serve)
     }
 
     /// The primary if it serves. Otherwise a status that says that the call never ran, so that the caller
     /// may go elsewhere with it.
-    fn serving(&self) -> Result<&Primary, Status> {
-        match &self.role {
-            Role::Primary(primary) => primary.get().ok_or_else(|| {
-                Status::from_errno(
-                    EREJECT,
-                    "the primary has not met its backup yet; try again soon",
-                )
-            }),
-            Role::Backup(_) => Err(Status::from_errno(
-                EREJECT,
-                "this is the backup; ask the primary",
-            )),
-        }
+    fn serving(&self) -> Result<Arc<Primary>, Status> {
+        let primary = self.get().filter(|_| self.serves());
+        let text = "this process does not serve the store now; ask another, or again soon";
+        primary.ok_or_else(|| Status::from_errno(EREJECT, text))
     }
+}
 
+/// `wechat.storage.Storage` of one process.
+#[derive(Clone)]
+pub struct StorageService {
+    /// What the process is.
+    pub office: Arc<Office>,
+}
+
+impl StorageService {
+    /// V-4: nothing is answered without the lease, and it is looked at after the answer was made: then
+    /// nobody else can have served in between.
     fn call<In, Out>(
         &self,
         request: Request<In>,
         call: impl FnOnce(&Primary, In) -> Result<Out, Refusal>,
     ) -> Result<Response<Out>, Status> {
-        let primary = self.serving()?;
-        call(primary, request.into_inner())
-            .map(Response::new)
-            .map_err(status)
+        let primary = self.office.serving()?;
+        let outcome = call(&primary, request.into_inner());
+        if !self.office.serves() {
+            let text = "the primary has lost its lease on the way; it may have been done: ask again with \
+                        the same ids";
+            return Err(status(Refusal::new(RefusalKind::Unavailable, text)));
+        }
+        outcome.map(Response::new).map_err(status)
     }
 }
 
@@ -79,26 +84,19 @@ impl pb::Storage for StorageService {
         &self,
         _request: Request<pb::DescribeRequest>,
     ) -> Result<Response<pb::DescribeReply>, Status> {
-        let reply = match &self.role {
-            Role::Primary(primary) => {
-                primary
-                    .get()
-                    .map(Primary::describe)
-                    .unwrap_or_else(|| pb::DescribeReply {
-                        role: pb::Role::Primary.into(),
-                        ..Default::default()
-                    })
-            }
-            Role::Backup(backup) => backup.run(|backup| {
-                Ok(pb::DescribeReply {
-                    role: pb::Role::Backup.into(),
-                    shards: backup.shards() as u32,
-                    epoch: backup.epoch(),
-                    serving: false,
-                })
-            })?,
+        let (epoch, copies) = self.office.views.get().map_or((0, 0), Views::describe);
+        let primary = self.office.get();
+        let role = match &primary {
+            Some(_) => pb::Role::Primary,
+            None => pb::Role::Backup,
         };
-        Ok(Response::new(reply))
+        Ok(Response::new(pb::DescribeReply {
+            role: role.into(),
+            shards: primary.map_or(0, |primary| primary.shards()),
+            epoch,
+            serving: self.office.serves(),
+            copies,
+        }))
     }
 
     fn claim_name(
@@ -193,46 +191,36 @@ impl pb::Storage for StorageService {
     }
 }
 
-/// The backup's one thread: files block whoever touches them, so nobody else does. Cheap to clone.
+/// The way to the thread that has the copy: files block whoever touches them, so nobody else does.
+/// Cheap to clone.
 #[derive(Clone)]
-pub struct BackupThread {
-    jobs: SyncSender<BackupJob>,
+pub struct CopyThread {
+    jobs: SyncSender<CopyJob>,
 }
 
-type BackupJob = Box<dyn FnOnce(&mut Backup) -> Result<(), EngineError> + Send>;
+/// The thread's end of it.
+pub struct CopyJobs(Receiver<CopyJob>);
 
-/// Calls that wait for the backup's thread. Its primary makes one at a time.
+type CopyJob = Box<dyn FnOnce(&mut Backup) -> Result<(), EngineError> + Send>;
+
+/// Calls that wait for the copy's thread. Its primary makes one at a time.
 const WAITING_CALLS: usize = 64;
 
-impl BackupThread {
-    /// Starts the thread. `failed` is called when the disk fails: the process must end then (S-3).
-    pub fn start(
-        mut backup: Backup,
-        failed: impl FnOnce(EngineError) + Send + 'static,
-    ) -> std::io::Result<Self> {
-        let (jobs, inbox) = sync_channel::<BackupJob>(WAITING_CALLS);
-        let work = move || {
-            let _guard = EndOnPanic;
-            while let Ok(job) = inbox.recv() {
-                if let Err(error) = job(&mut backup) {
-                    return failed(error);
-                }
-            }
-        };
-        std::thread::Builder::new()
-            .name("backup".to_owned())
-            .spawn(work)?;
-        Ok(Self { jobs })
+impl CopyThread {
+    /// Both ends.
+    pub fn new() -> (Self, CopyJobs) {
+        let (jobs, inbox) = sync_channel(WAITING_CALLS);
+        (Self { jobs }, CopyJobs(inbox))
     }
 
-    /// Does something with the backup, on its thread.
-    fn run<T: Send + 'static>(
+    /// Does something with the copy, on its thread.
+    pub fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Backup) -> Result<T, Stop> + Send + 'static,
     ) -> Result<T, Status> {
         let (sender, receiver) = oneshot::oneshot();
-        let job: BackupJob = Box::new(move |backup| {
-            let outcome = match work(backup) {
+        let job: CopyJob = Box::new(move |copy| {
+            let outcome = match work(copy) {
                 Ok(reply) => Ok(reply),
                 Err(Stop::Refused(refusal)) => Err(status(refusal)),
                 Err(Stop::Fatal(error)) => return Err(error),
@@ -241,16 +229,53 @@ impl BackupThread {
             drop(sender.send(outcome));
             Ok(())
         });
-        let busy = || Status::unavailable("the backup is busy or has ended; try again soon");
+        let busy = || Status::unavailable("the copy is busy or has ended; try again soon");
         self.jobs.try_send(job).map_err(|_| busy())?;
         receiver.recv().map_err(|_| busy())?
     }
 }
 
-/// `wechat.storage.Replica` of a backup.
+impl CopyJobs {
+    /// Does what is asked for within `wait`; false when nobody is left to ask.
+    pub fn work(&self, copy: &mut Backup, wait: Duration) -> Result<bool, EngineError> {
+        match self.0.recv_timeout(wait) {
+            Ok(job) => job(copy).map(|()| true),
+            Err(RecvTimeoutError::Timeout) => Ok(true),
+            Err(RecvTimeoutError::Disconnected) => Ok(false),
+        }
+    }
+
+    /// Lets go of what was asked of a copy that is one no longer: the callers are told to try again.
+    pub fn dismiss(&self) {
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+/// `wechat.storage.Replica` of every storage process.
 pub struct ReplicaService {
-    /// The thread that has the logs.
-    pub backup: BackupThread,
+    /// What the process is.
+    pub office: Arc<Office>,
+    /// The thread that has the copy.
+    pub copy: CopyThread,
+}
+
+impl ReplicaService {
+    /// Somebody is primary in `epoch`. Where that is not news and this process is primary itself, nothing
+    /// can be asked of it as of a copy.
+    fn views(&self, epoch: u64) -> Result<&Views, Status> {
+        let views = self.office.views.get();
+        let views = views.ok_or_else(|| Status::unavailable("the process is starting"))?;
+        let reigns = views.with(|machine, _| {
+            machine.over(epoch);
+            machine.reigns()
+        });
+        if reigns || self.office.get().is_some() {
+            return Err(Status::unavailable(
+                "this process is primary, or was a moment ago",
+            ));
+        }
+        Ok(views)
+    }
 }
 
 impl pb::Replica for ReplicaService {
@@ -259,8 +284,9 @@ impl pb::Replica for ReplicaService {
         request: Request<pb::MarksRequest>,
     ) -> Result<Response<pb::MarksReply>, Status> {
         let request = request.into_inner();
-        self.backup
-            .run(move |backup| backup.marks(&request))
+        self.views(request.epoch)?;
+        self.copy
+            .run(move |copy| copy.marks(&request))
             .map(Response::new)
     }
 
@@ -269,8 +295,9 @@ impl pb::Replica for ReplicaService {
         request: Request<pb::ReadLogRequest>,
     ) -> Result<Response<pb::ReadLogReply>, Status> {
         let request = request.into_inner();
-        self.backup
-            .run(move |backup| backup.read_log(&request))
+        self.views(0)?;
+        self.copy
+            .run(move |copy| copy.read_log(&request))
             .map(Response::new)
     }
 
@@ -279,8 +306,31 @@ impl pb::Replica for ReplicaService {
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendReply>, Status> {
         let request = request.into_inner();
-        self.backup
-            .run(move |backup| backup.append(&request))
+        self.views(request.epoch)?;
+        self.copy
+            .run(move |copy| copy.append(&request))
             .map(Response::new)
+    }
+
+    fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<pb::LoadReply>, Status> {
+        let request = request.into_inner();
+        let epoch = request.epoch;
+        let views = self.views(epoch)?;
+        if views.with(|machine, _| machine.is_member(epoch)) {
+            let text = "this process is a member of the view; what it has is not replaced";
+            return Err(status(Refusal::new(RefusalKind::FailedPrecondition, text)));
+        }
+        self.copy
+            .run(move |copy| copy.load(&request))
+            .map(Response::new)
+    }
+
+    fn beacon(
+        &self,
+        request: Request<pb::BeaconRequest>,
+    ) -> Result<Response<pb::BeaconReply>, Status> {
+        let views = self.office.views.get();
+        let views = views.ok_or_else(|| Status::unavailable("the process is starting"))?;
+        Ok(Response::new(views.beacon(request.epoch)))
     }
 }

@@ -18,7 +18,7 @@ use prost::Message;
 
 use super::{
     changes::Changes,
-    copies::{CHUNK_BYTES, Copies, Fatal},
+    copies::{CHUNK_BYTES, Copies, Fatal, LogEnd, Same},
     engine::{Durability, Engine, EngineError, Table, copy},
     log::{Damage, Entry, Mark, ShardLog},
     ops::{Answer, Op, Refusal, Stop, task},
@@ -40,7 +40,7 @@ const APPLIED_TASKS: u64 = 4096;
 /// Version of what lies on the disk.
 const FORMAT: u32 = 1;
 
-/// What a store is. Both copies of a store have the same.
+/// What a store is. All its copies have the same.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// 16 random bytes.
@@ -49,8 +49,10 @@ pub struct Identity {
     pub place: Placement,
     /// See [`crate::model::Seq`].
     pub incarnation: Incarnation,
-    /// The highest epoch this copy has seen.
+    /// The highest epoch this copy has seen or promised.
     pub epoch: u64,
+    /// A snapshot is under way: there is nothing to rely on.
+    pub partial: bool,
 }
 
 /// The primary of a store.
@@ -113,6 +115,7 @@ impl Identity {
             place,
             incarnation,
             epoch: row.epoch,
+            partial: row.partial,
         }))
     }
 
@@ -123,6 +126,15 @@ impl Identity {
             place,
             incarnation: Incarnation::default(),
             epoch: 0,
+            partial: false,
+        }
+    }
+
+    /// What the copies of a store must agree on.
+    pub fn same(&self) -> Same {
+        Same {
+            store_id: self.id.clone(),
+            shards: self.place.shards() as u32,
         }
     }
 
@@ -134,6 +146,7 @@ impl Identity {
             shards: self.place.shards() as u32,
             incarnation: u32::from(self.incarnation.0),
             epoch: self.epoch,
+            partial: self.partial,
         };
         out.put(Table::Meta, &table::store(), &row.encode_to_vec());
     }
@@ -147,8 +160,9 @@ impl Identity {
 }
 
 impl Store {
-    /// Makes `identity` the primary of its store (C-2, C-3): takes what its logs lack from the backup, raises the
-    /// epoch, brings the backup level, applies all of it. Waits for the backup as long as need be.
+    /// Starts the primary of a view (C-2, C-3): takes what its logs lack from the backup, brings the backup
+    /// level, applies all of it. Waits for the backup as long as it is one; where the view has none, the own
+    /// log is the truth (V-6).
     pub fn start(
         engine: Arc<dyn Engine>,
         clock: Arc<dyn Clock>,
@@ -160,28 +174,27 @@ impl Store {
         for id in place.all() {
             logs.push(ShardLog::open(&*engine, id)?);
         }
-        let theirs = copies.marks(place.shards(), identity.epoch)?;
+        if let Some(theirs) = copies.marks()? {
+            for (id, (log, _)) in place.all().zip(&mut logs) {
+                let end = theirs.marks.get(usize::from(id.0)).map(Mark::from);
+                take_lacking(&*engine, &mut copies, id, log, end.unwrap_or_default())?;
+            }
+        }
         for (id, (log, damage)) in place.all().zip(&mut logs) {
-            let end = theirs
-                .marks
-                .get(usize::from(id.0))
-                .map(Mark::from)
-                .unwrap_or_default();
-            take_lacking(&*engine, &mut copies, id, log, end)?;
             check_whole(&*engine, id, log, damage.as_ref())?;
         }
-        identity.epoch = identity.epoch.max(theirs.epoch) + 1;
+        identity.epoch = copies.epoch()?;
         identity.store(&*engine)?;
         let mut applied = Vec::with_capacity(logs.len());
         for id in place.all() {
             applied.push(self::applied(&*engine, id)?);
         }
-        let ends: Vec<_> = logs
+        let ends: Vec<LogEnd<'_>> = logs
             .iter()
             .zip(&applied)
             .map(|((log, _), &applied)| (log, applied))
             .collect();
-        copies.level(&*engine, identity.epoch, &ends)?;
+        copies.reach(&*engine, &ends)?;
         let home = Home {
             place,
             incarnation: identity.incarnation,
@@ -215,6 +228,12 @@ impl Store {
     /// The tables, for readers.
     pub fn engine(&self) -> Arc<dyn Engine> {
         Arc::clone(&self.engine)
+    }
+
+    /// Whether a round may begin: there are copies enough. Recruits one where there are not.
+    pub fn tend(&mut self) -> Result<bool, Fatal> {
+        let ends = ends(&self.shards);
+        self.copies.tend(&*self.engine, &ends)
     }
 
     /// Whether a round has something to do without a job.
@@ -344,8 +363,12 @@ impl Store {
         if changes.is_empty() {
             return Ok(());
         }
-        let epoch = self.identity.epoch;
+        let epoch = self.copies.epoch()?;
         let mut local = Changes::default();
+        if self.identity.epoch != epoch {
+            self.identity.epoch = epoch;
+            self.identity.put(&mut local);
+        }
         let mut segments = Vec::with_capacity(changes.len());
         for (id, changes) in changes {
             let shard = &mut self.shards[usize::from(id.0)];
@@ -369,14 +392,10 @@ impl Store {
                 committed: shard.applied,
             });
         }
-        self.copies.begin(epoch, segments);
+        self.copies.begin(segments)?;
         self.engine.write(&[local.as_bytes()], Durability::Synced)?;
-        let logs: Vec<_> = self
-            .shards
-            .iter()
-            .map(|shard| (&shard.log, shard.applied))
-            .collect();
-        self.copies.finish(&*self.engine, epoch, &logs)?;
+        let ends = ends(&self.shards);
+        self.copies.finish(&*self.engine, &ends)?;
         let parts: Vec<&[u8]> = changes.iter().map(|(_, changes)| &changes[..]).collect();
         self.engine.write(&parts, Durability::Buffered)?;
         for (id, _) in changes {
@@ -424,6 +443,30 @@ impl<'e> Drafts<'e> {
     }
 }
 
+fn ends(shards: &[Shard]) -> Vec<LogEnd<'_>> {
+    let ends = shards.iter().map(|shard| (&shard.log, shard.applied));
+    ends.collect()
+}
+
+/// Which disk this is; a new one if nobody has said yet.
+pub fn disk(engine: &dyn Engine) -> Result<Bytes, EngineError> {
+    if let Some(disk) = engine.get(Table::Meta, &table::disk())? {
+        return Ok(disk);
+    }
+    let disk = new_disk();
+    let mut out = Changes::default();
+    out.put(Table::Meta, &table::disk(), &disk);
+    engine.write(&[out.as_bytes()], Durability::Synced)?;
+    Ok(Bytes::copy_from_slice(&disk))
+}
+
+/// A name for a disk that nobody else has.
+pub fn new_disk() -> [u8; 16] {
+    let mut disk = [0; 16];
+    rpc_core::base::rng::fill_secret(&mut disk);
+    disk
+}
+
 /// Offset up to which a shard's entries are in the tables, as far as that is synced.
 pub fn applied(engine: &dyn Engine, shard: ShardId) -> Result<u64, EngineError> {
     let Some(row) = engine.get(Table::Meta, &table::applied(shard))? else {
@@ -444,10 +487,11 @@ fn take_lacking(
     let applied = applied(engine, shard)?;
     let mut after = log.last();
     while (theirs.epoch, theirs.offset) > (after.epoch, after.offset) {
-        let mut entries = copies
-            .read_log(shard, after.offset + 1)?
-            .into_iter()
-            .peekable();
+        let Some(entries) = copies.read_log(shard, after.offset + 1)? else {
+            // It was left out of the view, because our log is whole.
+            return Ok(());
+        };
+        let mut entries = entries.into_iter().peekable();
         let follows = |after, entry: &pb::Entry| Entry::following(after, entry.clone()).is_some();
         if !entries.peek().is_some_and(|entry| follows(after, entry)) {
             // Our last entry is not in theirs: it was never committed, unless we have applied it.
@@ -492,8 +536,8 @@ fn check_whole(
         .max(applied(engine, shard)?);
     if last.offset < seen {
         let text = format!(
-            "the log of {shard} is damaged from entry {} on and the backup does not have it either; \
-             restore both copies from a backup of their data directories",
+            "the log of {shard} is damaged from entry {} on and no other copy has it; restore the data \
+             directories from a backup",
             last.offset + 1
         );
         return Err(Fatal::Copies(text));

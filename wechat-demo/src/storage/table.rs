@@ -122,6 +122,16 @@ pub fn copying() -> Key {
     Key::new(&[&[5]])
 }
 
+/// `Meta`: which disk this is.
+pub fn disk() -> Key {
+    Key::new(&[&[4]])
+}
+
+/// Whether a key of `Meta` says what the disk is, whatever lies on it.
+pub fn is_disks_own(key: &[u8]) -> bool {
+    [store(), disk()].iter().any(|own| **own == *key)
+}
+
 // ---- Timeline, Tasks ----
 
 /// `Timeline`: one item.

@@ -1,4 +1,4 @@
-//! Storage's calls to others, over RPC: the primary to its backup, the primary to access processes.
+//! Storage's calls to others, over RPC: the primary to other copies, the primary to access processes.
 
 use std::{
     collections::HashMap,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use rpc_core::{Channel, Code, Error, Status};
+use rpc_core::{Channel, Code, Response, Status};
 
 use super::{
     copies::{Peer, PeerError},
@@ -18,16 +18,17 @@ use crate::proto::{
     storage as pb,
 };
 
-/// A call to the backup that takes longer is given up and asked about again.
-const REPLICA_DEADLINE: Duration = Duration::from_secs(5);
+/// A call to another copy that takes longer is given up and asked about again.
+const REPLICA_DEADLINE: Duration = Duration::from_secs(2);
 /// A notify that takes longer is dropped; the next heartbeat heals it.
 const NOTIFY_DEADLINE: Duration = Duration::from_secs(2);
 /// Access processes whose channels are kept.
 const CHANNELS: usize = 1024;
 
-/// The backup at an address.
+/// Another copy at an address.
 pub struct RemotePeer {
-    client: pb::ReplicaClient,
+    /// What the address is good for.
+    client: Result<pb::ReplicaClient, PeerError>,
 }
 
 /// Access processes at any addresses.
@@ -37,36 +38,42 @@ pub struct RemoteAccess {
 }
 
 impl RemotePeer {
-    /// Begins to connect to `HOST:PORT`; the backup need not be there yet.
-    pub fn new(address: &str) -> Result<Self, Error> {
+    /// Begins to connect to `HOST:PORT`; nobody need be there yet.
+    pub fn new(address: &str) -> Self {
         let channel = Channel::builder(address)
             .deadline(REPLICA_DEADLINE)
-            .connect_lazy()?;
-        Ok(Self {
-            client: pb::ReplicaClient::new(channel),
-        })
+            .connect_lazy();
+        Self {
+            client: channel
+                .map(pb::ReplicaClient::new)
+                .map_err(|error| PeerError::Unreachable(error.to_string())),
+        }
+    }
+
+    fn call<Out>(
+        &self,
+        call: impl FnOnce(&pb::ReplicaClient) -> Result<Response<Out>, Status>,
+    ) -> Result<Out, PeerError> {
+        let client = self.client.as_ref().map_err(PeerError::clone)?;
+        Ok(call(client).map_err(peer_error)?.into_inner())
     }
 }
 
 impl Peer for RemotePeer {
     fn marks(&self, request: pb::MarksRequest) -> Result<pb::MarksReply, PeerError> {
-        Ok(self.client.marks(request).map_err(peer_error)?.into_inner())
+        self.call(|client| client.marks(request))
     }
 
     fn read_log(&self, request: pb::ReadLogRequest) -> Result<pb::ReadLogReply, PeerError> {
-        Ok(self
-            .client
-            .read_log(request)
-            .map_err(peer_error)?
-            .into_inner())
+        self.call(|client| client.read_log(request))
     }
 
     fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
-        Ok(self
-            .client
-            .append(request)
-            .map_err(peer_error)?
-            .into_inner())
+        self.call(|client| client.append(request))
+    }
+
+    fn load(&self, request: pb::LoadRequest) -> Result<pb::LoadReply, PeerError> {
+        self.call(|client| client.load(request))
     }
 }
 
@@ -122,10 +129,6 @@ fn peer_error(status: Status) -> PeerError {
     match status.code() {
         Code::FailedPrecondition | Code::InvalidArgument => {
             PeerError::Refused(status.message().to_owned())
-        }
-        Code::Unimplemented => {
-            let text = "it is no backup; give --peer the address of one started with --role backup";
-            PeerError::Refused(text.to_owned())
         }
         _ => PeerError::Unreachable(status.to_string()),
     }

@@ -1,4 +1,5 @@
-//! The backup's side: takes entries in order, syncs them, applies what is committed.
+//! The side of every copy that is not primary: takes entries in order, syncs them, applies what is committed;
+//! takes a snapshot in the place of all it had.
 //!
 //! Calls come one at a time (the caller sees to it); each is answered after its sync.
 
@@ -6,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::super::{
     changes::Changes,
-    engine::{Durability, Engine, EngineError, Table},
+    engine::{Durability, Engine, EngineError, Span, Table},
     log::{Entry, Mark, ShardLog},
     ops::{Refusal, RefusalKind, Stop},
     store::{self, Identity, KEPT_ENTRIES, TRIM_STEP},
@@ -17,12 +18,18 @@ use crate::{
     proto::storage as pb,
 };
 
-/// The second copy of a store.
+/// A copy of a store, or an empty disk that may become one.
 pub struct Backup {
     engine: Arc<dyn Engine>,
-    /// `None` until a primary has called.
+    /// `None` until a primary has called, and while a snapshot is under way.
     identity: Option<Identity>,
     shards: Vec<Kept>,
+    /// Rows may be there although there is no identity: they are removed before others come.
+    littered: bool,
+    /// The piece of a snapshot that comes next, and the epoch of whoever sends it.
+    loading: Option<(u64, u64)>,
+    /// Lower epochs are refused, also by an empty disk.
+    promise: u64,
 }
 
 /// One shard's log, and what of it is in the tables.
@@ -38,19 +45,39 @@ impl Backup {
     /// Opens a copy. What damage took from the ends of its logs the primary will send again; a log that is
     /// damaged below what was applied from it cannot be mended that way.
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
-        let identity = Identity::load(&*engine)?;
+        let found = Identity::load(&*engine)?;
+        let promise = found.as_ref().map_or(0, |identity| identity.epoch);
+        let littered = found.as_ref().is_some_and(|identity| identity.partial);
         let mut backup = Self {
             engine,
-            identity,
+            identity: found.filter(|identity| !identity.partial),
             shards: Vec::new(),
+            littered,
+            loading: None,
+            promise,
         };
-        backup.load()?;
+        backup.open_logs()?;
         Ok(backup)
     }
 
-    /// Highest epoch seen, 0 before the first primary.
+    /// The lowest epoch that is heeded.
     pub fn epoch(&self) -> u64 {
-        self.identity.as_ref().map_or(0, |identity| identity.epoch)
+        self.promise
+    }
+
+    /// What it is a copy of.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Refuses lower epochs from now on, also after a restart.
+    pub fn promise(&mut self, epoch: u64) -> Result<(), EngineError> {
+        let mut out = Changes::default();
+        self.take_epoch(epoch, &mut out);
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.engine.write(&[out.as_bytes()], Durability::Synced)
     }
 
     /// Number of shards, 0 before the first primary.
@@ -60,13 +87,18 @@ impl Backup {
 
     /// Where the logs end. An empty copy takes the caller's identity.
     pub fn marks(&mut self, request: &pb::MarksRequest) -> Result<pb::MarksReply, Stop> {
+        if request.epoch < self.promise {
+            return Ok(pb::MarksReply {
+                epoch: self.promise,
+                ..Default::default()
+            });
+        }
         if self.identity.is_none() {
-            let place = Placement::new(request.shards)
-                .map_err(|error| Refusal::new(RefusalKind::InvalidArgument, error.to_string()))?;
-            let identity = Identity::of_copy(request.store_id.clone(), place);
+            let identity = self.asked_to_be(&request.store_id, request.shards)?;
+            self.clear()?;
             identity.store(&*self.engine)?;
             self.identity = Some(identity);
-            self.load()?;
+            self.open_logs()?;
         }
         self.check(&request.store_id, request.shards as usize)?;
         let marks = self.shards.iter().map(Kept::mark).collect();
@@ -101,15 +133,13 @@ impl Backup {
 
     /// Takes entries, all or none, and syncs them.
     pub fn append(&mut self, request: &pb::AppendRequest) -> Result<pb::AppendReply, Stop> {
-        self.check(&request.store_id, self.shards.len())?;
-        if request.epoch < self.epoch() {
-            let text = format!(
-                "epoch {} is over, the store is at {}",
-                request.epoch,
-                self.epoch()
-            );
-            return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
+        if request.epoch < self.promise {
+            return Ok(pb::AppendReply {
+                epoch: self.promise,
+                lacking: Vec::new(),
+            });
         }
+        self.check(&request.store_id, self.shards.len())?;
         // All is checked before anything changes: what memory says and what is synced stay the same.
         let mut lacking = Vec::new();
         let mut checked = Vec::with_capacity(request.segments.len());
@@ -152,7 +182,93 @@ impl Backup {
         })
     }
 
-    fn load(&mut self) -> Result<(), EngineError> {
+    /// Takes a piece of a snapshot. From the first piece to the last there is nothing here to rely on. The
+    /// caller knows that this copy is no member of the view.
+    pub fn load(&mut self, request: &pb::LoadRequest) -> Result<pb::LoadReply, Stop> {
+        if request.epoch < self.promise {
+            return Ok(pb::LoadReply {
+                epoch: self.promise,
+            });
+        }
+        if let Some(identity) = &self.identity
+            && identity.id != request.store_id
+        {
+            return Err(foreign());
+        }
+        let mut identity = self.asked_to_be(&request.store_id, request.shards)?;
+        identity.epoch = request.epoch;
+        if request.n == 0 {
+            identity.partial = true;
+            identity.store(&*self.engine)?;
+            self.identity = None;
+            self.shards.clear();
+            self.littered = true;
+            self.promise = request.epoch;
+            self.clear()?;
+            self.loading = Some((request.epoch, 0));
+        }
+        if self.loading != Some((request.epoch, request.n)) {
+            let text = "this piece of a snapshot does not follow the one before; begin again";
+            return Err(Refusal::new(RefusalKind::Unavailable, text).into());
+        }
+        self.loading = Some((request.epoch, request.n + 1));
+        let mut out = Changes::default();
+        if request.last {
+            self.loading = None;
+            for (id, mark) in identity.place.all().zip(&request.bases) {
+                ShardLog::begin_after(id, Mark::from(mark), &mut out);
+                out.put(Table::Meta, &table::applied(id), &mark.offset.to_be_bytes());
+            }
+            identity.partial = false;
+            identity.put(&mut out);
+        }
+        let durability = if request.last {
+            Durability::Synced
+        } else {
+            Durability::Buffered
+        };
+        self.engine
+            .write(&[&request.changes[..], out.as_bytes()], durability)?;
+        if request.last {
+            self.littered = false;
+            self.identity = Some(identity);
+            self.open_logs()?;
+        }
+        Ok(pb::LoadReply {
+            epoch: self.promise,
+        })
+    }
+
+    fn asked_to_be(&self, store_id: &bytes::Bytes, shards: u32) -> Result<Identity, Stop> {
+        let place = Placement::new(shards)
+            .map_err(|error| Refusal::new(RefusalKind::InvalidArgument, error.to_string()))?;
+        Ok(Identity {
+            epoch: self.promise,
+            ..Identity::of_copy(store_id.clone(), place)
+        })
+    }
+
+    /// Removes every row but those that say what this disk is.
+    fn clear(&mut self) -> Result<(), EngineError> {
+        if !self.littered {
+            return Ok(());
+        }
+        for table in Table::ALL {
+            loop {
+                let (out, more) = removals(&*self.engine, table)?;
+                if !out.is_empty() {
+                    self.engine.write(&[out.as_bytes()], Durability::Buffered)?;
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        self.littered = false;
+        Ok(())
+    }
+
+    fn open_logs(&mut self) -> Result<(), EngineError> {
         let Some(identity) = &self.identity else {
             return Ok(());
         };
@@ -168,10 +284,12 @@ impl Backup {
                 tracing::warn!(
                     shard = id.0,
                     from = damage.from,
-                    "log is damaged; the primary will send it again"
+                    "log is damaged; this copy leaves its view and will be brought level again"
                 );
                 let mut out = Changes::default();
                 log.cut(log.last(), damage.seen, &mut out);
+                // What lacks something is not the member it was: it must not take over.
+                out.put(Table::Meta, &table::disk(), &store::new_disk());
                 self.engine.write(&[out.as_bytes()], Durability::Synced)?;
             }
             let unapplied = log.read(&*self.engine, applied + 1, usize::MAX)?.into();
@@ -191,14 +309,13 @@ impl Backup {
             return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
         };
         if identity.id != store_id || identity.place.shards() != shards {
-            let text = "this backup belongs to another primary's store: if the primary has lost its \
-                        directory, copy the backup's there; else give each pair its own";
-            return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
+            return Err(foreign());
         }
         Ok(())
     }
 
     fn take_epoch(&mut self, epoch: u64, out: &mut Changes) {
+        self.promise = self.promise.max(epoch);
         if let Some(identity) = &mut self.identity
             && epoch > identity.epoch
         {
@@ -311,6 +428,33 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+/// Rows removed in one batch.
+const REMOVED_AT_ONCE: usize = 4096;
+
+/// Removes the first rows of a table; whether there are more.
+fn removals(engine: &dyn Engine, table: Table) -> Result<(Changes, bool), EngineError> {
+    const END: [u8; table::Key::MAX + 1] = [0xff; table::Key::MAX + 1];
+    let (mut out, mut count) = (Changes::default(), 0);
+    let span = Span {
+        from: &[],
+        to: &END,
+        backwards: false,
+    };
+    engine.scan(table, span, &mut |key, _| {
+        if table != Table::Meta || !table::is_disks_own(key) {
+            out.remove(table, key);
+            count += 1;
+        }
+        count < REMOVED_AT_ONCE
+    })?;
+    Ok((out, count >= REMOVED_AT_ONCE))
+}
+
+fn foreign() -> Stop {
+    let text = "this process has a copy of another store; give it a directory of its own";
+    Refusal::new(RefusalKind::FailedPrecondition, text).into()
 }
 
 fn no_shard() -> Stop {

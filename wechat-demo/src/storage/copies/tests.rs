@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::{Copies, Fatal, Peer, PeerError, backup::Backup};
+use super::{Copies, Fatal, Peer, PeerError, backup::Backup, fixed::Fixed};
 use crate::{
     model::{Placement, ShardId, clock::TestClock},
     proto::storage as pb,
@@ -35,7 +35,7 @@ fn marks_request() -> pb::MarksRequest {
     pb::MarksRequest {
         store_id: ID,
         shards: 2,
-        epoch: 1,
+        epoch: 100,
     }
 }
 
@@ -94,13 +94,23 @@ fn a_lower_epoch_is_refused_also_after_a_restart() {
         .unwrap();
     let mut backup = backup(&disk);
     let old = entries(first[0].mark, 4, &["b"]);
-    let refusal = refusal(
-        backup
-            .append(&append(4, first[0].mark, &old, 0))
-            .unwrap_err(),
-    );
-    assert_eq!(refusal.kind, RefusalKind::FailedPrecondition);
+    let reply = backup.append(&append(4, first[0].mark, &old, 0)).unwrap();
+    assert_eq!(reply.epoch, 5);
     assert_eq!(end(&mut backup), (1, 0));
+}
+
+#[test]
+fn a_promise_outlives_the_process() {
+    let disk = Disk::default();
+    backup(&disk).promise(7).unwrap();
+    disk.crash(0);
+    let mut backup = Backup::open(Arc::new(disk.open(Fuse::none()))).unwrap();
+    let first = entries(Mark::default(), 6, &["a"]);
+    let reply = backup
+        .append(&append(6, Mark::default(), &first, 0))
+        .unwrap();
+    assert_eq!((reply.epoch, backup.epoch()), (7, 7));
+    assert_eq!(backup.marks(&marks_request()).unwrap().epoch, 7);
 }
 
 #[test]
@@ -208,7 +218,7 @@ fn a_backup_of_another_store_is_left_alone() {
     assert!(
         refusal(backup.marks(&request).unwrap_err())
             .text
-            .contains("another primary's store")
+            .contains("another store")
     );
 }
 
@@ -231,17 +241,32 @@ impl Peer for Near {
     fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
         self.call(|backup| backup.append(&request))
     }
+    fn load(&self, request: pb::LoadRequest) -> Result<pb::LoadReply, PeerError> {
+        self.call(|backup| backup.load(&request))
+    }
 }
 
 fn start(ours: &Disk, theirs: &Disk) -> Result<Store, Fatal> {
+    start_with(ours, theirs, false)
+}
+
+/// With the other copy as the backup, or as a spare.
+fn start_with(ours: &Disk, theirs: &Disk, spare: bool) -> Result<Store, Fatal> {
     let engine: Arc<dyn Engine> = Arc::new(ours.open(Fuse::none()));
     let identity = match Identity::load(&*engine)? {
         Some(identity) => identity,
         None => Identity::of_copy(ID, Placement::new(2).unwrap()),
     };
     let backup = Backup::open(Arc::new(theirs.open(Fuse::none())))?;
-    let peer = Arc::new(Near(Mutex::new(backup)));
-    let copies = Copies::new(peer, ID, Box::new(|| Err(Fatal::Stopped)));
+    let peer: Option<Arc<dyn Peer>> = Some(Arc::new(Near(Mutex::new(backup))));
+    let (peer, spare) = if spare { (None, peer) } else { (peer, None) };
+    let fixed = Fixed {
+        epoch: identity.epoch + 1,
+        peer,
+        spare,
+        pause: Box::new(|| Err(Fatal::Stopped)),
+    };
+    let copies = Copies::new(Box::new(fixed), identity.same(), 2);
     Store::start(engine, Arc::new(TestClock::default()), identity, copies)
 }
 
@@ -376,14 +401,54 @@ fn logs_stay_short_and_what_they_said_stays() {
     ours.crash(0);
     let store = start(&ours, &theirs).unwrap();
     assert!(whole(&*store.engine(), &["user0", "user11000"]));
-    // A backup that lost its disk cannot be brought level from a trimmed log.
+    // A copy that lost its disk cannot be brought level from a trimmed log: a member ends the primary, …
     drop(store);
-    let error = start(&ours, &Disk::default())
+    let empty = Disk::default();
+    let error = start(&ours, &empty)
         .err()
         .expect("it does not start")
         .to_string();
-    assert!(
-        error.contains("copy the primary's data directory to the backup"),
-        "{error}"
-    );
+    assert!(error.contains("ours begins after"), "{error}");
+    // … a learner is sent a snapshot, and becomes a whole copy, which can be primary.
+    let empty = Disk::default();
+    let mut store = start_with(&ours, &empty, true).unwrap();
+    assert!(store.tend().unwrap());
+    claim(&mut store, &["later"]);
+    drop(store);
+    empty.crash(0);
+    let store = start_with(&empty, &ours, true).unwrap();
+    assert!(whole(&*store.engine(), &["user0", "user11000", "later"]));
+}
+
+#[test]
+fn half_a_snapshot_is_nothing_and_the_next_one_removes_it() {
+    let disk = Disk::default();
+    let piece = |n, last, name: &[u8]| {
+        let mut changes = Changes::default();
+        changes.put(Table::Rows, name, b"of a snapshot");
+        let bases = [0, 1].map(|shard| Mark::default().to_proto(ShardId(shard)));
+        pb::LoadRequest {
+            store_id: ID,
+            epoch: 3,
+            shards: 2,
+            n,
+            changes: changes.into_bytes().into(),
+            last,
+            bases: bases.into(),
+        }
+    };
+    let open = || Backup::open(Arc::new(disk.open(Fuse::none()))).unwrap();
+    let mut copy = open();
+    copy.load(&piece(0, false, b"one")).unwrap();
+    assert!(copy.load(&piece(2, false, b"three")).is_err());
+    disk.crash(usize::MAX);
+    let mut copy = open();
+    assert!(copy.identity().is_none());
+    assert!(copy.load(&piece(1, true, b"two")).is_err());
+    copy.load(&piece(0, false, b"other")).unwrap();
+    copy.load(&piece(1, true, b"last")).unwrap();
+    assert!(open().identity().is_some());
+    let row = |name: &[u8]| disk.open(Fuse::none()).get(Table::Rows, name).unwrap();
+    assert_eq!((row(b"one"), row(b"two")), (None, None));
+    assert!(row(b"other").is_some() && row(b"last").is_some());
 }

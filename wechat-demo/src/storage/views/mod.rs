@@ -1,0 +1,228 @@
+//! Views and leases: who of the processes has a store, and who may serve it (PacificA's scheme,
+//! MSR-TR-2008-25).
+//!
+//! Knows: the coordinator, beacons, threads, time.   Does not know: logs; `copies` moves the data.
+//!
+//! One view per store, all its shards together. The rules, as the code cites them:
+//! - V-1  The coordinator holds the view (epoch, primary, backup?, incarnation), changed by compare-and-set
+//!   alone, with a random proposal id. A member is a disk; an emptied disk is a new member.
+//! - V-2  Committed = synced by every member, and by `min_copies`. See `copies`.
+//! - V-3  Copies refuse lower epochs and cut off what does not follow the primary's log.
+//! - V-4  The primary serves while it holds a lease from its backup: 2 s from the *sending* of the last beacon
+//!   that was answered. The backup counts 3 s of grace from the *receipt* of one. A view without a backup
+//!   needs no lease: nobody else can become primary. The clock goes on while the machine sleeps.
+//! - V-5  A primary without an answer for two thirds of its lease leaves the backup out. With fewer than
+//!   `min_copies` left writes wait, reads go on.
+//! - V-6  A backup whose grace is over promises, on its disk, to refuse the old epoch, and makes itself
+//!   primary. Its log is the truth: it lacks nothing committed. Nobody outside the view is ever promoted.
+//! - V-7  A primary that was started again takes a new epoch, then what its log lacks of the backup's.
+//! - V-8  The primary recruits a learner among the live processes; it joins the view when it is level.
+//! - V-9  Coordinator gone: views stay, leases go on, data is served; a second failure waits.
+//!
+//! Read first: [`machine`], then [`Views`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use rpc_core::base::time::since_boot;
+
+use super::copies::{Fatal, Peer, Reign};
+use super::meter::Meter;
+use super::wire::RemotePeer;
+use crate::proto::storage as pb;
+use machine::{Machine, Member, Standing, Time, Times, View};
+
+mod beacons;
+mod council;
+pub mod machine;
+#[cfg(test)]
+mod model_tests;
+
+pub use beacons::send_beacons;
+pub use council::Council;
+
+/// One process's part in the views of its store, shared by its threads. Cheap to clone.
+#[derive(Clone)]
+pub struct Views {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    machine: Mutex<Machine>,
+    /// Until when this process may serve, in nanoseconds since the machine's start; 0 = not.
+    lease: AtomicU64,
+    /// Live processes as the coordinator knows them, this one among them.
+    live: Mutex<Vec<Member>>,
+    stop: AtomicBool,
+}
+
+impl Views {
+    /// Of a process that was just started.
+    pub fn new(me: Member, promise: u64) -> Self {
+        let machine = Machine::new(me, Times::default(), promise, since_boot());
+        Self {
+            shared: Arc::new(Shared {
+                machine: Mutex::new(machine),
+                lease: AtomicU64::new(0),
+                live: Mutex::default(),
+                stop: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Does something with the machine, at this time.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Machine, Time) -> T) -> T {
+        let mut machine = lock(&self.shared.machine);
+        let outcome = act(&mut machine, since_boot());
+        let lease = u64::try_from(machine.lease().as_nanos()).unwrap_or(u64::MAX);
+        self.shared.lease.store(lease, Ordering::Release);
+        outcome
+    }
+
+    /// Whether this process may serve. What was read before this said yes was the newest there is.
+    pub fn may_serve(&self) -> bool {
+        let now = u64::try_from(since_boot().as_nanos()).unwrap_or(u64::MAX);
+        now < self.shared.lease.load(Ordering::Acquire)
+    }
+
+    /// The view in which this process is primary.
+    pub fn reign(&self) -> Option<View> {
+        self.with(|machine, _| match machine.standing() {
+            Standing::Over => None,
+            _ => machine.view().cloned(),
+        })
+    }
+
+    /// The highest epoch known or promised, and the members of the known view.
+    pub fn describe(&self) -> (u64, u32) {
+        self.with(|machine, _| {
+            let view = machine.view();
+            let copies = view.map_or(0, |view| 1 + u32::from(view.backup.is_some()));
+            (machine.promise(), copies)
+        })
+    }
+
+    /// Answers a beacon.
+    pub fn beacon(&self, epoch: u64) -> pb::BeaconReply {
+        self.with(|machine, now| {
+            machine.beacon(epoch, now);
+            pb::BeaconReply {
+                epoch: machine.promise(),
+                disk: machine.me().disk.clone(),
+            }
+        })
+    }
+
+    /// Ends the threads and the committer's waiting.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn stopped(&self) -> bool {
+        self.shared.stop.load(Ordering::Relaxed)
+    }
+
+    fn set_live(&self, live: Vec<Member>) {
+        *lock(&self.shared.live) = live;
+    }
+}
+
+/// The committer's [`Reign`].
+pub struct Throne {
+    views: Views,
+    meter: Arc<Meter>,
+    peers: HashMap<String, Arc<dyn Peer>>,
+    /// When candidates were last given out.
+    asked: Time,
+}
+
+/// Pause between two attempts to reach a copy.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two attempts to recruit one.
+const RECRUIT: Duration = Duration::from_millis(300);
+/// Of how many pauses one is written down.
+const MISSES_PER_WARNING: u64 = 200;
+
+impl Throne {
+    /// For one reign.
+    pub fn new(views: Views, meter: Arc<Meter>) -> Self {
+        Self {
+            views,
+            meter,
+            peers: HashMap::new(),
+            asked: Time::ZERO,
+        }
+    }
+}
+
+impl Reign for Throne {
+    fn standing(&mut self) -> Standing {
+        self.views.with(|machine, _| machine.standing())
+    }
+
+    fn peer(&mut self, member: &Member) -> Arc<dyn Peer> {
+        let peer = self.peers.entry(member.address.clone());
+        let make = || -> Arc<dyn Peer> { Arc::new(RemotePeer::new(&member.address)) };
+        Arc::clone(peer.or_insert_with(make))
+    }
+
+    fn pause(&mut self) -> Result<(), Fatal> {
+        if self.views.stopped() {
+            return Err(Fatal::Stopped);
+        }
+        Meter::add(&self.meter.copy_misses, 1);
+        let misses = self.meter.copy_misses.load(Ordering::Relaxed);
+        if misses.is_multiple_of(MISSES_PER_WARNING) {
+            tracing::warn!(misses, "writes have waited for the other copy");
+        }
+        std::thread::sleep(PAUSE);
+        Ok(())
+    }
+
+    fn candidates(&mut self) -> Vec<Member> {
+        let now = since_boot();
+        if now < self.asked + RECRUIT {
+            return Vec::new();
+        }
+        self.asked = now;
+        let me = self.views.with(|machine, _| machine.me().clone());
+        let live = lock(&self.views.shared.live);
+        live.iter()
+            .filter(|member| member.disk != me.disk)
+            .cloned()
+            .collect()
+    }
+
+    fn learning(&mut self, learner: Option<Member>) {
+        self.views.with(|machine, _| machine.set_learner(learner));
+    }
+
+    fn join(&mut self) {
+        self.views.with(|machine, _| machine.join());
+    }
+
+    fn over(&mut self, epoch: u64) {
+        self.views.with(|machine, _| machine.over(epoch));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Members by disk, the ones listed later in the place of the same disk's earlier ones.
+fn by_disk(members: Vec<Member>) -> Vec<Member> {
+    let disks: BTreeMap<Bytes, Member> = members
+        .into_iter()
+        .map(|member| (member.disk.clone(), member))
+        .collect();
+    disks.into_values().collect()
+}
+
+fn view_of(data: Bytes) -> Option<View> {
+    pb::View::decode(data).ok().map(View::from)
+}
