@@ -4,6 +4,7 @@ fn main() {
     let protos = [
         "proto/probe.proto",
         "proto/library.proto",
+        "proto/feed.proto",
         "../examples/proto/example.proto",
     ];
     let generated = rpc_codegen::compile_protos(&protos, &["proto", "../examples/proto"]);

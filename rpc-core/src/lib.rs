@@ -16,6 +16,7 @@ pub use coroutine::identity::IdentityError;
 pub use hook::keep_when_cut;
 pub use rpc::client::{CallOptions, Channel, ChannelBuilder, Wire};
 pub use rpc::compression::{Compression, CompressionSwitch};
+pub use rpc::cors::Cors;
 pub use rpc::error::Error;
 pub use rpc::message::{IntoRequest, Request, Response};
 pub use rpc::metadata::MetadataMap;

@@ -9,6 +9,7 @@
 pub mod client;
 pub mod compression;
 mod console;
+pub mod cors;
 pub mod descriptor;
 pub mod error;
 mod http_rule;

@@ -13,6 +13,7 @@ mod golden;
 mod grpc;
 mod http;
 mod interop;
+mod lines;
 mod peer;
 mod streams;
 mod threads;

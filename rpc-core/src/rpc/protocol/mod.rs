@@ -51,6 +51,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 
 use super::compression::Compression;
+use super::cors::Cors;
 use super::metadata::MetadataMap;
 use super::status::Status;
 use super::tls::Peer;
@@ -127,6 +128,7 @@ pub trait Routes: Send + Sync + 'static {
 }
 
 /// What sessions of one server share.
+#[derive(Clone)]
 pub struct ServerConfig {
     /// Bounds on what a peer can make a session hold.
     pub limits: Limits,
@@ -136,6 +138,8 @@ pub struct ServerConfig {
     pub routes: Arc<dyn Routes>,
     /// The protocols of the port, in the order they are asked.
     pub protocols: Vec<Arc<dyn Protocol>>,
+    /// Which web pages may call over HTTP; `None` = those of the server's own origin.
+    pub cors: Option<Cors>,
 }
 
 /// Bounds on what a peer can make a session hold.

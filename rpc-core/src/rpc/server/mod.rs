@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use self::certificates::CertificateFiles;
 use self::options::Options;
+use super::cors::Cors;
 use super::error::Error;
 use super::protocol::{Limits, Protocol};
 use super::tls::ServerTls;
@@ -61,6 +62,7 @@ pub struct ServerBuilder {
     protocols: Vec<Arc<dyn Protocol>>,
     tls: Option<ServerTls>,
     certificate_files: Option<CertificateFiles>,
+    cors: Option<Cors>,
     /// The program's own numbers for `/metrics`.
     own_metrics: Option<OwnMetrics>,
 }
@@ -80,6 +82,7 @@ impl Server {
             protocols: Vec::new(),
             tls: None,
             certificate_files: None,
+            cors: None,
             own_metrics: None,
         }
     }
@@ -121,6 +124,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn certificate_files(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.certificate_files = Some(CertificateFiles::new(chain.into(), key.into()));
+        self
+    }
+
+    /// Lets web pages of other origins call over HTTP. Default: none.
+    #[must_use]
+    pub fn cors(mut self, cors: Cors) -> Self {
+        self.cors = Some(cors);
         self
     }
 

@@ -6,9 +6,14 @@ use bytes::{Bytes, BytesMut};
 
 use super::message::Assembler;
 use super::server::{Call, GrpcServer, Purpose};
+use super::trailers::put_metadata;
+use crate::rpc::cors::Grant;
+use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::http1::{
     self, Head, Kind, Length, Response, Target, call_of, of_http, response_of,
 };
+use crate::rpc::protocol::http2::frame::ErrorCode;
+use crate::rpc::protocol::http2::hpack::encode::Encoder;
 use crate::rpc::protocol::{Body, CallId, Checksum, PageRequest, RawBody, Reply, ServerEvent};
 use crate::rpc::status::Status;
 
@@ -16,10 +21,15 @@ impl GrpcServer {
     pub(super) fn on_plain_head(&mut self, id: u32, end: bool) {
         let head = self.plain_head(end);
         let head_only = head.method == "HEAD";
-        let (kind, waiting, page) = match Target::of(&head, &*self.config.routes) {
+        let target = Target::of(&head, &self.config);
+        if let Some(call) = self.session.inbox(id) {
+            call.grant = target.grant(&head, &self.config).map(Box::new);
+        }
+        let (kind, waiting, page) = match target {
             Target::Refused(response) => return self.refuse_plainly(id, response, head_only, end),
-            Target::Call { route, .. } if route.kind != Default::default() => {
-                let text = "a method with streams is called with gRPC: send application/grpc";
+            Target::Call { route, .. } if route.kind.takes_stream() => {
+                let text =
+                    "a method that takes a stream is called with gRPC: send application/grpc";
                 let response = http1::of_status(&Status::unimplemented(text));
                 return self.refuse_plainly(id, response, head_only, end);
             }
@@ -62,7 +72,7 @@ impl GrpcServer {
     /// Answers a request that leads nowhere, once its body has come.
     fn refuse_plainly(&mut self, id: u32, response: Response, head_only: bool, end: bool) {
         let Some(call) = self.session.inbox(id).filter(|_| !end) else {
-            return self.answer_plainly(id, &response, head_only);
+            return self.answer_plainly(id, response, head_only);
         };
         call.purpose = Purpose::Plain {
             kind: None,
@@ -117,7 +127,7 @@ impl GrpcServer {
         };
         if let Some(response) = call.refusal.take() {
             let head_only = is_head(call.purpose);
-            return self.answer_plainly(id, &response, head_only);
+            return self.answer_plainly(id, *response, head_only);
         }
         let body = call.assembler.take_plain();
         let (waiting, page) = (call.waiting.take(), call.page.take());
@@ -137,7 +147,7 @@ impl GrpcServer {
         if self.in_flight >= self.config.limits.max_in_flight {
             let text = "too many calls are under way on this connection";
             let response = http1::of_status(&Status::resource_exhausted(text));
-            return self.answer_plainly(id, &response, false);
+            return self.answer_plainly(id, response, false);
         }
         self.give(id, event);
     }
@@ -153,35 +163,98 @@ impl GrpcServer {
         }
         let max = self.config.limits.max_body;
         let text = format!("the request's body is above the limit of {max} bytes");
-        self.answer_plainly(id, &of_http(413, &text, None), false);
+        self.answer_plainly(id, of_http(413, &text, None), false);
     }
 
     pub(super) fn answer_plain(&mut self, id: u32, kind: Option<Kind>, reply: Reply<'_>) {
         let call = self.session.inbox(id);
         let head_only = call.is_some_and(|call| is_head(call.purpose));
-        self.answer_plainly(id, &response_of(kind, reply), head_only);
+        self.answer_plainly(id, response_of(kind, reply), head_only);
     }
 
     /// Sends a response and ends the stream.
-    pub(super) fn answer_plainly(&mut self, id: u32, response: &Response, head_only: bool) {
-        if let Some(call) = self.session.inbox(id) {
-            self.held -= call.held;
-            *call = Call::default();
-        }
+    pub(super) fn answer_plainly(&mut self, id: u32, mut response: Response, head_only: bool) {
+        let call = self.session.inbox(id).map(std::mem::take);
+        let call = call.unwrap_or_default();
+        self.held -= call.held;
         let body = if head_only {
             Bytes::new()
         } else {
             response.body.clone()
         };
+        self.put_plain_head(id, &mut response, call.grant, body.is_empty());
+        if !body.is_empty() {
+            self.session.data(id, &[], Body::Bytes(body), true);
+        }
+    }
+}
+
+impl GrpcServer {
+    fn put_plain_head(
+        &mut self,
+        id: u32,
+        response: &mut Response,
+        grant: Option<Box<Grant>>,
+        end: bool,
+    ) {
+        if let Some(grant) = grant {
+            grant.write(response);
+        }
         let status = response.status.to_string();
-        self.session.block(id, body.is_empty(), |encoder, out| {
+        self.session.block(id, end, |encoder, out| {
             encoder.field(b":status", status.as_bytes(), out);
             for (name, value) in response.headers() {
                 encoder.field(&name.to_ascii_lowercase(), value, out);
             }
         });
-        if !body.is_empty() {
-            self.session.data(id, &[], Body::Bytes(body), true);
+    }
+
+    /// Begins an answer in lines of JSON.
+    pub(super) fn begin_plain_stream(&mut self, id: u32, metadata: &MetadataMap) {
+        let Some(call) = self.session.inbox(id) else {
+            return;
+        };
+        call.begun = true;
+        let grant = call.grant.take();
+        self.put_plain_head(id, &mut http1::of_stream(metadata), grant, false);
+    }
+
+    /// Sends a line; true if there is room for another.
+    pub(super) fn put_line(&mut self, id: u32, line: Body<'_>) -> bool {
+        let line = http1::bytes_of(line);
+        let whole = [&line[..], b"\n"].concat();
+        self.session.data(id, &[], Body::Bytes(whole.into()), false)
+    }
+
+    /// Ends an answer in lines of JSON. One that failed says so in a line, and its stream is broken off, so
+    /// that nobody takes what came for the whole.
+    pub(super) fn end_plain_stream(
+        &mut self,
+        id: u32,
+        result: Result<(), &Status>,
+        trailers: &MetadataMap,
+    ) {
+        let Some(call) = self.session.inbox(id) else {
+            return;
+        };
+        let head_only = is_head(call.purpose);
+        self.held -= call.held;
+        *call = Call::default();
+        match result {
+            Err(status) => {
+                if !head_only {
+                    self.put_line(id, Body::Bytes(http1::error_line(status)));
+                }
+                self.session.break_later(id, ErrorCode::INTERNAL_ERROR);
+            }
+            Ok(()) if trailers.is_empty() => self.session.end(id),
+            Ok(()) => {
+                let trailers = trailers.clone();
+                let write = move |encoder: &mut Encoder, out: &mut Vec<u8>| {
+                    put_metadata(&trailers, encoder, out);
+                };
+                self.session.end_later(id, Box::new(write));
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use super::trailers::{Tail, put_metadata};
 use super::{HELD_MAX, bounds};
 use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
+use crate::rpc::cors::Grant;
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::http2::hpack::encode::{Encoder, Handle};
 use crate::rpc::protocol::http2::{Event, Inbox, Role, Session};
@@ -75,7 +76,9 @@ pub(super) struct Call {
     /// Given to the driver, and not ended by it.
     pub running: bool,
     /// The answer's head has left.
-    begun: bool,
+    pub begun: bool,
+    /// What a web page of another origin is told.
+    pub grant: Option<Box<Grant>>,
     /// Bytes of messages given out and not taken.
     untaken: usize,
     /// What of [`GrpcServer::held`] is this stream's.
@@ -124,7 +127,7 @@ impl GrpcServer {
             Event::HeadTooLarge { id, .. } => {
                 let max = self.config.limits.max_head;
                 let text = format!("the request's fields are above the limit of {max} bytes");
-                self.answer_plainly(id, &http1::of_http(431, &text, None), false);
+                self.answer_plainly(id, http1::of_http(431, &text, None), false);
             }
             Event::Data { id, data, end } => self.on_data(id, data, end),
             Event::Placed { id, end } => self.on_data(id, Bytes::new(), end),
@@ -153,7 +156,7 @@ impl GrpcServer {
         };
         if self.head.method != b"POST" {
             let response = http1::of_http(405, "call with POST", Some("POST"));
-            return self.answer_plainly(id, &response, false);
+            return self.answer_plainly(id, response, false);
         }
         if let Some(call) = self.session.inbox(id) {
             call.purpose = Purpose::Grpc(subtype);
@@ -402,8 +405,10 @@ impl GrpcServer {
         let Some(call) = self.session.inbox(id).filter(|call| !call.begun) else {
             return;
         };
-        let Purpose::Grpc(subtype) = call.purpose else {
-            return;
+        let subtype = match call.purpose {
+            Purpose::Over => return,
+            Purpose::Plain { .. } => return self.begin_plain_stream(id, metadata),
+            Purpose::Grpc(subtype) => subtype,
         };
         call.begun = true;
         call.announced = compression;
@@ -428,6 +433,9 @@ impl GrpcServer {
         let Some(call) = self.session.inbox(id) else {
             return true;
         };
+        if let Purpose::Plain { head_only, .. } = call.purpose {
+            return head_only || self.put_line(id, body.decompressed(compression));
+        }
         if compression == Compression::None || compression == call.announced {
             let compressed = compression != Compression::None;
             let prefix = prefix(compressed, body.len());
@@ -470,6 +478,9 @@ impl GrpcServer {
         let subtype = match call.purpose {
             Purpose::Over => return,
             Purpose::Grpc(subtype) => subtype,
+            Purpose::Plain { .. } if call.begun => {
+                return self.end_plain_stream(id, result, trailers);
+            }
             Purpose::Plain { kind, .. } => {
                 let Err(status) = result else { return };
                 return self.answer_plain(id, kind, Reply::Failed(status));

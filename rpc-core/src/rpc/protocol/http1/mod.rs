@@ -9,11 +9,20 @@
 //!   is read as a request.
 //! - H-3  A request that is refused gets an answer in JSON, `{"code":…,"message":…}`, behind those before it.
 //! - H-4  After the first answer with `Connection: close` nothing is read or written any more.
+//! - H-5  A call that gives a stream (as JSON lines, `application/x-ndjson`) is given out once every answer
+//!   before its own has left, and nothing behind it is parsed before it has ended.
+//! - H-6  A stream that failed ends with the line `{"error":{"code":…,"message":…}}` and never with a last
+//!   chunk: its connection is closed, so that nobody takes what came for the whole.
+//! - H-7  A peer that ends its side while it is sent a stream has given the call up.
 //!
 //! Read first: [`server`], then `head.rs`.
 
 mod chunked;
 mod head;
+#[cfg(test)]
+mod lines {
+    mod tests;
+}
 #[cfg(test)]
 mod refusals {
     mod tests;
@@ -30,9 +39,10 @@ use super::{Probe, Protocol, ServerConfig, ServerSession};
 
 pub(super) use head::{Head, Length, is_https_own};
 pub use server::Http1Server;
-pub(super) use server::{call_of, response_of};
+pub(super) use server::{bytes_of, call_of, response_of};
 pub(super) use target::{Kind, Target};
-pub(super) use write::{Response, of_http, of_status};
+pub(in crate::rpc) use write::Response;
+pub(super) use write::{error_line, of_http, of_status, of_stream};
 
 /// The protocol, for [`ServerConfig::protocols`].
 #[derive(Debug, Default)]

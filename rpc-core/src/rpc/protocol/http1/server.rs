@@ -9,12 +9,17 @@ use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Limit};
 use super::chunked::{Chunked, too_large};
 use super::head::{Head, Length, Refusal};
 use super::target::{Kind, Target};
-use super::write::{Response, Say, end_of_head, of_http, of_page, of_status};
+use super::write::{
+    Response, Say, end_of_head, error_line, last_chunk, of_http, of_page, of_status, of_stream,
+};
 use crate::base::buf::{SMALL, SendBuf};
 use crate::base::time::Instant;
+use crate::rpc::compression::Compression;
+use crate::rpc::cors::Grant;
+use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::{
     Bad, BadReason, Body, CallId, Checksum, EndOfInput, IncomingCall, PageRequest, RawBody, Reply,
-    Route, ServerConfig, ServerEvent, ServerSession, Success, Trace, counters,
+    Room, Route, ServerConfig, ServerEvent, ServerSession, Success, Trace, call, counters,
 };
 use crate::rpc::status::Status;
 
@@ -38,6 +43,10 @@ pub struct Http1Server {
     draining: bool,
     /// The peer has sent its last byte.
     ended: bool,
+    /// The first slot's answer is a stream (H-5).
+    streaming: bool,
+    /// A call whose answer will be one, until it is first.
+    held: Option<Box<IncomingCall>>,
 }
 
 /// Where in a request the input is.
@@ -69,7 +78,11 @@ struct Slot {
     http10: bool,
     /// The connection ends with this answer.
     close: bool,
+    /// What a page of another origin is told.
+    grant: Option<Grant>,
     ready: Option<Response>,
+    /// The head of a stream has left.
+    begun: bool,
 }
 
 /// What a step of parsing came to.
@@ -104,6 +117,8 @@ impl Http1Server {
             owes_continue: false,
             draining: false,
             ended: false,
+            streaming: false,
+            held: None,
         }
     }
 
@@ -171,7 +186,7 @@ impl Http1Server {
 
     /// A head is complete: finds out what it is for and prepares for its body.
     fn begin(&mut self, head: Head) -> Step {
-        let target = Target::of(&head, &*self.config.routes);
+        let target = Target::of(&head, &self.config);
         let max = self.config.limits.max_body;
         let (length, chunked) = match head.body {
             Length::Absent => (0, false),
@@ -230,7 +245,9 @@ impl Http1Server {
             head_only: head.method == "HEAD",
             http10: head.http10,
             close: !head.keep_alive,
+            grant: target.grant(&head, &self.config),
             ready: None,
+            begun: false,
         });
         match target {
             Target::Call {
@@ -247,7 +264,11 @@ impl Http1Server {
                 };
                 let mut call = call_of(id, &head, route, kind, body, self.now);
                 call.bound = bound;
-                Step::Event(ServerEvent::Call(call))
+                if route.kind != call::Kind::ServerStream {
+                    return Step::Event(ServerEvent::Call(call));
+                }
+                self.held = Some(Box::new(call));
+                self.held_call()
             }
             Target::Page => Step::Event(ServerEvent::Page(PageRequest {
                 id,
@@ -278,14 +299,27 @@ impl Http1Server {
             head_only: false,
             http10: false,
             close: true,
+            grant: None,
             ready: None,
+            begun: false,
         });
         self.ready(id, of_http(refusal.status, &refusal.text, None));
         Step::Wait
     }
 
+    /// Gives out the call that is held, once it is first (H-5).
+    fn held_call(&mut self) -> Step {
+        match self.held.take_if(|_| self.slots.len() == 1) {
+            Some(call) => {
+                self.streaming = true;
+                Step::Event(ServerEvent::Call(*call))
+            }
+            None => Step::Wait,
+        }
+    }
+
     /// Puts an answer into its slot and sends what can be sent in order.
-    fn ready(&mut self, id: CallId, response: Response) {
+    fn ready(&mut self, id: CallId, mut response: Response) {
         let index = id.key().wrapping_sub(self.first);
         let slot = usize::try_from(index)
             .ok()
@@ -294,7 +328,11 @@ impl Http1Server {
             debug_assert!(false, "a request is answered once");
             return;
         };
+        if let Some(grant) = &slot.grant {
+            grant.write(&mut response);
+        }
         slot.ready = Some(response);
+        self.streaming = false;
         while let Some(slot) = self.slots.pop_front_if(|slot| slot.ready.is_some()) {
             self.first += 1;
             let last = self.slots.is_empty() && matches!(self.stage, Stage::Head);
@@ -311,6 +349,64 @@ impl Http1Server {
             }
         }
         self.pay_continue();
+    }
+
+    /// Writes the head of the first slot's stream, once.
+    fn begin_stream(&mut self, metadata: &MetadataMap) -> bool {
+        let Some(slot) = self.slots.front_mut().filter(|_| self.streaming) else {
+            debug_assert!(false, "a stream is the first answer that is due");
+            return false;
+        };
+        if std::mem::replace(&mut slot.begun, true) {
+            return true;
+        }
+        let mut response = of_stream(metadata);
+        if let Some(grant) = &slot.grant {
+            grant.write(&mut response);
+        }
+        self.out.put(&response.head);
+        if !slot.http10 {
+            self.out.put(b"\r\nTransfer-Encoding: chunked");
+        }
+        slot.close |= slot.http10; // its end is the connection's
+        self.out.put(end_of_head(slot.close, slot.http10));
+        true
+    }
+
+    /// Writes a line of the first slot's stream.
+    fn put_line(&mut self, line: Bytes) {
+        let Some(slot) = self.slots.front().filter(|slot| !slot.head_only) else {
+            return;
+        };
+        if slot.http10 {
+            self.out.push(line);
+            return self.out.put(b"\n");
+        }
+        self.out.put(format!("{:x}\r\n", line.len() + 1).as_bytes());
+        self.out.push(line);
+        self.out.put(b"\n\r\n");
+    }
+
+    /// The first slot's stream is over. One that failed says so in a line and lacks its last chunk (H-6).
+    fn end_stream(&mut self, result: Result<(), &Status>, trailers: &MetadataMap) {
+        if !self.begin_stream(&NO_METADATA) {
+            return;
+        }
+        if let Err(status) = result {
+            self.put_line(error_line(status));
+        }
+        self.streaming = false;
+        self.first += 1;
+        let Some(slot) = self.slots.pop_front() else {
+            return;
+        };
+        if result.is_ok() && !slot.http10 && !slot.head_only {
+            self.out.put(&last_chunk(trailers));
+        }
+        let idle = matches!(self.stage, Stage::Head) && self.input.get_ref().is_empty();
+        if slot.close || result.is_err() || self.draining && idle {
+            self.stage = Stage::Done;
+        }
     }
 
     /// Prepares the input for reading.
@@ -384,14 +480,7 @@ fn success_of(kind: Kind, success: Success<'_>) -> Response {
             "the answer has an attachment, which HTTP does not carry: call with baidu_std",
         ));
     }
-    let body = match success.body.decompressed(success.compression) {
-        Body::Bytes(bytes) => bytes,
-        Body::Message(message) => {
-            let mut bytes = vec![0; message.encoded_len()];
-            message.encode(&mut bytes);
-            bytes.into()
-        }
-    };
+    let body = bytes_of(success.body.decompressed(success.compression));
     let say = Say {
         status: 200,
         content_type: kind.content_type(),
@@ -401,6 +490,20 @@ fn success_of(kind: Kind, success: Success<'_>) -> Response {
     };
     say.with(body)
 }
+
+/// A body as bytes of its own.
+pub fn bytes_of(body: Body<'_>) -> Bytes {
+    match body {
+        Body::Bytes(bytes) => bytes,
+        Body::Message(message) => {
+            let mut bytes = vec![0; message.encoded_len()];
+            message.encode(&mut bytes);
+            bytes.into()
+        }
+    }
+}
+
+static NO_METADATA: MetadataMap = MetadataMap::new();
 
 impl ServerSession for Http1Server {
     fn recv_space(&mut self) -> &mut dyn BufMut {
@@ -425,6 +528,15 @@ impl ServerSession for Http1Server {
     }
 
     fn next_event(&mut self) -> Option<ServerEvent> {
+        if self.streaming {
+            return None;
+        }
+        if self.held.is_some() {
+            return match self.held_call() {
+                Step::Event(event) => Some(event),
+                Step::Again | Step::Wait => None,
+            };
+        }
         while self.slots.len() < self.config.limits.max_pipelined {
             match self.step() {
                 Step::Event(event) => return Some(event),
@@ -433,6 +545,26 @@ impl ServerSession for Http1Server {
             }
         }
         None
+    }
+
+    fn carries(&self, kind: call::Kind) -> bool {
+        !kind.takes_stream()
+    }
+
+    fn begin(&mut self, _id: CallId, metadata: &MetadataMap, _compression: Compression) {
+        self.begin_stream(metadata);
+    }
+
+    /// What the peer does not take waits in the socket's queue, which the driver bounds.
+    fn send(&mut self, _id: CallId, message: Body<'_>, compression: Compression) -> Room {
+        if self.begin_stream(&NO_METADATA) {
+            self.put_line(bytes_of(message.decompressed(compression)));
+        }
+        Room::Open
+    }
+
+    fn finish(&mut self, _id: CallId, result: Result<(), &Status>, trailers: &MetadataMap) {
+        self.end_stream(result, trailers);
     }
 
     fn answer(&mut self, id: CallId, reply: Reply<'_>) {
@@ -461,13 +593,21 @@ impl ServerSession for Http1Server {
     }
 
     fn wants_input(&self) -> bool {
-        !matches!(self.stage, Stage::Done)
-            && !self.ended
-            && self.slots.len() < self.config.limits.max_pipelined
+        if self.ended || self.held.is_some() {
+            return false;
+        }
+        if self.streaming {
+            // Only to learn that nobody listens any more.
+            return self.input.get_ref().is_empty();
+        }
+        !matches!(self.stage, Stage::Done) && self.slots.len() < self.config.limits.max_pipelined
     }
 
     fn end_of_input(&mut self) -> EndOfInput {
         self.ended = true;
+        if self.streaming {
+            return EndOfInput::Abandon; // H-7
+        }
         let between = matches!(self.stage, Stage::Head) && self.input.get_ref().is_empty();
         if between {
             self.stage = Stage::Done;

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use super::head::{Head, Length};
-use super::write::{Response, of_http, of_status};
+use super::write::{Response, of_http, of_nothing, of_status};
 use crate::rpc::compression::Compression;
-use crate::rpc::protocol::{BodyFormat, Bound, HttpRoute, Route, Routes};
+use crate::rpc::cors::{Cors, Grant};
+use crate::rpc::protocol::{BodyFormat, Bound, HttpRoute, Route, Routes, ServerConfig};
 
 /// What a request is for.
 #[derive(Debug)]
@@ -64,7 +65,15 @@ const METHODS: [&str; 8] = [
 
 impl Target {
     /// Looks at method and path, then at what a call's headers say.
-    pub fn of(head: &Head, routes: &dyn Routes) -> Self {
+    pub fn of(head: &Head, config: &ServerConfig) -> Self {
+        let routes = &*config.routes;
+        if let Some(allowed) = config
+            .cors
+            .as_ref()
+            .and_then(|cors| preflight(head, cors, routes))
+        {
+            return Self::Refused(allowed);
+        }
         if !METHODS.contains(&&*head.method) {
             let text = format!("the method {} is not known here", head.method);
             return Self::Refused(of_http(501, &text, None));
@@ -84,6 +93,14 @@ impl Target {
                 Self::Refused(of_status(&status))
             }
             _ => Self::by_rule(head, routes),
+        }
+    }
+
+    /// What a web page of another origin is granted, if the request comes from one that may call.
+    pub fn grant(&self, head: &Head, config: &ServerConfig) -> Option<Grant> {
+        match self {
+            Self::Page => None,
+            Self::Call { .. } | Self::Refused(_) => config.cors.as_ref()?.grant(&head.headers),
         }
     }
 
@@ -124,6 +141,9 @@ impl Target {
             );
             return refuse(text.into());
         };
+        if route.kind.gives_stream() && kind.format() != BodyFormat::Json {
+            return refuse("a stream is given in lines of JSON: send application/json".into());
+        }
         match head.compression() {
             Some(compression) => Self::Call {
                 route,
@@ -136,6 +156,26 @@ impl Target {
             }
         }
     }
+}
+
+/// The answer to a browser that asks whether a page may send a call (its OPTIONS before the call).
+fn preflight(head: &Head, cors: &Cors, routes: &dyn Routes) -> Option<Response> {
+    let method = head.headers.get("access-control-request-method")?;
+    if head.method != "OPTIONS" {
+        return None;
+    }
+    cors.grant(&head.headers)?;
+    let named = names(&head.path).is_some_and(|(service, name)| routes.find(service, name).is_ok());
+    let leads = match named {
+        true => method == "POST",
+        false => matches!(
+            routes.find_http(method, &head.path),
+            Ok(HttpRoute::Rule(..))
+        ),
+    };
+    let mut response = of_nothing();
+    cors.allow(method, &head.headers, &mut response);
+    leads.then_some(response)
 }
 
 /// Service and method of a path like `/example.EchoService/Echo`.

@@ -19,6 +19,11 @@ pub struct Response {
 }
 
 impl Response {
+    /// Appends a header.
+    pub fn push(&mut self, name: &str, value: &str) {
+        push(&mut self.head, &["\r\n", name, ": ", value]);
+    }
+
     /// The headers, for versions of HTTP that write them otherwise.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let lines = self.head.split(|byte| *byte == b'\n').skip(1);
@@ -83,6 +88,47 @@ impl Say<'_> {
         let body = serde_json::json!({ "code": code.name(), "message": text });
         self.with(body.to_string().into())
     }
+}
+
+/// An answer without a body.
+pub fn of_nothing() -> Response {
+    let say = Say {
+        status: 204,
+        content_type: "",
+        headers: &MetadataMap::new(),
+        errno: 0,
+        allow: None,
+    };
+    say.with(Bytes::new())
+}
+
+/// The head of a stream of JSON lines.
+pub fn of_stream(metadata: &MetadataMap) -> Response {
+    let mut head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson".to_vec();
+    for (name, value) in metadata.iter() {
+        header(&mut head, name, value);
+    }
+    Response {
+        status: 200,
+        head,
+        body: Bytes::new(),
+    }
+}
+
+/// The line that a stream ends with whose call failed.
+pub fn error_line(status: &Status) -> Bytes {
+    let error = serde_json::json!({ "code": status.code().name(), "message": status.message() });
+    serde_json::json!({ "error": error }).to_string().into()
+}
+
+/// What ends a body in chunks.
+pub fn last_chunk(trailers: &MetadataMap) -> Vec<u8> {
+    let mut end = b"0".to_vec();
+    for (name, value) in trailers.iter() {
+        header(&mut end, name, value);
+    }
+    end.extend_from_slice(b"\r\n\r\n");
+    end
 }
 
 /// What ends a head: how the connection goes on.

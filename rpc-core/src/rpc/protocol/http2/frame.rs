@@ -38,6 +38,7 @@ pub struct ErrorCode(pub u32);
 impl ErrorCode {
     pub const NO_ERROR: Self = Self(0);
     pub const PROTOCOL_ERROR: Self = Self(1);
+    pub const INTERNAL_ERROR: Self = Self(2);
     pub const FLOW_CONTROL_ERROR: Self = Self(3);
     pub const STREAM_CLOSED: Self = Self(5);
     pub const FRAME_SIZE_ERROR: Self = Self(6);

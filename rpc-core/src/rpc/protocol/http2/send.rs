@@ -120,6 +120,14 @@ impl<T: Inbox> Session<T> {
         }
     }
 
+    /// Breaks the stream off once the data before has left.
+    pub fn break_later(&mut self, id: u32, code: ErrorCode) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.tail = Tail::Reset(code);
+            self.pump(id);
+        }
+    }
+
     /// Ends our direction once the data before has left.
     pub fn end(&mut self, id: u32) {
         if self.is_clear(id) {
@@ -247,6 +255,7 @@ impl<T: Inbox> Session<T> {
             Tail::Open => self.tell(id),
             Tail::End => self.end(id),
             Tail::Block(write) => self.block(id, true, write),
+            Tail::Reset(code) => drop(self.reset(id, code)),
         }
     }
 

@@ -7,6 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::{BufMut, Bytes};
 
+use super::frame::ErrorCode;
 use super::hpack::encode::Encoder;
 
 /// What the user of a session keeps with a stream.
@@ -58,6 +59,8 @@ pub enum Tail {
     End,
     /// Trailers.
     Block(LateBlock),
+    /// The stream's end before its time.
+    Reset(ErrorCode),
 }
 
 impl<T> Stream<T> {

@@ -73,10 +73,8 @@ impl Protocol for Tls {
     fn session(&self, config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
         let inside = self.inside.get_or_init(|| {
             Arc::new(ServerConfig {
-                limits: config.limits.clone(),
-                identity: config.identity.clone(),
-                routes: Arc::clone(&config.routes),
                 protocols: self.protocols.clone(),
+                ..ServerConfig::clone(config)
             })
         });
         let tls = ServerConnection::new(Arc::clone(&self.config))
