@@ -147,6 +147,7 @@ fn both(
         identity: "127.0.0.1:1".into(),
         routes: Arc::new(FourMethods),
         protocols: vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)],
+        authenticator: None,
         cors: None,
     });
     let run = |sizes| serve(&mut *session(&config), data, sizes);

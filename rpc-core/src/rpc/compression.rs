@@ -1,8 +1,8 @@
-//! Body compression: gzip, zlib and zstd, with a bound on what comes out.
+//! Body compression: snappy, gzip, zlib and zstd, with a bound on what comes out.
 //!
 //! Knows: brpc's compress types.   Does not know: frames, messages.
 //!
-//! snappy and lz4 are known by number and refused by name.
+//! lz4 is known by number and refused by name.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,7 @@ pub enum Compression {
     /// Not at all.
     #[default]
     None,
-    /// Snappy's raw block format. Known, not spoken.
+    /// Snappy's block format, without frames. Only baidu_std has a name for it.
     Snappy,
     /// RFC 1952.
     Gzip,
@@ -121,7 +121,7 @@ impl fmt::Display for CompressionError {
             Self::Unsupported(kind) => {
                 write!(
                     f,
-                    "{kind} bodies are not spoken here: send gzip, zlib or none"
+                    "{kind} bodies are not spoken here: send snappy, gzip, zlib or none"
                 )
             }
             Self::TooLarge(max) => write!(f, "the body decompresses to more than {max} bytes"),
@@ -152,6 +152,9 @@ pub fn compress(kind: Compression, data: &[u8]) -> Result<Bytes, CompressionErro
             encoder.finish().map_err(damaged)?
         }
         Compression::Zstd => ruzstd::encoding::compress_to_vec(data, CompressionLevel::Fastest),
+        Compression::Snappy => snap::raw::Encoder::new()
+            .compress_vec(data)
+            .map_err(|error| damaged(io::Error::other(error)))?,
         other => return Err(CompressionError::Unsupported(other)),
     };
     Ok(Bytes::from(compressed))
@@ -172,8 +175,19 @@ pub fn decompress(kind: Compression, data: &Bytes, max: usize) -> Result<Bytes, 
                 .map_err(|error| CompressionError::Damaged(kind, io::Error::other(error)))?;
             inflate(kind, decoder, max)
         }
+        Compression::Snappy => unsnap(data, max),
         other => Err(CompressionError::Unsupported(other)),
     }
+}
+
+/// A block says first how long it comes out.
+fn unsnap(data: &[u8], max: usize) -> Result<Bytes, CompressionError> {
+    let damaged = |error| CompressionError::Damaged(Compression::Snappy, io::Error::other(error));
+    if snap::raw::decompress_len(data).map_err(damaged)? > max {
+        return Err(CompressionError::TooLarge(max));
+    }
+    let plain = snap::raw::Decoder::new().decompress_vec(data);
+    plain.map(Bytes::from).map_err(damaged)
 }
 
 fn inflate(kind: Compression, source: impl Read, max: usize) -> Result<Bytes, CompressionError> {
@@ -199,6 +213,7 @@ mod tests {
         let data = Bytes::from(b"hello hello hello hello ".repeat(100));
         let kinds = [
             Compression::None,
+            Compression::Snappy,
             Compression::Gzip,
             Compression::Zlib,
             Compression::Zstd,
@@ -220,13 +235,31 @@ mod tests {
     }
 
     #[test]
+    fn a_snappy_block_is_not_believed_about_its_length() {
+        let data = b"hello hello hello hello hello ".repeat(50);
+        let wire = compress(Compression::Snappy, &data).unwrap();
+        let error = decompress(Compression::Snappy, &wire, data.len() - 1).unwrap_err();
+        assert!(matches!(error, CompressionError::TooLarge(_)), "{error}");
+        // A block that promises 1 MiB and holds three letters.
+        let lies = Bytes::from_static(b"\x80\x80\x40\x08abc");
+        let error = decompress(Compression::Snappy, &lies, 16 << 20).unwrap_err();
+        assert!(matches!(error, CompressionError::Damaged(..)), "{error}");
+    }
+
+    #[test]
     fn damage_and_foreign_kinds_are_named() {
         let junk = Bytes::from_static(b"not compressed at all");
-        for kind in [Compression::Gzip, Compression::Zlib, Compression::Zstd] {
+        let kinds = [
+            Compression::Snappy,
+            Compression::Gzip,
+            Compression::Zlib,
+            Compression::Zstd,
+        ];
+        for kind in kinds {
             let text = decompress(kind, &junk, 100).unwrap_err().to_string();
             assert!(text.contains(&kind.to_string()), "{text}");
         }
-        for number in [1, 4, 9] {
+        for number in [4, 9] {
             let kind = Compression::from_number(number);
             assert_eq!(kind.number(), number);
             let text = decompress(kind, &junk, 100).unwrap_err().to_string();

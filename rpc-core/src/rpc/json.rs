@@ -70,11 +70,12 @@ impl Transcoder {
         Ok(message.encode_to_vec().into())
     }
 
-    /// An answer in protobuf bytes as JSON, on one line; fields with their default are left out.
+    /// An answer in protobuf bytes as JSON, on one line; fields with their default are left out. `plain`: with the
+    /// schema's names and 64-bit numbers as numbers, as brpc writes them.
     ///
     /// # Errors
     /// The bytes are no message of the answer's type, or JSON has no form for it.
-    pub fn response_to_json(&self, message: &[u8]) -> Result<Bytes, Status> {
+    pub fn response_to_json(&self, message: &[u8], plain: bool) -> Result<Bytes, Status> {
         let refuse = |error: &dyn std::fmt::Display| {
             let name = self.output.full_name();
             Status::from_errno(
@@ -86,7 +87,12 @@ impl Transcoder {
             DynamicMessage::decode(self.output.clone(), message).map_err(|error| refuse(&error))?;
         let mut out = serde_json::Serializer::new(Vec::with_capacity(128));
         message
-            .serialize_with_options(&mut out, &SerializeOptions::new())
+            .serialize_with_options(
+                &mut out,
+                &SerializeOptions::new()
+                    .use_proto_field_name(plain)
+                    .stringify_64_bit_integers(!plain),
+            )
             .map_err(|error| refuse(&error))?;
         Ok(out.into_inner().into())
     }
@@ -140,7 +146,15 @@ mod tests {
         let bytes = transcoder().request_from_json(text).unwrap();
         let expected = b"\x0a\x02Li\x10\x81\x80\x80\x80\x80\x80\x80\x10\x1a\x02\0\x01\x22\x0b\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
         assert_eq!(&bytes[..], expected);
-        assert_eq!(&transcoder().response_to_json(&bytes).unwrap()[..], text);
+        assert_eq!(
+            &transcoder().response_to_json(&bytes, false).unwrap()[..],
+            text
+        );
+        let plain = transcoder().response_to_json(&bytes, true).unwrap();
+        let expected =
+            br#"{"first_name":"Li","id":9007199254740993,"raw":"AAE=","inner":{"id":-1}}"#;
+        assert_eq!(&plain[..], expected);
+        assert_eq!(transcoder().request_from_json(&plain).unwrap(), bytes);
         let proto_names = transcoder()
             .request_from_json(br#" {"first_name":"Li"} "#)
             .unwrap();
@@ -152,7 +166,10 @@ mod tests {
         for text in [&b""[..], b" \n", b"{}"] {
             assert!(transcoder().request_from_json(text).unwrap().is_empty());
         }
-        assert_eq!(&transcoder().response_to_json(b"").unwrap()[..], b"{}");
+        assert_eq!(
+            &transcoder().response_to_json(b"", false).unwrap()[..],
+            b"{}"
+        );
     }
 
     #[test]
@@ -175,7 +192,10 @@ mod tests {
             "depth is bounded"
         );
         assert_eq!(
-            transcoder().response_to_json(b"\xff").unwrap_err().errno(),
+            transcoder()
+                .response_to_json(b"\xff", false)
+                .unwrap_err()
+                .errno(),
             EINTERNAL
         );
     }

@@ -7,6 +7,8 @@
 //! Invariants
 //! - M-1  code → errno → code is the identity for every code but `Ok`.
 //! - M-2  No failure is ever written as errno 0 or as an HTTP status below 400.
+//! - M-3  A number that says that a call never ran (ELIMIT, ELOGOFF, ENOMETHOD, ERPCAUTH …) is written only by
+//!   who knows: a code alone, as handlers give it, is written as a number of the system.
 
 #![forbid(unsafe_code)]
 
@@ -49,18 +51,18 @@ const TABLE: [(Code, i32, u16); 16] = [
     (Code::Unknown, 1999, 500),       // ours: free in errno.proto
     (Code::InvalidArgument, 22, 400), // EINVAL
     (Code::DeadlineExceeded, ERPCTIMEDOUT, 504),
-    (Code::NotFound, 2, 404),          // ENOENT
-    (Code::AlreadyExists, 17, 409),    // EEXIST
-    (Code::PermissionDenied, 13, 403), // EACCES
-    (Code::ResourceExhausted, ELIMIT, 429),
+    (Code::NotFound, 2, 404),            // ENOENT
+    (Code::AlreadyExists, 17, 409),      // EEXIST
+    (Code::PermissionDenied, 13, 403),   // EACCES
+    (Code::ResourceExhausted, 105, 429), // ENOBUFS
     (Code::FailedPrecondition, 39, 400), // ENOTEMPTY
     (Code::Aborted, 35, 409),            // EDEADLK: the loser of a conflict
     (Code::OutOfRange, 34, 400),         // ERANGE
-    (Code::Unimplemented, ENOMETHOD, 501),
+    (Code::Unimplemented, 38, 501),      // ENOSYS
     (Code::Internal, EINTERNAL, 500),
-    (Code::Unavailable, ELOGOFF, 503),
-    (Code::DataLoss, 74, 500), // EBADMSG
-    (Code::Unauthenticated, ERPCAUTH, 401),
+    (Code::Unavailable, 11, 503),      // EAGAIN
+    (Code::DataLoss, 74, 500),         // EBADMSG
+    (Code::Unauthenticated, 129, 401), // EKEYREJECTED
 ];
 
 /// The brpc error number a failure with `code` is written as. `Ok` is 0.
@@ -78,16 +80,17 @@ pub fn code_of_errno(errno: i32) -> Code {
     }
     match errno {
         0 => Code::Ok,
-        ENOSERVICE => Code::Unimplemented,
+        ENOSERVICE | ENOMETHOD => Code::Unimplemented,
+        ERPCAUTH | 126..=128 => Code::Unauthenticated, // ENOKEY, EKEYEXPIRED, EKEYREVOKED
         EREQUEST => Code::InvalidArgument,
         110 | 62 | 1019 => Code::DeadlineExceeded, // ETIMEDOUT, ETIME, EPROGREADTIMEOUT
-        EOVERCROWDED | 12 | 23 | 24 | 28 | 105 | 122 => Code::ResourceExhausted,
-        1005..=1018 | ECLOSE | 2006 | 2007 => Code::Unavailable,
+        ELIMIT | EOVERCROWDED | 12 | 23 | 24 | 28 | 122 => Code::ResourceExhausted,
+        1005..=1018 | ELOGOFF | ECLOSE | 2006 | 2007 | 3001 | 3002 => Code::Unavailable,
         -1 | ERESPONSE | 5 => Code::Internal, // brpc writes −1 as EINTERNAL; EIO
         1 => Code::PermissionDenied,          // EPERM
-        4 | 11 | 16 | 26 | 32 => Code::Unavailable, // EINTR EAGAIN EBUSY ETXTBSY EPIPE
+        4 | 16 | 26 | 32 => Code::Unavailable, // EINTR EBUSY ETXTBSY EPIPE
         100..=104 | 106..=109 | 111..=113 => Code::Unavailable, // network, connection, host
-        38 | 95 => Code::Unimplemented,       // ENOSYS, EOPNOTSUPP
+        95 => Code::Unimplemented,            // EOPNOTSUPP
         _ => Code::Unknown,
     }
 }
@@ -182,6 +185,27 @@ mod tests {
     }
 
     #[test]
+    fn a_handlers_failure_is_not_taken_for_a_call_that_never_ran() {
+        for code in Code::ALL.into_iter().filter(|code| *code != Code::Ok) {
+            let sent = errno_of_code(code);
+            let received = Status::from_errno(sent, "it ran");
+            assert_eq!(received.code(), code);
+            assert!(!received.never_ran(), "{code} is written as {sent}");
+        }
+        for errno in [
+            ELIMIT,
+            ELOGOFF,
+            ENOMETHOD,
+            ENOSERVICE,
+            EOVERCROWDED,
+            EREJECT,
+            ERPCAUTH,
+        ] {
+            assert!(Status::from_errno(errno, "refused").never_ran(), "{errno}");
+        }
+    }
+
+    #[test]
     fn every_failure_stays_a_failure_in_http() {
         for code in Code::ALL.into_iter().filter(|code| *code != Code::Ok) {
             let http = http_of_code(code);
@@ -211,7 +235,7 @@ mod tests {
 
     #[test]
     fn every_number_of_brpc_has_a_class_and_travels_unchanged() {
-        for errno in (1001..=1019).chain(2001..=2007) {
+        for errno in (1001..=1019).chain(2001..=2007).chain(3001..=3002) {
             let status = Status::from_errno(errno, "x");
             assert_eq!(status.errno(), errno);
             assert_ne!(status.code(), Code::Unknown, "{errno}");

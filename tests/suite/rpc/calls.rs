@@ -2,7 +2,7 @@
 
 use super::*;
 
-use rpc_core::{CallOptions, Code, Compression};
+use rpc_core::{CallOptions, Code, Compression, Wire};
 
 #[rpc_core::test]
 fn message_attachment_metadata_and_log_id_come_back() {
@@ -46,14 +46,88 @@ fn a_compressed_message_arrives_as_it_was_and_an_unknown_kind_is_not_sent() {
     let server = Served::start();
     let client = server.client();
     let text = "again and ".repeat(10_000);
-    for kind in [Compression::Gzip, Compression::Zlib] {
+    for kind in [Compression::Snappy, Compression::Gzip, Compression::Zlib] {
         let options = CallOptions::new().compression(kind).checksum(true);
         let response = client.echo_with(ask(&text), options).unwrap();
         assert!(response.text == text, "{kind}");
     }
-    let options = CallOptions::new().compression(Compression::Snappy);
+    let options = CallOptions::new().compression(Compression::Lz4);
     let status = client.echo_with(ask(&text), options).unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+    server.stop();
+}
+
+#[rpc_core::test]
+fn answers_are_compressed_as_their_requests_where_the_server_says_so() {
+    let text = "again and ".repeat(100);
+    let kinds = [Compression::Snappy, Compression::Gzip, Compression::Zlib];
+    let server = Served::with(|builder| builder.mirror_compression(100));
+    let client = server.client();
+    for kind in kinds {
+        let options = CallOptions::new().compression(kind).checksum(true);
+        let long = client.echo_with(ask(&text), options.clone()).unwrap();
+        assert_eq!((long.compression(), &long.text), (kind, &text));
+        let short = client.echo_with(ask("short"), options).unwrap();
+        assert_eq!(short.compression(), Compression::None, "{kind}");
+    }
+    let plain = client.echo(ask(&text)).unwrap();
+    assert_eq!(plain.compression(), Compression::None);
+    server.stop();
+    let server = Served::start();
+    let options = CallOptions::new().compression(Compression::Gzip);
+    let answer = server.client().echo_with(ask(&text), options).unwrap();
+    assert_eq!(
+        answer.compression(),
+        Compression::None,
+        "by default the handler says"
+    );
+    server.stop();
+}
+
+#[rpc_core::test]
+fn with_an_authenticator_only_who_is_vouched_for_calls_whatever_the_protocol() {
+    let verify = |credential: &[u8]| match credential {
+        b"Bearer 1" => Ok(()),
+        _ => Err("no such key".to_owned()),
+    };
+    let server = Served::with(|builder| builder.authenticator(verify));
+    for wire in [Wire::Prpc, Wire::Grpc] {
+        let builder = || {
+            Channel::builder(&server.addr.to_string())
+                .protocol(wire)
+                .deadline(PATIENCE)
+        };
+        let known = ProbeClient::new(builder().credential("Bearer 1").connect().unwrap());
+        for _ in 0..3 {
+            assert_eq!(
+                known.echo(ask("let in")).unwrap().text,
+                "let in",
+                "{wire:?}"
+            );
+        }
+        for stranger in [builder(), builder().credential("Bearer 2")] {
+            let stranger = ProbeClient::new(stranger.connect().unwrap());
+            let status = stranger.echo(ask("let in")).unwrap_err();
+            assert_eq!(status.code(), Code::Unauthenticated, "{wire:?}: {status}");
+            assert!(
+                status.message().contains("no such key"),
+                "{wire:?}: {status}"
+            );
+        }
+    }
+    let addr = server.addr;
+    on_a_thread(move || {
+        let ask = |line: &str, header: &str| {
+            let text = format!(
+                "{line} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{header}Content-Length: 2\r\n\r\n{{}}"
+            );
+            peer::http(addr, &text).0
+        };
+        let key = "Authorization: Bearer 1\r\n";
+        for line in ["POST /probe.Probe/Echo", "GET /status"] {
+            assert_eq!((ask(line, key), ask(line, "")), (200, 401), "{line}");
+        }
+    });
     server.stop();
 }
 

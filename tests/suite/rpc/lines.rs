@@ -85,6 +85,22 @@ fn start(settings: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Served, Arc<
     (server, tally)
 }
 
+/// A server with this page's service beside the others'.
+pub fn feed_server() -> (Served, impl Sized) {
+    start(|builder| builder)
+}
+
+/// The numbers of a stream with `count` items.
+pub fn watch(channel: &Channel, count: i64) -> Vec<i64> {
+    let query = Query {
+        count: count as i32,
+        ..Query::default()
+    };
+    let stream = feed::FeedClient::new(channel.clone()).watch(query);
+    let items = stream.expect("the stream begins").into_inner();
+    items.map(|item| item.expect("it goes on").number).collect()
+}
+
 fn lines(body: &str) -> Vec<serde_json::Value> {
     let line = |line: &str| serde_json::from_str(line).expect("each line is JSON");
     body.lines().map(line).collect()

@@ -11,6 +11,7 @@ mod drain;
 mod failures;
 mod golden;
 mod grpc;
+mod hostile;
 mod http;
 mod interop;
 mod lines;

@@ -69,6 +69,8 @@ pub(super) struct ChannelLimits {
     pub max_unwritten: usize,
     /// Bytes of one answer with its attachment.
     pub max_message: usize,
+    /// What vouches for us at the servers; empty = nothing.
+    pub credential: Bytes,
     /// How servers are spoken to in secret; `None` = plain text.
     pub tls: Option<(ClientTls, Arc<rustls::ClientConfig>)>,
 }
@@ -113,6 +115,7 @@ impl Channel {
                 max_pending: 16_384,
                 max_unwritten: 16 << 20,
                 max_message: 64 << 20,
+                credential: Bytes::new(),
                 tls: None,
             },
         }
@@ -489,6 +492,15 @@ impl ChannelBuilder {
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.limits.max_message = bytes;
+        self
+    }
+
+    /// What vouches for us at servers that ask: baidu_std sends it in the first message of each connection
+    /// (`authentication_data`), gRPC as `authorization` of each call that has none of its own. In plain text anybody on the
+    /// way reads it: use [`tls`](Self::tls).
+    #[must_use]
+    pub fn credential(mut self, credential: impl Into<Bytes>) -> Self {
+        self.limits.credential = credential.into();
         self
     }
 

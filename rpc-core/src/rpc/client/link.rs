@@ -83,10 +83,12 @@ impl Link {
     /// # Errors
     /// TLS cannot be had with this target.
     pub fn session(&self, limits: Limits) -> io::Result<Box<dyn ClientSession>> {
+        let credential = self.limits.credential.clone();
         let plain: Box<dyn ClientSession> = match self.limits.wire {
-            Wire::Prpc => Box::new(PrpcClient::new(limits)),
+            Wire::Prpc => Box::new(PrpcClient::new(limits).with_credential(credential)),
             Wire::Grpc => {
-                Box::new(GrpcClient::new(limits, &self.target).secure(self.limits.tls.is_some()))
+                let session = GrpcClient::new(limits, &self.target).with_credential(credential);
+                Box::new(session.secure(self.limits.tls.is_some()))
             }
         };
         let Some((tls, config)) = &self.limits.tls else {

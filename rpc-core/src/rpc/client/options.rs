@@ -51,7 +51,8 @@ impl CallOptions {
         self
     }
 
-    /// Sends the message compressed; gzip and zlib are spoken. Attachments never are.
+    /// Sends the message compressed; gzip and zlib are spoken everywhere, snappy by baidu_std,
+    /// zstd by gRPC. Attachments never are.
     #[must_use]
     pub const fn compression(mut self, compression: Compression) -> Self {
         self.compression = compression;

@@ -112,6 +112,8 @@ pub enum BodyFormat {
     Protobuf,
     /// JSON after the canonical mapping of Protocol Buffers.
     Json,
+    /// JSON as brpc's json2pb writes it: fields under the schema's names, 64-bit numbers as numbers.
+    PlainJson,
 }
 
 /// What guards a PRPC body.

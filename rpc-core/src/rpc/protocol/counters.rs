@@ -80,6 +80,8 @@ reasons! {
     MetaUnparsable = "meta_unparsable", "a message's meta cannot be parsed";
     /// A request where an answer was due, or the reverse.
     WrongDirection = "wrong_direction", "a message is a request where an answer was due, or the reverse";
+    /// The first message's credential was turned away.
+    Unauthenticated = "unauthenticated", "the first message's credential was turned away";
     /// The peer did not send the rest of a message in time.
     Slow = "slow", "the rest of a message did not come in time";
     /// The connection ended in the middle of a message.

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Limit};
 
@@ -28,6 +29,7 @@ pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
         silence: VecDeque::new(),
         draining: false,
         ended: false,
+        deadline: Instant::NEVER,
     })
 }
 
@@ -46,7 +48,12 @@ struct Detecting {
     silence: VecDeque<Bytes>,
     draining: bool,
     ended: bool,
+    /// When the protocol must be known; `NEVER` before the first byte.
+    deadline: Instant,
 }
+
+/// Time for the first bytes, from the first on.
+const PREFIX_TIME: Duration = Duration::from_secs(15);
 
 impl Detecting {
     fn detect(&mut self, now: Instant) -> Result<(), Bad> {
@@ -63,6 +70,9 @@ impl Detecting {
             }
         }
         if undecided && prefix.len() < PREFIX {
+            if self.deadline.is_never() {
+                self.deadline = now + PREFIX_TIME;
+            }
             return Ok(());
         }
         Err(Bad::counted(BadReason::UnknownProtocol))
@@ -130,6 +140,12 @@ impl ServerSession for Detecting {
             .is_some_and(|session| session.carries(kind))
     }
 
+    fn cancels(&self) -> bool {
+        self.chosen
+            .as_ref()
+            .is_some_and(|session| session.cancels())
+    }
+
     fn begin(&mut self, id: CallId, metadata: &MetadataMap, compression: Compression) {
         if let Some(session) = &mut self.chosen {
             session.begin(id, metadata, compression);
@@ -166,8 +182,11 @@ impl ServerSession for Detecting {
         match &self.chosen {
             Some(session) => session.deadline(),
             None => {
-                let (_, accepted) = self.attached.as_ref()?;
-                Some(*accepted + self.config.limits.first_bytes?)
+                let accepted = self.attached.as_ref().map(|(_, accepted)| *accepted);
+                let limit = self.config.limits.first_bytes;
+                let silent = accepted.zip(limit).map(|(at, limit)| at + limit);
+                let deadline = silent.unwrap_or(Instant::NEVER).min(self.deadline);
+                (!deadline.is_never()).then_some(deadline)
             }
         }
     }
@@ -175,7 +194,11 @@ impl ServerSession for Detecting {
     fn timed_out(&mut self, now: Instant) -> Result<(), Bad> {
         match &mut self.chosen {
             Some(session) => session.timed_out(now),
-            None => Err(Bad::counted(BadReason::Slow)),
+            None if self.deadline().is_some_and(|deadline| now >= deadline) => {
+                self.ended = true;
+                Err(Bad::counted(BadReason::Slow))
+            }
+            None => Ok(()),
         }
     }
 
@@ -236,6 +259,28 @@ mod tests {
             let bad = session.received(first.len(), Instant::ZERO).unwrap_err();
             assert_eq!(bad.reason, BadReason::UnknownProtocol, "{first:?}");
         }
+    }
+
+    #[test]
+    fn a_prefix_that_nothing_follows_is_closed_in_time() {
+        let mut session = server_session(&harness::config());
+        assert_eq!(session.deadline(), None, "a silent connection may stay");
+        for (at, byte) in [(1, b"P"), (14, b"R")] {
+            fill(session.recv_space(), byte);
+            assert_eq!(
+                session.received(1, Instant::from_nanos(at * 1_000_000_000)),
+                Ok(())
+            );
+        }
+        let until = session.deadline().expect("it is waited for");
+        assert_eq!(until, Instant::from_nanos(16_000_000_000));
+        assert_eq!(
+            session.timed_out(Instant::from_nanos(15_999_999_999)),
+            Ok(())
+        );
+        let bad = session.timed_out(until).unwrap_err();
+        assert_eq!(bad.reason, BadReason::Slow);
+        assert!(session.is_finished());
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub fn config_with(limits: Limits) -> Arc<ServerConfig> {
         identity: "127.0.0.1:9801".into(),
         routes: Arc::new(EchoRoutes),
         protocols: vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)],
+        authenticator: None,
         cors: None,
     })
 }

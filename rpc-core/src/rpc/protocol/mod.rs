@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 
+use super::auth::Authenticator;
 use super::compression::Compression;
 use super::cors::Cors;
 use super::metadata::MetadataMap;
@@ -138,8 +139,23 @@ pub struct ServerConfig {
     pub routes: Arc<dyn Routes>,
     /// The protocols of the port, in the order they are asked.
     pub protocols: Vec<Arc<dyn Protocol>>,
+    /// Who may call; `None` = everybody.
+    pub authenticator: Option<Authenticator>,
     /// Which web pages may call over HTTP; `None` = those of the server's own origin.
     pub cors: Option<Cors>,
+}
+
+impl ServerConfig {
+    /// Whether the sender of `credential` may call.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(in crate::rpc) fn admits(&self, credential: Option<&[u8]>) -> Result<(), Status> {
+        let Some(authenticator) = &self.authenticator else {
+            return Ok(());
+        };
+        authenticator.verify(credential.unwrap_or_default())
+    }
 }
 
 /// Bounds on what a peer can make a session hold.
@@ -325,6 +341,12 @@ pub trait ServerSession: Send {
     /// Whether calls of this kind can be carried. The driver refuses those that cannot (UNIMPLEMENTED).
     fn carries(&self, kind: Kind) -> bool {
         kind == Kind::Unary
+    }
+
+    /// Whether the peer can give up calls of [`Kind::Unary`] one by one ([`ServerEvent::Cancelled`]): the
+    /// driver then keeps them where it finds them.
+    fn cancels(&self) -> bool {
+        false
     }
 
     /// Ends a call: its answer is encoded behind those before it. Small bodies share one growing buffer,

@@ -190,8 +190,12 @@ impl PendingCall {
         let bytes = body.open(&self.incoming.attachment, max)?;
         match (self.incoming.format, &self.incoming.bound) {
             (BodyFormat::Protobuf, _) => Ok(bytes),
-            (BodyFormat::Json, None) => self.method().json.request_from_json(&bytes),
-            (BodyFormat::Json, Some(bound)) => self.rules().binding(bound).request(bound, &bytes),
+            (BodyFormat::Json | BodyFormat::PlainJson, None) => {
+                self.method().json.request_from_json(&bytes)
+            }
+            (BodyFormat::Json | BodyFormat::PlainJson, Some(bound)) => {
+                self.rules().binding(bound).request(bound, &bytes)
+            }
         }
     }
 
@@ -247,7 +251,8 @@ impl PendingCall {
             Err(status) => return self.answer(Reply::Failed(&status), Outcome::Failed),
         };
         let trailers = std::mem::take(response.trailers_mut());
-        let compression = self.spoken(response.compression());
+        let asked = self.chosen(response.compression(), response.get_ref());
+        let compression = self.spoken(asked);
         let (message, metadata, attachment) = response.into_parts();
         let body = match self.body_of(&message, compression) {
             Ok(body) => body,
@@ -293,11 +298,22 @@ impl PendingCall {
         Finished(())
     }
 
+    /// How the one answer of a call is to be compressed: as its handler asks, or as its request was.
+    fn chosen(&self, asked: Compression, message: &impl Message) -> Compression {
+        let mirror = self.connection.core().options.mirror_compression;
+        match mirror {
+            Some(least) if asked == Compression::None && message.encoded_len() >= least => {
+                self.incoming.body.compression
+            }
+            _ => asked,
+        }
+    }
+
     /// What becomes of the compression a handler asks for.
     fn spoken(&self, asked: Compression) -> Compression {
         match self.incoming.format {
             BodyFormat::Protobuf => asked,
-            BodyFormat::Json => Compression::None,
+            BodyFormat::Json | BodyFormat::PlainJson => Compression::None,
         }
     }
 
@@ -326,8 +342,9 @@ impl PendingCall {
     fn encoded(&self, message: Vec<u8>, format: BodyFormat) -> Result<Bytes, Status> {
         match format {
             BodyFormat::Protobuf => Ok(message.into()),
-            BodyFormat::Json => {
-                let json = self.method().json.response_to_json(&message)?;
+            BodyFormat::Json | BodyFormat::PlainJson => {
+                let plain = format == BodyFormat::PlainJson;
+                let json = self.method().json.response_to_json(&message, plain)?;
                 Ok(match &self.incoming.bound {
                     Some(bound) => self.rules().binding(bound).answer(json),
                     None => json,

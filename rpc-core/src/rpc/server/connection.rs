@@ -79,7 +79,6 @@ pub(super) struct State {
 
 /// A call that runs.
 pub(super) struct Running {
-    pub id: CallId,
     /// The coroutine of its handler.
     pub task: TaskRef,
 }
@@ -211,12 +210,22 @@ impl Connection {
         if matches!(state.stage, Stage::Closed) {
             return None;
         }
-        if let Some(streams) = &state.streams
-            && streams.given_up.contains(&id)
-        {
-            return None;
+        let State {
+            stage,
+            running,
+            streams,
+            ..
+        } = &mut *state;
+        let place = running.vacant_key();
+        let cancels = matches!(stage, Stage::Open(session) if session.cancels());
+        if cancels || streams.is_some() {
+            let streams = streams.get_or_insert_default();
+            if !streams.began(id, place, cancels) {
+                return None;
+            }
         }
-        Some(state.running.insert(Running { id, task }))
+        running.insert(Running { task });
+        Some(place)
     }
 
     /// A call ends. False if nobody is there to hear the answer.

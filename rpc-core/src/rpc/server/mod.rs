@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use self::certificates::CertificateFiles;
 use self::options::Options;
+use super::auth::Authenticator;
 use super::cors::Cors;
 use super::error::Error;
 use super::protocol::{Limits, Protocol};
@@ -62,6 +63,7 @@ pub struct ServerBuilder {
     protocols: Vec<Arc<dyn Protocol>>,
     tls: Option<ServerTls>,
     certificate_files: Option<CertificateFiles>,
+    authenticator: Option<Authenticator>,
     cors: Option<Cors>,
     /// The program's own numbers for `/metrics`.
     own_metrics: Option<OwnMetrics>,
@@ -82,6 +84,7 @@ impl Server {
             protocols: Vec::new(),
             tls: None,
             certificate_files: None,
+            authenticator: None,
             cors: None,
             own_metrics: None,
         }
@@ -124,6 +127,19 @@ impl ServerBuilder {
     #[must_use]
     pub fn certificate_files(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.certificate_files = Some(CertificateFiles::new(chain.into(), key.into()));
+        self
+    }
+
+    /// Asks `verify` whether a peer may call, with the credential that it sent (empty = none): in its first message
+    /// over baidu_std, as `authorization` of each request over gRPC and HTTP, the console's pages included. The text of a
+    /// refusal is what the peer is told. It runs on a worker's loop, so it must be short and never wait. Protocols of
+    /// [`add_protocol`](Self::add_protocol) see to this themselves.
+    #[must_use]
+    pub fn authenticator(
+        mut self,
+        verify: impl Fn(&[u8]) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.authenticator = Some(Authenticator::new(verify));
         self
     }
 
@@ -195,6 +211,15 @@ impl ServerBuilder {
     #[must_use]
     pub fn drain_limit(mut self, limit: Duration) -> Self {
         self.options.drain_limit = limit;
+        self
+    }
+
+    /// Compresses an answer of `least` bytes or more as its request was, where its handler has not said how
+    /// ([`Response::set_compression`](crate::Response::set_compression)). Default: what the handler says. Streams of answers
+    /// are always the handler's affair.
+    #[must_use]
+    pub fn mirror_compression(mut self, least: usize) -> Self {
+        self.options.mirror_compression = Some(least);
         self
     }
 

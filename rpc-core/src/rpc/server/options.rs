@@ -17,6 +17,8 @@ pub(super) struct Options {
     pub stall_limit: Duration,
     /// How long a drain waits for calls under way.
     pub drain_limit: Duration,
+    /// Answers of this many bytes or more are compressed as their requests were; `None` = as handlers say.
+    pub mirror_compression: Option<usize>,
     /// SIGTERM and SIGINT start the drain.
     pub handle_signals: bool,
     /// The console's pages are served.
@@ -32,6 +34,7 @@ impl Default for Options {
             unwritten_close: 64 << 20,
             stall_limit: Duration::from_secs(30),
             drain_limit: Duration::from_secs(10),
+            mirror_compression: None,
             handle_signals: true,
             console: true,
         }

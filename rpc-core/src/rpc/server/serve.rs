@@ -89,6 +89,7 @@ impl BoundServer {
             identity: listener.local_addr().to_string(),
             routes: Arc::clone(&registry) as Arc<dyn Routes>,
             protocols,
+            authenticator: builder.authenticator,
             cors: builder.cors,
         };
         let core = Core::new(

@@ -12,6 +12,7 @@
 //!   `unwritten_pause` and one message of each sender.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,9 +33,11 @@ use crate::runtime::{Reason, yield_now};
 /// The streams of one connection; made with the first.
 #[derive(Default)]
 pub(super) struct Streams {
-    flows: HashMap<CallId, Flow>,
+    flows: ByCall<Flow>,
+    /// Where in [`State::running`] calls are that the peer can give up.
+    places: ByCall<usize>,
     /// Calls that the peer gave up before they ran; each is open, so `open_calls` bounds them.
-    pub given_up: Vec<CallId>,
+    given_up: ByCall<()>,
     /// Senders that wait for the socket.
     pub crowd: Crowd,
 }
@@ -96,9 +99,25 @@ impl Streams {
         streams.flows.insert(call.id, flow);
     }
 
+    /// A call runs at this place of [`State::running`]; false if the peer has given it up. `cancels`: it may do
+    /// so whatever the call's kind.
+    pub fn began(&mut self, id: CallId, place: usize, cancels: bool) -> bool {
+        if self.given_up.contains_key(&id) {
+            return false;
+        }
+        if cancels || self.flows.contains_key(&id) {
+            self.places.insert(id, place);
+        }
+        true
+    }
+
     /// The call ends; true if its stream goes on, as the handler took one that was held out.
     pub fn leave(&mut self, id: CallId, answered: bool) -> bool {
-        self.given_up.retain(|other| *other != id);
+        self.given_up.remove(&id);
+        self.places.remove(&id);
+        if self.places.is_empty() && self.places.capacity() > PLACES_KEPT {
+            self.places = HashMap::default();
+        }
         let Some(flow) = self.flows.get_mut(&id) else {
             return false;
         };
@@ -136,6 +155,36 @@ impl Streams {
     }
 }
 
+/// Places for which a connection without such calls keeps room.
+const PLACES_KEPT: usize = 64;
+
+type ByCall<T> = HashMap<CallId, T, BuildHasherDefault<KeyHasher>>;
+
+/// Keys of calls are numbers that sessions chose, or a peer did for its own connection alone.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, part: u32) {
+        self.write_u64(part.into());
+    }
+
+    fn write_u64(&mut self, part: u64) {
+        let mixed = (self.0 ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
 fn wake(waiter: Option<Waiter>) {
     if let Some(waiter) = waiter {
         waiter.wake();
@@ -166,11 +215,11 @@ impl State {
             ServerEvent::Call(_) | ServerEvent::Page(_) | ServerEvent::Work(_) => return,
         };
         if matches!(event, ServerEvent::Cancelled { .. }) {
-            let runs = self.running.iter().find(|(_, running)| running.id == id);
-            match runs {
+            let streams = self.streams.get_or_insert_default();
+            match streams.places.get(&id) {
                 // Under the lock: see SV-2.
-                Some((_, running)) => running.task.cancel(),
-                None => self.streams.get_or_insert_default().given_up.push(id),
+                Some(place) => self.running[*place].task.cancel(),
+                None => drop(streams.given_up.insert(id, ())),
             }
         }
         let streams = self.streams.as_mut();

@@ -48,6 +48,8 @@ pub struct GrpcClient {
     authority: Box<str>,
     /// The connection is inside TLS.
     secure: bool,
+    /// What vouches for us at the server, in each call; empty = nothing.
+    credential: Bytes,
     repeated: Repeated,
 }
 
@@ -130,6 +132,7 @@ impl GrpcClient {
             limits,
             authority: authority.into(),
             secure: false,
+            credential: Bytes::new(),
             repeated: Repeated::default(),
         }
     }
@@ -137,6 +140,12 @@ impl GrpcClient {
     /// Tells servers that the connection is inside TLS (`:scheme`).
     pub fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
+        self
+    }
+
+    /// Says what vouches for us (`authorization`) in each call that does not say so itself.
+    pub fn with_credential(mut self, credential: Bytes) -> Self {
+        self.credential = credential;
         self
     }
 
@@ -402,6 +411,7 @@ impl GrpcClient {
         } else {
             SCHEME_HTTP
         };
+        let credential = &self.credential;
         self.session.block(id, false, |encoder, out| {
             Encoder::fixed(METHOD_POST, out);
             Encoder::fixed(scheme, out);
@@ -430,6 +440,9 @@ impl GrpcClient {
             }
             if let Some(request_id) = head.request_id {
                 encoder.once(b"x-request-id", request_id.as_bytes(), out);
+            }
+            if !credential.is_empty() && head.metadata.get_bytes("authorization").is_none() {
+                encoder.field(b"authorization", credential, out);
             }
             put_metadata(head.metadata, encoder, out);
         });

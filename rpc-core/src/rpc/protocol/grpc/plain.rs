@@ -28,8 +28,7 @@ impl GrpcServer {
         let (kind, waiting, page) = match target {
             Target::Refused(response) => return self.refuse_plainly(id, response, head_only, end),
             Target::Call { route, .. } if route.kind.takes_stream() => {
-                let text =
-                    "a method that takes a stream is called with gRPC: send application/grpc";
+                let text = "a method that takes streams is called with gRPC: send application/grpc";
                 let response = http1::of_status(&Status::unimplemented(text));
                 return self.refuse_plainly(id, response, head_only, end);
             }

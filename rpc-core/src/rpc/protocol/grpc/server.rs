@@ -170,6 +170,8 @@ impl GrpcServer {
 
     /// The call that a head begins, or why it is refused.
     fn admit(&mut self, id: u32, subtype: Subtype) -> Result<IncomingCall, Status> {
+        let credential = self.head.metadata.get_bytes("authorization");
+        self.config.admits(credential.map(|bytes| &bytes[..]))?;
         let limits = &self.config.limits;
         if self.in_flight >= limits.max_in_flight {
             let text = format!(
@@ -557,6 +559,10 @@ impl ServerSession for GrpcServer {
     }
 
     fn carries(&self, _kind: Kind) -> bool {
+        true
+    }
+
+    fn cancels(&self) -> bool {
         true
     }
 

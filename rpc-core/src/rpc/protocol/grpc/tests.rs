@@ -42,6 +42,7 @@ fn config(limits: Limits) -> Arc<ServerConfig> {
         identity: "127.0.0.1:1".into(),
         routes: Arc::new(AllKinds),
         protocols: vec![Arc::new(Grpc)],
+        authenticator: None,
         cors: None,
     })
 }

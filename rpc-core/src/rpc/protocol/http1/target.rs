@@ -74,6 +74,10 @@ impl Target {
         {
             return Self::Refused(allowed);
         }
+        let credential = head.headers.get_bytes("authorization");
+        if let Err(status) = config.admits(credential.map(|bytes| &bytes[..])) {
+            return Self::Refused(of_status(&status));
+        }
         if !METHODS.contains(&&*head.method) {
             let text = format!("the method {} is not known here", head.method);
             return Self::Refused(of_http(501, &text, None));

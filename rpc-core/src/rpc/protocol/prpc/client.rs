@@ -43,6 +43,8 @@ pub struct PrpcClient {
     /// When the bytes now being parsed were read.
     now: Instant,
     bad: Option<Bad>,
+    /// What vouches for us, until the first message has carried it.
+    credential: Bytes,
 }
 
 struct Pending {
@@ -65,7 +67,14 @@ impl PrpcClient {
             limits,
             now: Instant::ZERO,
             bad: None,
+            credential: Bytes::new(),
         }
+    }
+
+    /// The same, with what vouches for us at the server; empty = nothing.
+    pub fn with_credential(mut self, credential: Bytes) -> Self {
+        self.credential = credential;
+        self
     }
 
     /// Bodies of 4 KiB or more of which bytes were moved.
@@ -152,6 +161,7 @@ impl PrpcClient {
             .iter()
             .map(|(k, v)| k.len() + 2 * v.len() + 16)
             .sum();
+        let fields = fields + self.credential.len();
         if names + fields > self.limits.max_meta / 2 {
             return Err(Status::invalid_argument(format!(
                 "names and metadata of the call take {} bytes, the limit is {}",
@@ -212,7 +222,9 @@ impl ClientSession for PrpcClient {
             token: call.token,
             stream,
         });
+        let credential = std::mem::take(&mut self.credential);
         let mut meta = MetaOut {
+            authentication: &credential,
             request: Some(RequestOut {
                 service: call.service,
                 method: call.method,

@@ -279,6 +279,8 @@ pub struct MetaOut<'a> {
     pub correlation_id: i64,
     /// 0 = no attachment.
     pub attachment_size: usize,
+    /// What vouches for the sender; empty = left out.
+    pub authentication: &'a [u8],
     pub stream: Option<StreamSettings>,
     pub user_fields: Option<&'a MetadataMap>,
     pub content_type: i32,
@@ -329,6 +331,9 @@ impl MetaOut<'_> {
         if self.attachment_size > 0 {
             len += int_len(self.attachment_size as u64);
         }
+        if !self.authentication.is_empty() {
+            len += sized(self.authentication.len());
+        }
         if let Some(stream) = &self.stream {
             len += sized(stream.len());
         }
@@ -367,6 +372,9 @@ impl MetaOut<'_> {
         to.int(0x20, self.correlation_id as u64);
         if self.attachment_size > 0 {
             to.int(0x28, self.attachment_size as u64);
+        }
+        if !self.authentication.is_empty() {
+            to.field(0x3a, self.authentication);
         }
         if let Some(stream) = &self.stream {
             to.open(0x42, stream.len());

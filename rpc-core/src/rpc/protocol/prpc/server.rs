@@ -52,6 +52,8 @@ pub struct PrpcServer {
     bad: Option<Bad>,
     /// The peer has sent its last byte.
     ended: bool,
+    /// The first message has vouched for the peer.
+    known: bool,
 }
 
 struct LastRoute {
@@ -75,6 +77,7 @@ impl PrpcServer {
             draining: false,
             bad: None,
             ended: false,
+            known: false,
         }
     }
 
@@ -100,7 +103,15 @@ impl PrpcServer {
         };
         let checksum = meta.checksum();
         let guard = checksum.map_or(Checksum::None, |(kind, _)| kind);
-        let id = CallId::new(meta.correlation_id as u64, guard as u32);
+        let id = CallId::new(meta.correlation_id as u64, tag(guard, meta.content_type));
+        if !self.known {
+            if let Err(status) = self.config.admits(Some(meta.authentication)) {
+                self.write_failure(id, &status, true);
+                self.fail(BadReason::Unauthenticated);
+                return None;
+            }
+            self.known = true;
+        }
         let rest = frame.bytes.len() - frame.meta;
         let attachment = usize::try_from(meta.attachment_size).ok();
         let attachment = attachment.filter(|size| *size <= rest);
@@ -116,7 +127,8 @@ impl PrpcServer {
         let timeout = request.timeout_ms.filter(|ms| *ms > 0);
         let compression = Compression::from_number(meta.compress_type);
         let format = match meta.content_type {
-            0 => BodyFormat::Protobuf,
+            CONTENT_PROTOBUF => BodyFormat::Protobuf,
+            CONTENT_JSON => BodyFormat::PlainJson,
             _ => BodyFormat::Json,
         };
         let (log_id, trace, metadata) = (request.log_id, request.trace(), meta.metadata());
@@ -190,9 +202,9 @@ impl PrpcServer {
             );
             return Err(Status::from_errno(EREQUEST, text));
         }
-        if meta.content_type > 1 || meta.content_type < 0 {
+        if !(CONTENT_PROTOBUF..=CONTENT_PROTO_JSON).contains(&meta.content_type) {
             let text = format!(
-                "Fail to parse request: content_type {} is not spoken here, send 0 (protobuf) or 1 (JSON)",
+                "Fail to parse request: content_type {} is not spoken here, send 0 (protobuf), 1 (JSON) or 2 (protobuf's JSON)",
                 meta.content_type
             );
             return Err(Status::from_errno(EREQUEST, text));
@@ -249,6 +261,7 @@ impl PrpcServer {
             attachment_size: success.attachment.len(),
             stream,
             user_fields: Some(&fields),
+            content_type: content_of(id),
             checksum: guard_of(id),
             ..MetaOut::default()
         };
@@ -426,9 +439,24 @@ pub fn part(bytes: &Bytes, start: usize, end: usize) -> Bytes {
     bytes.slice(start..end)
 }
 
-/// How the request's body was guarded: the answer's is guarded the same way.
+/// brpc's `ContentType`.
+const CONTENT_PROTOBUF: i32 = 0;
+/// JSON as json2pb writes it.
+const CONTENT_JSON: i32 = 1;
+/// JSON in the canonical mapping of Protocol Buffers.
+const CONTENT_PROTO_JSON: i32 = 2;
+
+/// How a request's body was guarded and written, for its id's tag: its answer's is the same. Always even.
+const fn tag(guard: Checksum, content_type: i32) -> u32 {
+    (guard as u32 | (content_type as u32 & 3) << 2) << 1
+}
+
 fn guard_of(id: CallId) -> Checksum {
-    [Checksum::None, Checksum::Data, Checksum::DataAndAttachment][id.tag() as usize % 3]
+    [Checksum::None, Checksum::Data, Checksum::DataAndAttachment][(id.tag() >> 1 & 3) as usize % 3]
+}
+
+const fn content_of(id: CallId) -> i32 {
+    (id.tag() >> 3 & 3) as i32
 }
 
 /// What precedes and what follows a message, where the two are not told apart.

@@ -9,6 +9,7 @@ use prost::Message;
 use super::schema;
 use super::*;
 use crate::base::time::Instant;
+use crate::rpc::auth::Authenticator;
 use crate::rpc::compression::{Compression, compress};
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::call::{fill, masked_crc};
@@ -18,7 +19,7 @@ use crate::rpc::protocol::{
     OutgoingCall, RawBody, Reply, ServerEvent, Success, Trace, counters,
 };
 use crate::rpc::status::{Code, Status};
-use crate::rpc::status_map::{ELIMIT, ELOGOFF, ENOMETHOD, EREQUEST, ERESPONSE};
+use crate::rpc::status_map::{ELIMIT, ELOGOFF, ENOMETHOD, EREQUEST, ERESPONSE, ERPCAUTH};
 
 /// What the wire says, taken apart by prost.
 #[derive(Debug, PartialEq, Clone)]
@@ -160,7 +161,7 @@ fn an_attachment_longer_than_the_message_is_erequest() {
 
 #[test]
 fn compressions_are_restored_or_named() {
-    for kind in [Compression::Gzip, Compression::Zlib] {
+    for kind in [Compression::Snappy, Compression::Gzip, Compression::Zlib] {
         let mut meta = request_meta();
         meta.compress_type = Some(kind.number());
         let data = compress(kind, b"hello hello hello").unwrap();
@@ -170,32 +171,117 @@ fn compressions_are_restored_or_named() {
         assert!(text.contains(&kind.to_string()), "{text}");
     }
     let mut meta = request_meta();
-    meta.compress_type = Some(1);
+    meta.compress_type = Some(4);
     let (errno, text) = answer_to(&meta, b"junk", b"").unwrap_err();
-    assert!(errno == EREQUEST && text.contains("snappy"), "{text}");
+    assert!(errno == EREQUEST && text.contains("lz4"), "{text}");
 }
 
 #[test]
 fn content_types_other_than_protobuf_and_json_are_refused() {
     let mut meta = request_meta();
-    for (kind, accepted) in [(0, true), (1, true), (2, false), (3, false), (-1, false)] {
+    for (kind, accepted) in [(0, true), (1, true), (2, true), (3, false), (-1, false)] {
         meta.content_type = Some(kind);
         assert_eq!(answer_to(&meta, b"x", b"").is_ok(), accepted, "{kind}");
     }
-    let mut server = PrpcServer::new(config());
-    meta.content_type = Some(1);
-    feed(
-        &mut server,
-        &frame(&meta, b"{}", b""),
-        &[3],
-        |session, event| {
+    let formats = [
+        BodyFormat::Protobuf,
+        BodyFormat::PlainJson,
+        BodyFormat::Json,
+    ];
+    for (kind, format) in (0..).zip(formats) {
+        let mut server = PrpcServer::new(config());
+        meta.content_type = Some(kind);
+        meta.checksum_type = Some(1);
+        meta.checksum_value = Some(
+            masked_crc(Checksum::Data, &[b"{}"], b"")
+                .to_be_bytes()
+                .into(),
+        );
+        let request = frame(&meta, b"{}", b"");
+        let (sent, _) = feed(&mut server, &request, &[3], |session, event| {
             let ServerEvent::Call(call) = event else {
                 panic!()
             };
-            assert_eq!(call.format, BodyFormat::Json);
+            assert_eq!(call.format, format);
             echo(session, call);
-        },
+        });
+        let answer = &packets(&sent)[0].0.meta;
+        assert_eq!(
+            answer.content_type(),
+            kind,
+            "an answer is written as its request"
+        );
+        assert_eq!(answer.checksum_type(), 1, "and guarded as it");
+    }
+}
+
+/// A server that lets in who says `open`.
+fn guarded() -> PrpcServer {
+    let verify = |credential: &[u8]| match credential {
+        b"open" => Ok(()),
+        _ => Err("not you".to_owned()),
+    };
+    PrpcServer::new(Arc::new(ServerConfig {
+        authenticator: Some(Authenticator::new(verify)),
+        ..ServerConfig::clone(&config())
+    }))
+}
+
+#[test]
+fn the_first_message_vouches_for_those_after_it() {
+    let mut meta = request_meta();
+    let second = frame(&meta, b"two", b"");
+    meta.authentication_data = Some(b"open".to_vec());
+    let data = [frame(&meta, b"one", b""), second].concat();
+    let (sent, bad) = feed(&mut guarded(), &data, &[5], serve);
+    let answers: Vec<_> = packets(&sent).into_iter().map(|(it, _)| it.data).collect();
+    assert_eq!(
+        (answers, bad),
+        (vec![b"one".to_vec(), b"two".to_vec()], None)
     );
+}
+
+#[test]
+fn a_peer_that_is_turned_away_is_told_and_left() {
+    for credential in [None, Some(b"sesame".to_vec())] {
+        let before = BadReason::Unauthenticated.counted();
+        let mut meta = request_meta();
+        meta.authentication_data = credential;
+        let mut server = guarded();
+        let data = [frame(&meta, b"one", b""), frame(&meta, b"two", b"")].concat();
+        let (sent, _) = feed(&mut server, &data, &[usize::MAX], serve);
+        let answers = packets(&sent);
+        let response = answers[0].0.meta.response.clone().unwrap();
+        assert_eq!((answers.len(), response.error_code()), (1, ERPCAUTH));
+        let text = response.error_text();
+        assert!(
+            text.contains("Fail to authenticate") && text.contains("not you"),
+            "{text}"
+        );
+        assert!(server.is_finished());
+        assert!(BadReason::Unauthenticated.counted() > before);
+    }
+}
+
+#[test]
+fn a_client_sends_its_credential_in_its_first_message_alone() {
+    let mut client =
+        PrpcClient::new(Limits::default()).with_credential(Bytes::from_static(b"open"));
+    let mut server = guarded();
+    for text in [&b"one"[..], b"two"] {
+        let body = Body::Bytes(Bytes::copy_from_slice(text));
+        client
+            .call(OutgoingCall::new("example.EchoService", "Echo", body))
+            .unwrap();
+    }
+    let mut sent = Vec::new();
+    collect(client.transmit(), &mut sent);
+    let carried = packets(&sent)
+        .into_iter()
+        .map(|(it, _)| it.meta.authentication_data);
+    assert_eq!(carried.collect::<Vec<_>>(), [Some(b"open".to_vec()), None]);
+    let (answers, _) = feed(&mut server, &sent, &[7], serve);
+    assert_eq!(packets(&answers).len(), 2);
 }
 
 #[test]
@@ -665,7 +751,7 @@ fn names_that_are_no_text_are_unknown_not_fatal() {
 fn opening_a_body_checks_the_sum_before_it_inflates() {
     let body = RawBody {
         data: Bytes::from_static(b"x"),
-        compression: Compression::Snappy,
+        compression: Compression::Lz4,
         checksum: Checksum::Data,
         sum: 1,
     };

@@ -122,6 +122,10 @@ impl ServerSession for TlsServer {
         self.inner.answer(id, reply);
     }
 
+    fn cancels(&self) -> bool {
+        self.inner.cancels()
+    }
+
     fn begin(&mut self, id: CallId, metadata: &MetadataMap, compression: Compression) {
         self.inner.begin(id, metadata, compression);
     }

@@ -45,6 +45,7 @@ fn server(tls: &ServerTls) -> Box<dyn ServerSession> {
         identity: base.identity.clone(),
         routes: Arc::clone(&base.routes),
         protocols: [vec![inside], plain].concat(),
+        authenticator: None,
         cors: None,
     });
     server_session(&config)

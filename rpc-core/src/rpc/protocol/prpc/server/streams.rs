@@ -17,8 +17,8 @@ use crate::rpc::protocol::{BadReason, Room, ServerEvent, counters};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{EINTERNAL, ELIMIT, EREQUEST};
 
-/// The tag of a call's id that is a stream's.
-pub(super) const STREAM_TAG: u32 = 3;
+/// The tag of a call's id that is a stream's; odd, unlike those of [`super::tag`].
+pub(super) const STREAM_TAG: u32 = 1;
 
 /// Bits of a stream's id that name its slot.
 const SLOT_BITS: u32 = 16;
@@ -81,7 +81,10 @@ impl PrpcServer {
         entry.insert(ServerStream {
             flow,
             kind: route.kind,
-            plain: CallId::new(meta.correlation_id as u64, guard as u32),
+            plain: CallId::new(
+                meta.correlation_id as u64,
+                super::tag(guard, meta.content_type),
+            ),
             half_closed: false,
         });
         Ok(Some(CallId::new(local, STREAM_TAG)))

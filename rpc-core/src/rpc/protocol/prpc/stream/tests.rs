@@ -41,6 +41,7 @@ fn server() -> PrpcServer {
         identity: "127.0.0.1:1".into(),
         routes: Arc::new(Kinds),
         protocols: vec![Arc::new(Prpc)],
+        authenticator: None,
         cors: None,
     }))
 }
