@@ -5,7 +5,9 @@
 pub mod interop;
 
 use std::fmt::Display;
+use std::hint::black_box;
 use std::process::exit;
+use std::time::Instant;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -71,4 +73,30 @@ pub fn memory_bytes() -> u64 {
     held.filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum::<u64>()
         * 1024
+}
+
+/// The message that asks `bench_echo_server` and `tonic_echo_server` to burn.
+pub const BURN: &str = "burn";
+
+/// Microseconds that such a call burns.
+pub const BURN_TIME: u64 = 5000;
+
+/// Units of [`work`] that take so many microseconds on a processor of one's own: by the fastest of many
+/// tries.
+pub fn units(micros: u64) -> u64 {
+    const TRY: u64 = 1_000_000;
+    let tries = (0..50).map(|_| {
+        let start = Instant::now();
+        work(TRY);
+        start.elapsed()
+    });
+    let fastest = tries.min().unwrap_or_default().as_nanos().max(1);
+    (u128::from(micros) * 1000 * u128::from(TRY) / fastest) as u64
+}
+
+/// Keeps the processor busy.
+pub fn work(units: u64) {
+    for unit in 0..units {
+        black_box(unit.wrapping_mul(31));
+    }
 }

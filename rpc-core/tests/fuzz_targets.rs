@@ -67,6 +67,7 @@ fn run_all(data: &[u8]) {
     targets::grpc_server(data);
     targets::grpc_client(data);
     targets::one_port(data);
+    targets::decompress(data);
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! the moment they were due. Each waits once, so that it has started and belongs to a worker, before it
 //! works. The last line is one JSON object.
 
-use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -44,7 +43,7 @@ fn main() -> Result<()> {
     let burn = if flags.burn == 0 {
         0
     } else {
-        units(flags.burn)
+        examples::units(flags.burn)
     };
     let runtime = Runtime::builder()
         .workers(flags.workers)
@@ -67,7 +66,7 @@ fn main() -> Result<()> {
 }
 
 /// Offers the load; milliseconds of the calls that do not burn, sorted. A long call burns so many units of
-/// [`work`].
+/// [`examples::work`].
 fn run(flags: &Flags, runtime: &Runtime, burn: u64) -> Vec<f64> {
     let handle = runtime.handle();
     let count = (flags.rate * flags.seconds) as usize;
@@ -81,7 +80,7 @@ fn run(flags: &Flags, runtime: &Runtime, burn: u64) -> Vec<f64> {
         drop(handle.spawn(move || {
             time::sleep(WAIT);
             if i % LONG_EVERY == 0 {
-                work(burn);
+                examples::work(burn);
             }
             nanos[i].store(due.elapsed().as_nanos() as u64, Ordering::Relaxed);
             ended.fetch_add(1, Ordering::Release);
@@ -99,23 +98,4 @@ fn run(flags: &Flags, runtime: &Runtime, burn: u64) -> Vec<f64> {
         .collect();
     latencies.sort_by(f64::total_cmp);
     latencies
-}
-
-/// Units of [`work`] that take so many microseconds on a processor of one's own: by the fastest of many
-/// tries.
-fn units(micros: u64) -> u64 {
-    const TRY: u64 = 1_000_000;
-    let tries = (0..50).map(|_| {
-        let start = Instant::now();
-        work(TRY);
-        start.elapsed()
-    });
-    let fastest = tries.min().unwrap_or_default().as_nanos().max(1);
-    (u128::from(micros) * 1000 * u128::from(TRY) / fastest) as u64
-}
-
-fn work(units: u64) {
-    for unit in 0..units {
-        black_box(unit.wrapping_mul(31));
-    }
 }

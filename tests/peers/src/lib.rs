@@ -169,3 +169,26 @@ pub fn memory_bytes() -> u64 {
         .sum::<u64>()
         * 1024
 }
+
+/// The message that asks a server to burn; `bench_tail_client` of the examples sends it.
+pub const BURN: &str = "burn";
+
+/// Units of [`work`] that take 5 ms on a processor of one's own: the fastest of many tries, as in the examples.
+pub fn calibrate() -> u64 {
+    const TIME: Duration = Duration::from_millis(5);
+    const TRY: u64 = 1_000_000;
+    let tries = (0..50).map(|_| {
+        let start = Instant::now();
+        work(TRY);
+        start.elapsed()
+    });
+    let fastest = tries.min().unwrap_or(TIME);
+    (TIME.as_nanos() * u128::from(TRY) / fastest.as_nanos().max(1)) as u64
+}
+
+/// Keeps the processor busy.
+pub fn work(units: u64) {
+    for unit in 0..units {
+        std::hint::black_box(unit.wrapping_mul(31));
+    }
+}

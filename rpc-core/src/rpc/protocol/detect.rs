@@ -192,9 +192,10 @@ impl ServerSession for Detecting {
     }
 
     fn timed_out(&mut self, now: Instant) -> Result<(), Bad> {
+        let due = self.deadline().is_some_and(|deadline| now >= deadline);
         match &mut self.chosen {
             Some(session) => session.timed_out(now),
-            None if self.deadline().is_some_and(|deadline| now >= deadline) => {
+            None if due => {
                 self.ended = true;
                 Err(Bad::counted(BadReason::Slow))
             }

@@ -216,9 +216,10 @@ impl State {
         };
         if matches!(event, ServerEvent::Cancelled { .. }) {
             let streams = self.streams.get_or_insert_default();
-            match streams.places.get(&id) {
+            let place = streams.places.get(&id);
+            match place.and_then(|place| self.running.get(*place)) {
                 // Under the lock: see SV-2.
-                Some(place) => self.running[*place].task.cancel(),
+                Some(running) => running.task.cancel(),
                 None => drop(streams.given_up.insert(id, ())),
             }
         }

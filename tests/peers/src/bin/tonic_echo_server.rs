@@ -1,7 +1,7 @@
 //! The gRPC server of the RPC benchmark: tonic, answering what it was sent.
 //!
-//! One thread: benchmarks give each side one core, and tokio's current-thread runtime is the faster
-//! of the two there.
+//! One thread unless told otherwise: benchmarks give each side one core, and tokio's current-thread runtime is the
+//! faster of the two there.
 
 use std::net::SocketAddr;
 
@@ -17,25 +17,54 @@ struct Flags {
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT")]
     addr: SocketAddr,
+    /// Worker threads; without them the one thread does it all
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Take 5 ms of processor time for a message that asks to
+    #[arg(long)]
+    burn: bool,
 }
 
-struct Echo;
+struct Echo {
+    /// What 5 ms are, in units of [`peers::work`].
+    burn: Option<u64>,
+}
 
 #[tonic::async_trait]
 impl EchoService for Echo {
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
         let message = request.into_inner().message;
+        if let Some(units) = self.burn
+            && message == peers::BURN
+        {
+            peers::work(units);
+        }
         Ok(Response::new(EchoResponse { message }))
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
+    let runtime = match flags.workers {
+        None => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build(),
+        Some(workers) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_all()
+            .build(),
+    };
+    runtime?.block_on(serve(flags))
+}
+
+async fn serve(flags: Flags) -> anyhow::Result<()> {
+    let echo = Echo {
+        burn: flags.burn.then(peers::calibrate),
+    };
     let incoming = TcpIncoming::bind(flags.addr)?.with_nodelay(Some(true));
     println!("listening on {}", incoming.local_addr()?);
     tonic::transport::Server::builder()
-        .add_service(EchoServiceServer::new(Echo))
+        .add_service(EchoServiceServer::new(echo))
         .serve_with_incoming(incoming)
         .await?;
     Ok(())

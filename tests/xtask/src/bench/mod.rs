@@ -7,6 +7,7 @@
 //! A benchmark is a number, never a test: nothing fails because something was slow. A run that
 //! failed is reported as failed.
 
+mod idle;
 mod libraries;
 mod long_tail;
 mod malloc;
@@ -19,6 +20,7 @@ mod rpc;
 mod runtime;
 mod samples;
 mod sockets;
+mod tail;
 
 use std::fs;
 use std::path::Path;
@@ -87,6 +89,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(What::Rpc) {
         sections.push(rpc::run(options.rounds, options.seconds)?);
+        sections.push(tail::run(options.rounds, options.seconds));
+        sections.push(idle::run(options.rounds));
     }
     if wanted(What::Messaging) {
         sections.push(messaging::run(options.rounds)?);
@@ -117,6 +121,8 @@ fn build(options: &Options) -> Result<()> {
             "bench_sockets",
             "bench_echo_server",
             "bench_echo_client",
+            "bench_tail_client",
+            "bench_idle",
         ];
         let mut build = steps::cargo(&["build", "--release", "--package", "examples"]);
         steps::step(build.args(ours.iter().flat_map(|name| ["--bin", name])))?;

@@ -79,6 +79,11 @@ impl Server {
         Ok(server)
     }
 
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// CPU seconds it used so far.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         cpu_seconds(self.0.id())

@@ -66,6 +66,7 @@ proptest! {
         ids: [i64; 3], request_id in "[a-z0-9-]{0,40}", correlation_id: i64, attachment in 0..i32::MAX as usize,
         fields in proptest::collection::vec(("[a-z-]{0,9}", "\\PC{0,9}"), 0..4), guard in 0..3usize, sum: u32,
         response: bool, error_code: i32, error_text in "\\PC{0,40}", stream: Option<(i64, bool, bool)>,
+        credential in proptest::collection::vec(any::<u8>(), 0..40), content_type in 0..4i32,
     ) {
         let [trace_id, span_id, parent_span_id] = ids;
         let trace = Trace { trace_id, span_id, parent_span_id, request_id };
@@ -77,9 +78,10 @@ proptest! {
             compress_type: 2,
             correlation_id,
             attachment_size: attachment,
+            authentication: &credential,
             stream: stream.map(|(stream_id, need_feedback, writable)| StreamSettings { stream_id, need_feedback, writable }),
             user_fields: Some(&user_fields),
-            content_type: 0,
+            content_type,
             checksum: [Checksum::None, Checksum::Data, Checksum::DataAndAttachment][guard],
             sum,
         };
