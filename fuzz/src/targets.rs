@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use rpc_core::base::time::Instant;
-use rpc_core::rpc::compression::Compression;
+use rpc_core::rpc::compression::{self, Compression};
 use rpc_core::rpc::metadata::MetadataMap;
 use rpc_core::rpc::protocol::call::{fill, no_such_method};
 use rpc_core::rpc::protocol::grpc::{Grpc, GrpcClient};
@@ -52,6 +52,29 @@ pub fn grpc_server(data: &[u8]) -> usize {
     assert_eq!(cut, whole, "the pieces do not matter");
     http2_frames(&cut.sent);
     cut.calls + cut.pages
+}
+
+/// Decompresses `data`, in every way; how many bytes came out.
+pub fn decompress(data: &[u8]) -> usize {
+    const MAX: usize = 1 << 16;
+    let data = Bytes::copy_from_slice(data);
+    let kinds = [
+        Compression::Snappy,
+        Compression::Gzip,
+        Compression::Zlib,
+        Compression::Zstd,
+    ];
+    let plain = kinds.map(|kind| {
+        let plain = compression::decompress(kind, &data, MAX).unwrap_or_default();
+        assert!(plain.len() <= MAX, "{kind} keeps to its bound");
+        if !plain.is_empty() {
+            let again = compression::compress(kind, &plain).expect("it is spoken");
+            let back = compression::decompress(kind, &again, MAX).expect("ours are read");
+            assert_eq!(back, plain, "{kind}");
+        }
+        plain.len()
+    });
+    plain.iter().sum()
 }
 
 /// A gRPC client with three calls under way, two of them of streams, reads a server's settings and then

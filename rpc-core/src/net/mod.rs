@@ -19,6 +19,7 @@ pub mod crowd;
 pub mod listener;
 pub mod outflow;
 pub mod socket;
+mod turns;
 pub mod wait;
 
 use std::io;
@@ -35,6 +36,7 @@ pub use crowd::Crowd;
 pub use listener::{Accepted, Listener};
 pub use outflow::{Flushed, Outflow, Queued, flush};
 pub use socket::{Received, Sent, Socket};
+pub use turns::Turns;
 
 /// Whether the caller is a worker: its loop, or a coroutine on it. Elsewhere no turn ends.
 pub(crate) fn on_worker() -> bool {

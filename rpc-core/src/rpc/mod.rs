@@ -6,7 +6,7 @@
 //!
 //! Read first: [`protocol`], then [`protocol::call`].
 
-mod auth;
+pub mod auth;
 pub mod client;
 pub mod compression;
 mod console;

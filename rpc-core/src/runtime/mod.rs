@@ -588,6 +588,11 @@ pub(crate) fn nudge() {
     }
 }
 
+/// The number of the worker that runs the caller; `None` on other threads, and once the worker went to another.
+pub(crate) fn worker_number() -> Option<usize> {
+    worker::locally(Worker::index)
+}
+
 /// Runs `flush` once on this worker's loop at the end of this turn. False on other threads, where the
 /// caller flushes itself.
 pub(crate) fn at_turn_end(flush: Arc<dyn Flush>) -> bool {

@@ -225,8 +225,10 @@ fn a_reader_that_pauses_stops_the_handler_and_gets_every_line() {
     let client = server.client();
     let (given, counted) = on_a_thread(move || {
         let mut stream = TcpStream::connect(addr).expect("the server listens");
-        let ask = format!("GET /v1/feeds/f?count={COUNT}&size={SIZE} HTTP/1.0\r\n\r\n");
-        stream.write_all(ask.as_bytes()).expect("the server reads");
+        let request = format!("GET /v1/feeds/f?count={COUNT}&size={SIZE} HTTP/1.0\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .expect("the server reads");
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
         while head.trim_end() != "" || head.is_empty() {

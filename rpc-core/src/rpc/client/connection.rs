@@ -12,7 +12,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::ToSocketAddrs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -27,7 +26,7 @@ use crate::base::time::Instant;
 use crate::net::wait::{GaveUp, Waiter, wait_for_wake};
 use crate::net::{
     Attachment, Bell, Crowd, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
-    flush, on_worker, take_turn, watch,
+    Turns, flush, on_worker, take_turn, watch,
 };
 use crate::rpc::protocol::{
     Bad, CallId, ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall,
@@ -42,8 +41,8 @@ pub(super) struct Connection {
     socket: Socket,
     this: Weak<Self>,
     attachment: SpinLock<Option<Attachment>>,
-    /// In a worker's list for the end of its turn.
-    turn_queued: AtomicBool,
+    /// Whose turns are to come.
+    turns: Turns,
     /// Rung by the first edges, while the link's coroutine waits for the connection to be made.
     made: Bell,
     pub(super) state: SpinLock<State>,
@@ -140,7 +139,7 @@ impl Connection {
             socket,
             this: Weak::clone(this),
             attachment: SpinLock::new(None),
-            turn_queued: AtomicBool::new(false),
+            turns: Turns::default(),
             made: Bell::new(),
             state: SpinLock::new(State {
                 session,
@@ -246,11 +245,10 @@ impl Connection {
     /// As on the server: one flush for all that a turn's coroutines have queued.
     pub fn ask_for_turn(&self) {
         if !on_worker() {
-            // Nor does it take the flag: a worker that sees it set relies on a turn that also reads.
+            // It takes no bit: a worker that sees its own set relies on a turn that also reads.
             return self.write_out();
         }
-        // AcqRel pairs with the swap in `flush`: a turn that is still to come sees what we queued.
-        if self.turn_queued.swap(true, Ordering::AcqRel) {
+        if !self.turns.are_due() {
             return;
         }
         let this = self
@@ -384,8 +382,7 @@ impl Handler for Connection {
 
 impl Flush for Connection {
     fn flush(&self) {
-        // AcqRel: see `ask_for_turn`.
-        self.turn_queued.swap(false, Ordering::AcqRel);
+        self.turns.begin();
         self.write_out();
         if self.state.lock().read_pending {
             self.read_turn();

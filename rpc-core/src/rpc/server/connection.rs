@@ -11,11 +11,11 @@
 //! Invariants
 //! - C-1  All state is behind one spin lock. Nothing under it waits; sockets are written outside it.
 //! - C-2  `open_calls` counts events given out and not ended; `running` holds those of them that run.
-//! - C-3  Whoever queues bytes afterwards asks for a turn; a turn that is asked for twice comes once.
+//! - C-3  Whoever queues bytes afterwards asks its worker for a turn; one that is asked for twice comes once. So an answer
+//!   waits for no call of another worker, whoever asked before.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use super::streams::Streams;
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
 use crate::net::{
-    Attachment, Flush, Flushed, Handler, Outflow, Queued, Ready, Socket, flush, on_worker,
+    Attachment, Flush, Flushed, Handler, Outflow, Queued, Ready, Socket, Turns, flush, on_worker,
     take_turn,
 };
 use crate::rpc::metadata::MetadataMap;
@@ -49,8 +49,8 @@ pub(super) struct Connection {
     this: Weak<Self>,
     /// Its place in the reactor; `None` before it is attached and after it closed.
     attachment: SpinLock<Option<Attachment>>,
-    /// In a worker's list for the end of its turn (C-3).
-    turn_queued: AtomicBool,
+    /// Whose turns are to come (C-3).
+    turns: Turns,
     pub(super) state: SpinLock<State>,
 }
 
@@ -149,7 +149,7 @@ impl Connection {
             key,
             this: Weak::clone(this),
             attachment: SpinLock::new(None),
-            turn_queued: AtomicBool::new(false),
+            turns: Turns::default(),
             state: SpinLock::new(State {
                 stage: Stage::Open({
                     session.attached(Weak::clone(this) as Weak<dyn Driver>, accepted);
@@ -303,12 +303,11 @@ impl Connection {
     /// Puts this connection into the worker's list for the end of the turn, once (C-3).
     pub(super) fn ask_for_turn(&self) {
         if !on_worker() {
-            // A call answered from an OS thread. It does not take the flag: a worker that sees it set
+            // A call answered from an OS thread. It takes no bit: a worker that sees its own set
             // relies on a turn that also reads.
             return self.write_out();
         }
-        // AcqRel pairs with the swap in `flush`: a turn that is still to come sees what we queued.
-        if self.turn_queued.swap(true, Ordering::AcqRel) {
+        if !self.turns.are_due() {
             return;
         }
         let Some(this) = self.this.upgrade() else {
@@ -453,8 +452,7 @@ impl Driver for Connection {
 
 impl Flush for Connection {
     fn flush(&self) {
-        // AcqRel: see `ask_for_turn`.
-        self.turn_queued.swap(false, Ordering::AcqRel);
+        self.turns.begin();
         self.write_out();
         if self.state.lock().read_pending {
             // An answer may have made room for requests that the session holds already.

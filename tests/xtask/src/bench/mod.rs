@@ -17,10 +17,10 @@ mod plot;
 mod program;
 mod report;
 mod rpc;
+mod rpc_tail;
 mod runtime;
 mod samples;
 mod sockets;
-mod tail;
 
 use std::fs;
 use std::path::Path;
@@ -89,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(What::Rpc) {
         sections.push(rpc::run(options.rounds, options.seconds)?);
-        sections.push(tail::run(options.rounds, options.seconds));
+        sections.push(rpc_tail::run(options.rounds, options.seconds));
         sections.push(idle::run(options.rounds));
     }
     if wanted(What::Messaging) {

@@ -24,6 +24,10 @@
 //! Read first: `frame.rs`, then `server.rs`.
 
 mod client;
+#[cfg(test)]
+mod credentials {
+    mod tests;
+}
 mod frame;
 #[cfg(test)]
 pub(super) mod golden {

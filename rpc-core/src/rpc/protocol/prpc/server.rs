@@ -104,14 +104,6 @@ impl PrpcServer {
         let checksum = meta.checksum();
         let guard = checksum.map_or(Checksum::None, |(kind, _)| kind);
         let id = CallId::new(meta.correlation_id as u64, tag(guard, meta.content_type));
-        if !self.known {
-            if let Err(status) = self.config.admits(Some(meta.authentication)) {
-                self.write_failure(id, &status, true);
-                self.fail(BadReason::Unauthenticated);
-                return None;
-            }
-            self.known = true;
-        }
         let rest = frame.bytes.len() - frame.meta;
         let attachment = usize::try_from(meta.attachment_size).ok();
         let attachment = attachment.filter(|size| *size <= rest);
@@ -172,6 +164,7 @@ impl PrpcServer {
         attachment: Option<usize>,
         rest: usize,
     ) -> Result<(Route, Checksum, u32, Option<CallId>), Status> {
+        self.vouch(meta)?;
         self.admit(meta, attachment, rest)?;
         let route = self.find(service, method)?;
         let Some((checksum, sum)) = meta.checksum() else {
@@ -180,6 +173,16 @@ impl PrpcServer {
         };
         let stream = self.offered(meta, route, checksum)?;
         Ok((route, checksum, sum, stream))
+    }
+
+    /// Whether the peer may call: its first message says why. One that may not is told, and left.
+    fn vouch(&mut self, meta: &Meta<'_>) -> Result<(), Status> {
+        if !self.known {
+            let admitted = self.config.admits(Some(meta.authentication));
+            admitted.inspect_err(|_| self.fail(BadReason::Unauthenticated))?;
+            self.known = true;
+        }
+        Ok(())
     }
 
     /// The checks before the lookup.

@@ -9,7 +9,6 @@ use prost::Message;
 use super::schema;
 use super::*;
 use crate::base::time::Instant;
-use crate::rpc::auth::Authenticator;
 use crate::rpc::compression::{Compression, compress};
 use crate::rpc::metadata::MetadataMap;
 use crate::rpc::protocol::call::{fill, masked_crc};
@@ -19,7 +18,7 @@ use crate::rpc::protocol::{
     OutgoingCall, RawBody, Reply, ServerEvent, Success, Trace, counters,
 };
 use crate::rpc::status::{Code, Status};
-use crate::rpc::status_map::{ELIMIT, ELOGOFF, ENOMETHOD, EREQUEST, ERESPONSE, ERPCAUTH};
+use crate::rpc::status_map::{ELIMIT, ELOGOFF, ENOMETHOD, EREQUEST, ERESPONSE};
 
 /// What the wire says, taken apart by prost.
 #[derive(Debug, PartialEq, Clone)]
@@ -82,7 +81,7 @@ pub fn read(client: &mut PrpcClient, bytes: &[u8]) -> Result<Vec<ClientEvent>, B
     Ok(events)
 }
 
-fn request_meta() -> schema::RpcMeta {
+pub fn request_meta() -> schema::RpcMeta {
     schema::RpcMeta {
         request: Some(schema::RpcRequestMeta {
             service_name: "example.EchoService".into(),
@@ -213,75 +212,6 @@ fn content_types_other_than_protobuf_and_json_are_refused() {
         );
         assert_eq!(answer.checksum_type(), 1, "and guarded as it");
     }
-}
-
-/// A server that lets in who says `open`.
-fn guarded() -> PrpcServer {
-    let verify = |credential: &[u8]| match credential {
-        b"open" => Ok(()),
-        _ => Err("not you".to_owned()),
-    };
-    PrpcServer::new(Arc::new(ServerConfig {
-        authenticator: Some(Authenticator::new(verify)),
-        ..ServerConfig::clone(&config())
-    }))
-}
-
-#[test]
-fn the_first_message_vouches_for_those_after_it() {
-    let mut meta = request_meta();
-    let second = frame(&meta, b"two", b"");
-    meta.authentication_data = Some(b"open".to_vec());
-    let data = [frame(&meta, b"one", b""), second].concat();
-    let (sent, bad) = feed(&mut guarded(), &data, &[5], serve);
-    let answers: Vec<_> = packets(&sent).into_iter().map(|(it, _)| it.data).collect();
-    assert_eq!(
-        (answers, bad),
-        (vec![b"one".to_vec(), b"two".to_vec()], None)
-    );
-}
-
-#[test]
-fn a_peer_that_is_turned_away_is_told_and_left() {
-    for credential in [None, Some(b"sesame".to_vec())] {
-        let before = BadReason::Unauthenticated.counted();
-        let mut meta = request_meta();
-        meta.authentication_data = credential;
-        let mut server = guarded();
-        let data = [frame(&meta, b"one", b""), frame(&meta, b"two", b"")].concat();
-        let (sent, _) = feed(&mut server, &data, &[usize::MAX], serve);
-        let answers = packets(&sent);
-        let response = answers[0].0.meta.response.clone().unwrap();
-        assert_eq!((answers.len(), response.error_code()), (1, ERPCAUTH));
-        let text = response.error_text();
-        assert!(
-            text.contains("Fail to authenticate") && text.contains("not you"),
-            "{text}"
-        );
-        assert!(server.is_finished());
-        assert!(BadReason::Unauthenticated.counted() > before);
-    }
-}
-
-#[test]
-fn a_client_sends_its_credential_in_its_first_message_alone() {
-    let mut client =
-        PrpcClient::new(Limits::default()).with_credential(Bytes::from_static(b"open"));
-    let mut server = guarded();
-    for text in [&b"one"[..], b"two"] {
-        let body = Body::Bytes(Bytes::copy_from_slice(text));
-        client
-            .call(OutgoingCall::new("example.EchoService", "Echo", body))
-            .unwrap();
-    }
-    let mut sent = Vec::new();
-    collect(client.transmit(), &mut sent);
-    let carried = packets(&sent)
-        .into_iter()
-        .map(|(it, _)| it.meta.authentication_data);
-    assert_eq!(carried.collect::<Vec<_>>(), [Some(b"open".to_vec()), None]);
-    let (answers, _) = feed(&mut server, &sent, &[7], serve);
-    assert_eq!(packets(&answers).len(), 2);
 }
 
 #[test]

@@ -1,0 +1,7 @@
+//! `decompress` of `src/targets.rs` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::decompress(data);
+});
