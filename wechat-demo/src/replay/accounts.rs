@@ -1,4 +1,4 @@
-//! Accounts and devices for everybody in a log, or in a crowd.
+//! Accounts and devices for everybody in the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use rpc_core::time::Instant;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{TerminalError, login, register};
 
+use super::log::Log;
 use super::parallel::parallel;
 
 /// People registered at a time.
@@ -20,29 +21,25 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Everybody's; it protects nothing.
 const PASSWORD: &str = "replay-replay";
 
-/// One person, with two devices.
+/// One person of the log, with two devices.
 #[derive(Clone, Debug)]
-pub(crate) struct Person {
-    pub(crate) user_id: u64,
+pub(super) struct Person {
+    pub(super) user_id: u64,
     /// The device that takes part.
-    pub(crate) token: Bytes,
-    /// Its id.
-    pub(crate) device: u64,
+    pub(super) token: Bytes,
     /// The device that syncs from nothing at the end.
-    pub(crate) fresh_token: Bytes,
-    /// Its id.
-    pub(crate) fresh_device: u64,
+    pub(super) fresh_token: Bytes,
 }
 
 /// Registers everybody and logs two devices in.
-pub(crate) fn open(
+pub(super) fn open(
     address: &str,
-    names: Arc<Vec<String>>,
+    log: &Arc<Log>,
     bar: &ProgressBar,
 ) -> anyhow::Result<Vec<Person>> {
-    let (address, counted) = (address.to_owned(), bar.clone());
-    let people = parallel(names.len(), WIDTH, move |index| {
-        let name = &names[index];
+    let (address, names, counted) = (address.to_owned(), log.clone(), bar.clone());
+    let people = parallel(log.people.len(), WIDTH, move |index| {
+        let name = &names.people[index];
         let trouble = |what: &str, error| anyhow::anyhow!("cannot {what} {name}: {error}");
         // A register whose answer was lost is answered "taken" the second time.
         match patiently(|| register(&address, name, PASSWORD, name)) {
@@ -58,9 +55,7 @@ pub(crate) fn open(
         Ok(Person {
             user_id: phone.user_id,
             token: phone.token,
-            device: phone.device_id,
             fresh_token: fresh.token,
-            fresh_device: fresh.device_id,
         })
     });
     bar.finish_and_clear();

@@ -153,7 +153,6 @@ pub fn run(
         if !items.is_empty() {
             moved(items);
         }
-        store.die_between_rounds();
     }
     Ok(())
 }

@@ -6,7 +6,6 @@ use prost::Message;
 use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, plain_item};
 use crate::{
     model::{ClientMsgId, MessageId, Pos, UserId, limits::MESSAGES_PER_SEND},
-    planted::{self, Bug},
     proto::{
         storage as pb,
         terminal::{self, Kind},
@@ -148,7 +147,6 @@ fn look_up(
                 .message::<pb::SentRow>(&table::sent(sender, id))?
             {
                 None => (id, Known::New),
-                Some(_) if planted::is_on(Bug::NoDedupe) => (id, Known::New),
                 Some(row) if row.body_hash == body_hash(receiver, &outgoing.text)[..] => {
                     (id, Known::Before(row))
                 }
