@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use libraries::processes::Process;
 use serde_json::Value;
 use tests::{bin, recorded, run};
 
@@ -41,6 +42,22 @@ fn a_paced_replay_with_terminals_in_memory_is_just_as_whole() {
     let dir = tempfile::tempdir().unwrap();
     let figures = replay(&log(dir.path()), &["--rate", "1000", "--store", "memory"]);
     assert_faultless(&figures);
+}
+
+#[test]
+fn a_store_in_mariadb_loses_nothing_when_its_primary_is_killed() {
+    let server = Process::mariadb().unwrap();
+    let url = format!("mysql://root@{}/replay", server.addr());
+    let dir = tempfile::tempdir().unwrap();
+    let database = ["--engine", "mysql", "--database", &url];
+    let kills = ["--kill", "storage-primary@30%,storage-primary@60%"];
+    let figures = replay(&log(dir.path()), &[&database[..], &kills].concat());
+    assert_faultless(&figures);
+    let file = dir.path().join("again.tsv");
+    std::fs::write(&file, made(SEED, 1)).unwrap();
+    let again = [&["replay", file.to_str().unwrap()][..], &database].concat();
+    let (_, line) = refused(&again);
+    assert!(line.contains("starts from nothing"), "{line}");
 }
 
 #[test]

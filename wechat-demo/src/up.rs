@@ -19,6 +19,7 @@ use rpc_core::Server;
 use rpc_core::time::Instant;
 use wechat_demo::cluster::{Cluster, Layout, Role, figures};
 use wechat_demo::proto::terminal as pb;
+use wechat_demo::storage::location::EngineFlags;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
@@ -44,13 +45,16 @@ pub(crate) struct Flags {
     /// Port of the long links; pages and RPC take the six after it. 0 = any free ports
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     port: u16,
+    #[command(flatten)]
+    engine: EngineFlags,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let database = flags.engine.database()?;
     let binary = std::env::current_exe().context("the path of this program")?;
     let stop = Stop::on_signal()?;
-    let mut cluster = Cluster::bring_up(&flags.dir, flags.port, &[], &binary)?;
+    let mut cluster = Cluster::bring_up(&flags.dir, flags.port, database, &[], &binary)?;
     make_accounts(&cluster.layout().link_address())?;
     greet(cluster.layout());
     watch(&mut cluster, &stop);

@@ -13,7 +13,7 @@ use wechat_demo::{
         storage::{self as pb, StorageClient},
         terminal::{self, Kind, contact::State},
     },
-    storage::role,
+    storage::{location::Location, role},
 };
 
 /// One home: a coordinator, two storage processes, a logic process.
@@ -28,7 +28,7 @@ struct Home {
 fn storage(dir: &Path, coordinator: SocketAddr) -> (SocketAddr, ServerHandle) {
     let ready = role::start(&role::Options {
         listen: "127.0.0.1:0".to_owned(),
-        data_dir: dir.to_owned(),
+        location: Location::directory(dir),
         coordinator: coordinator.to_string(),
         store: "main".to_owned(),
         min_copies: 2,

@@ -154,6 +154,8 @@ pub struct Layout {
     pub dir: PathBuf,
     /// Where everybody listens.
     pub ports: Ports,
+    /// URL of the database that keeps the store; `None` = the storage processes do, below `dir`.
+    pub database: Option<String>,
     /// Flags of this run for single roles, after the usual ones.
     pub extra: Vec<(Role, String)>,
 }
@@ -165,6 +167,7 @@ impl Layout {
         Self {
             dir: dir.to_owned(),
             ports,
+            database: None,
             extra: Vec::new(),
         }
     }
@@ -208,18 +211,18 @@ impl Layout {
                     .into()
             }
             Role::Storage1 | Role::Storage2 | Role::Storage3 => {
-                let (dir, coordinator) = (path(role.name()), address(self.ports.coordinator));
-                [
-                    "storage",
-                    "--listen",
-                    &own,
-                    "--coordinator",
-                    &coordinator,
-                    "--dir",
-                    &dir,
-                ]
-                .map(str::to_owned)
-                .into()
+                let coordinator = address(self.ports.coordinator);
+                let keeper = match &self.database {
+                    None => vec!["--dir".to_owned(), path(role.name())],
+                    Some(url) => ["--engine", "mysql", "--database", url]
+                        .map(str::to_owned)
+                        .into(),
+                };
+                ["storage", "--listen", &own, "--coordinator", &coordinator]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(keeper)
+                    .collect()
             }
             Role::Logic => {
                 let storage = self.ports.storage.map(address).join(",");
@@ -314,6 +317,12 @@ mod tests {
         let storage = layout.arguments(Role::Storage2).join(" ");
         assert!(
             storage.contains("--listen 127.0.0.1:6 --coordinator 127.0.0.1:4"),
+            "{storage}"
+        );
+        layout.database = Some("mysql://x".to_owned());
+        let storage = layout.arguments(Role::Storage2).join(" ");
+        assert!(
+            storage.contains("--engine mysql --database mysql://x") && !storage.contains("--dir"),
             "{storage}"
         );
         assert!(

@@ -81,19 +81,21 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts a whole cluster below `dir` and waits until it is healthy. With `first_port` 0 it takes free
-    /// ports, and others when somebody was faster at one of them.
+    /// ports, and others when somebody was faster at one of them. A `database` keeps the store, where there is one.
     ///
     /// # Errors
     /// What [`Ports::choose`], [`Cluster::start`] or [`Cluster::wait_healthy`] say.
     pub fn bring_up(
         dir: &Path,
         first_port: u16,
+        database: Option<&str>,
         extra: &[(Role, String)],
         binary: &Path,
     ) -> Result<Self, ClusterError> {
         let mut attempt = 1;
         loop {
             let mut layout = Layout::new(dir, Ports::choose(first_port)?);
+            layout.database = database.map(str::to_owned);
             layout.extra = extra.to_vec();
             let mut cluster = Self::start(layout, binary)?;
             match cluster.wait_healthy() {

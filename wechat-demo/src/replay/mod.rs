@@ -28,6 +28,9 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::Runtime;
 use wechat_demo::cluster::{Cluster, Role};
+use wechat_demo::storage::engine::mysql::Mysql;
+use wechat_demo::storage::location::EngineFlags;
+use wechat_demo::storage::store::Identity;
 
 use check::Verdict;
 use kill::Kill;
@@ -64,6 +67,8 @@ pub(crate) struct Flags {
     /// Keep the cluster's data and logs here [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineFlags,
 }
 
 /// Back ends of the terminals' stores.
@@ -90,9 +95,16 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
             dir.display()
         );
     }
+    let database = flags.engine.database()?;
+    if let Some(url) = database {
+        let engine = Mysql::open(url).context("--database")?;
+        if Identity::load(&engine)?.is_some() {
+            anyhow::bail!("the database holds a store; a replay starts from nothing");
+        }
+    }
     let light = LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned()));
     let binary = std::env::current_exe().context("the path of this program")?;
-    let cluster = Cluster::bring_up(&dir, 0, &light, &binary)?;
+    let cluster = Cluster::bring_up(&dir, 0, database, &light, &binary)?;
 
     let cluster = Arc::new(Mutex::new(cluster));
     let runtime = Runtime::builder()

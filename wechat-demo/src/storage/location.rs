@@ -1,6 +1,9 @@
 //! Where a store is: flags that name an engine and its database.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -31,6 +34,32 @@ pub struct Location {
     pub database: Option<String>,
 }
 
+/// Flags that choose what keeps a cluster's store.
+#[derive(Args, Clone, Debug)]
+pub struct EngineFlags {
+    /// What keeps the store
+    #[arg(long, value_enum, default_value_t = EngineKind::Embedded)]
+    pub engine: EngineKind,
+    /// Database of --engine mysql, made if it is missing: mysql://USER:PASSWORD@HOST:PORT/NAME
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+}
+
+impl EngineFlags {
+    /// The database's URL; `None` = the storage processes keep the store themselves.
+    ///
+    /// # Errors
+    /// One flag without the other.
+    pub fn database(&self) -> anyhow::Result<Option<&str>> {
+        match (self.engine, &self.database) {
+            (EngineKind::Embedded, None) => Ok(None),
+            (EngineKind::Mysql, Some(url)) => Ok(Some(url)),
+            (EngineKind::Embedded, Some(_)) => bail!("--database goes with --engine mysql"),
+            (EngineKind::Mysql, None) => bail!("--engine mysql needs --database URL"),
+        }
+    }
+}
+
 /// What a store is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
@@ -41,6 +70,31 @@ pub enum Purpose {
 }
 
 impl Location {
+    /// An embedded store in a directory.
+    #[must_use]
+    pub fn directory(dir: &Path) -> Self {
+        Self {
+            engine: EngineKind::Embedded,
+            data_dir: Some(dir.to_owned()),
+            database: None,
+        }
+    }
+
+    /// Whether one database serves several storage processes, and keeps the copies itself.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.engine == EngineKind::Mysql
+    }
+
+    /// The flag that says where, for messages; never with a password.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        match &self.data_dir {
+            Some(dir) => format!("--data-dir {}", dir.display()),
+            None => "--database".to_owned(),
+        }
+    }
+
     /// Opens the database.
     ///
     /// # Errors

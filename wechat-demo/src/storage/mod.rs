@@ -7,7 +7,9 @@
 //! are ready to become one; the *view* says who is what, and changes when one dies ([`views`]). The primary's
 //! one committer, a plain OS thread, works in rounds: it executes what waits against the shards' state ([`shard`]), which makes one log entry per
 //! shard; syncs the entries here while the backup syncs them there ([`copies`]); then they are *committed*:
-//! it applies them to the tables, answers, feeds the streams, notifies.
+//! it applies them to the tables, answers, feeds the streams, notifies. Where one database serves all storage
+//! processes ([`location`]) it keeps the copies, and the backup is a stand-in: views and leases are the same, and
+//! the database's own fence keeps a deposed primary from writing.
 //!
 //! Invariants
 //! - S-1  Nothing uncommitted is visible: readers see tables alone, and those hold committed entries only.

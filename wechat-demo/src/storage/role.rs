@@ -6,7 +6,6 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,14 +15,16 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use clap::Args;
 use rpc_core::{BoundServer, Handle, Runtime, Server, ServerHandle};
 
 use super::{
     committer::{self, Submit},
     copies::{Copies, Fatal, backup::Backup},
-    engine::embedded::Embedded,
+    engine::{Engine, EngineError},
     links::Links,
+    location::{Location, Purpose},
     meter::Meter,
     notify::Notifier,
     primary::Primary,
@@ -48,9 +49,9 @@ pub struct Options {
     /// HOST:PORT to answer RPC, /status, /health and /metrics on; other storage processes reach it there
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// Directory of the copy; made if it is missing
-    #[arg(long = "data-dir", visible_alias = "dir", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Where the copy is
+    #[command(flatten)]
+    pub location: Location,
     /// HOST:PORT of the coordinator
     #[arg(long, value_name = "HOST:PORT")]
     pub coordinator: String,
@@ -102,8 +103,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let shards = Placement::new(options.shards.unwrap_or(Placement::DEFAULT_SHARDS));
     let shards = shards.context("--shards")?.shards() as u32;
-    let engine = open(&options.data_dir)?;
-    let copy = Backup::open(engine.clone()).with_context(|| at(&options.data_dir))?;
+    let location = &options.location;
+    let engine = location.open(Purpose::Write)?;
+    let copy = copy(&engine, location.is_shared()).with_context(|| location.flag())?;
     check_shards(&copy, options.shards)?;
     let office = Arc::<Office>::default();
     let (way, jobs) = CopyThread::new();
@@ -120,10 +122,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         }))
         .bind(&options.listen)
         .with_context(|| listening(&options.listen))?;
-    let me = Member {
-        address: server.local_addr().to_string(),
-        disk: store::disk(&*engine).with_context(|| at(&options.data_dir))?,
-    };
+    let me = member(&server, &*engine, location)?;
     let views = Views::new(me, copy.epoch());
     let coordinator = RemoteCoordinator::new(&options.coordinator)
         .with_context(|| format!("--coordinator {}", options.coordinator))?;
@@ -146,7 +145,13 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         office,
         views: views.clone(),
         jobs,
-        min_copies: usize::from(options.min_copies),
+        shared: location.is_shared(),
+        // A database that is shared keeps the copies.
+        min_copies: if location.is_shared() {
+            1
+        } else {
+            usize::from(options.min_copies)
+        },
         home,
         meter,
         stop: Arc::default(),
@@ -190,7 +195,9 @@ impl Ready {
 
 /// What the thread that has the copy is made of.
 struct CopyHolder {
-    engine: Arc<Embedded>,
+    engine: Arc<dyn Engine>,
+    /// One database serves all storage processes.
+    shared: bool,
     office: Arc<Office>,
     views: Views,
     jobs: CopyJobs,
@@ -229,14 +236,14 @@ impl CopyHolder {
             };
             drop(copy);
             match self.reign(&view) {
-                Err(Fatal::Deposed) => {
+                Err(Fatal::Deposed | Fatal::Engine(EngineError::Fenced(_))) => {
                     tracing::info!(epoch = view.epoch, "this process is not primary any more");
                 }
                 outcome => return outcome,
             }
             self.office.set(None);
             self.jobs.dismiss();
-            copy = Backup::open(self.engine.clone())?;
+            copy = self::copy(&self.engine, self.shared)?;
         }
     }
 
@@ -252,6 +259,7 @@ impl CopyHolder {
 
     /// Until another process is primary.
     fn reign(&self, view: &View) -> Result<(), Fatal> {
+        self.engine.take_over()?;
         let found = Identity::load(&*self.engine)?.filter(|identity| !identity.partial);
         let place =
             Placement::new(view.shards).map_err(|error| Fatal::Copies(error.to_string()))?;
@@ -312,22 +320,28 @@ fn check_shards(copy: &Backup, asked: Option<u32>) -> anyhow::Result<()> {
     }
 }
 
-fn open(dir: &Path) -> anyhow::Result<Arc<Embedded>> {
-    std::fs::create_dir_all(dir).with_context(|| {
-        let text = "cannot be made; give a directory that can";
-        format!("--data-dir {} {text}", dir.display())
-    })?;
-    let empty = std::fs::read_dir(dir)
-        .with_context(|| at(dir))?
-        .next()
-        .is_none();
-    if !empty && !Embedded::is_there(dir) {
-        bail!(
-            "--data-dir {} holds other files; give an empty directory or a store's",
-            dir.display()
-        );
+/// Who this process is in the views.
+fn member(
+    server: &BoundServer,
+    engine: &dyn Engine,
+    location: &Location,
+) -> anyhow::Result<Member> {
+    let address = server.local_addr().to_string();
+    let disk = if location.is_shared() {
+        // Members differ by where they are: the disk is all the same.
+        Bytes::copy_from_slice(&blake3::hash(address.as_bytes()).as_bytes()[..16])
+    } else {
+        store::disk(engine).with_context(|| location.flag())?
+    };
+    Ok(Member { address, disk })
+}
+
+fn copy(engine: &Arc<dyn Engine>, shared: bool) -> Result<Backup, EngineError> {
+    if shared {
+        Backup::stand_in(Arc::clone(engine))
+    } else {
+        Backup::open(Arc::clone(engine))
     }
-    Ok(Arc::new(Embedded::open(dir).with_context(|| at(dir))?))
 }
 
 /// Ends the process: it cannot keep what it promised, and a sync is not tried twice (S-3).
@@ -350,10 +364,6 @@ impl Drop for EndOnPanic {
     }
 }
 
-fn at(dir: &Path) -> String {
-    format!("--data-dir {}", dir.display())
-}
-
 fn listening(address: &str) -> String {
     format!("--listen {address}")
 }
@@ -363,21 +373,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_of_other_files_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("diary.txt"), "dear diary").unwrap();
-        let error = open(dir.path()).err().unwrap().to_string();
-        assert!(error.contains("holds other files"), "{error}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
     fn a_store_keeps_its_shards() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = open(&dir.path().join("store")).unwrap();
+        let location = Location::directory(&dir.path().join("store"));
+        let engine = location.open(Purpose::Write).unwrap();
         let disk = store::disk(&*engine).unwrap();
         let place = Placement::new(4).unwrap();
-        let id = bytes::Bytes::from_static(b"one store's id..");
+        let id = Bytes::from_static(b"one store's id..");
         Identity::of_copy(id, place).store(&*engine).unwrap();
         let copy = Backup::open(engine.clone()).unwrap();
         assert!(check_shards(&copy, None).is_ok() && check_shards(&copy, Some(4)).is_ok());

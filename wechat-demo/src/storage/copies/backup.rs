@@ -30,6 +30,9 @@ pub struct Backup {
     loading: Option<(u64, u64)>,
     /// Lower epochs are refused, also by an empty disk.
     promise: u64,
+    /// The primary's database is this one's as well, and keeps the copies: nothing is written here, every
+    /// Append is answered at once, and what keeps a deposed primary from writing is the database's fence.
+    stands_in: bool,
 }
 
 /// One shard's log, and what of it is in the tables.
@@ -55,9 +58,24 @@ impl Backup {
             littered,
             loading: None,
             promise,
+            stands_in: false,
         };
         backup.open_logs()?;
         Ok(backup)
+    }
+
+    /// Stands in for whoever writes the database of `engine`, and reads it alone.
+    pub fn stand_in(engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
+        let identity = Identity::load(&*engine)?;
+        Ok(Self {
+            promise: identity.as_ref().map_or(0, |identity| identity.epoch),
+            engine,
+            identity,
+            shards: Vec::new(),
+            littered: false,
+            loading: None,
+            stands_in: true,
+        })
     }
 
     /// The lowest epoch that is heeded.
@@ -72,6 +90,10 @@ impl Backup {
 
     /// Refuses lower epochs from now on, also after a restart.
     pub fn promise(&mut self, epoch: u64) -> Result<(), EngineError> {
+        if self.stands_in {
+            self.heed(epoch);
+            return Ok(());
+        }
         let mut out = Changes::default();
         self.take_epoch(epoch, &mut out);
         if out.is_empty() {
@@ -93,6 +115,9 @@ impl Backup {
                 ..Default::default()
             });
         }
+        if self.stands_in {
+            return self.shared_marks(request);
+        }
         if self.identity.is_none() {
             let identity = self.asked_to_be(&request.store_id, request.shards)?;
             self.clear()?;
@@ -111,6 +136,9 @@ impl Backup {
 
     /// Entries of one log from an offset on.
     pub fn read_log(&self, request: &pb::ReadLogRequest) -> Result<pb::ReadLogReply, Stop> {
+        if self.stands_in {
+            return Ok(pb::ReadLogReply::default());
+        }
         let kept = self
             .shards
             .get(request.shard as usize)
@@ -134,6 +162,13 @@ impl Backup {
     /// Takes entries, all or none, and syncs them.
     pub fn append(&mut self, request: &pb::AppendRequest) -> Result<pb::AppendReply, Stop> {
         if request.epoch < self.promise {
+            return Ok(pb::AppendReply {
+                epoch: self.promise,
+                lacking: Vec::new(),
+            });
+        }
+        if self.stands_in {
+            self.heed(request.epoch);
             return Ok(pb::AppendReply {
                 epoch: self.promise,
                 lacking: Vec::new(),
@@ -189,6 +224,11 @@ impl Backup {
             return Ok(pb::LoadReply {
                 epoch: self.promise,
             });
+        }
+        if self.stands_in {
+            let text =
+                "this process stands in for the primary over one database; nothing is copied to it";
+            return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
         }
         if let Some(identity) = &self.identity
             && identity.id != request.store_id
@@ -312,6 +352,27 @@ impl Backup {
             return Err(foreign());
         }
         Ok(())
+    }
+
+    fn heed(&mut self, epoch: u64) {
+        self.promise = self.promise.max(epoch);
+    }
+
+    /// Where the logs of the database end: nothing that the primary has synced is ever lacking.
+    fn shared_marks(&mut self, request: &pb::MarksRequest) -> Result<pb::MarksReply, Stop> {
+        self.heed(request.epoch);
+        let place = Placement::new(request.shards)
+            .map_err(|error| Refusal::new(RefusalKind::InvalidArgument, error.to_string()))?;
+        let mut marks = Vec::with_capacity(place.shards());
+        for id in place.all() {
+            let (log, _) = ShardLog::open(&*self.engine, id)?;
+            marks.push(log.last().to_proto(id));
+        }
+        Ok(pb::MarksReply {
+            store_id: request.store_id.clone(),
+            epoch: self.promise,
+            marks,
+        })
     }
 
     fn take_epoch(&mut self, epoch: u64, out: &mut Changes) {

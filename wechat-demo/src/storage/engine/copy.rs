@@ -104,9 +104,10 @@ impl<'e> Target<'e> {
         self.engine.write(&[piece], Durability::Buffered)
     }
 
-    /// Syncs all of it and makes it a store.
+    /// Syncs all of it and makes it a store, on a disk of its own.
     pub fn finish(self) -> Result<(), EngineError> {
         let mut mark = Changes::default();
+        mark.remove(Table::Meta, &table::disk());
         mark.remove(Table::Meta, &table::copying());
         self.engine.write(&[mark.as_bytes()], Durability::Synced)
     }
