@@ -207,6 +207,18 @@ mod tests {
         assert_eq!(read(&archive()).unwrap(), pieces());
     }
 
+    /// An archive of version 1, as the first program that knew it wrote it.
+    const FIRST: &[u8] = b"wxstore\n\0\0\0\x01\0\0\0\x12\xa0\x8dQ\x8f\x03\x01\x01\x0b\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\0\x01\x01\x01\0\0\0\0;^\x17\x7f\0\0\0\0\0\0\0\x02";
+
+    #[test]
+    fn an_archive_of_the_first_version_is_read() {
+        assert_eq!(read(FIRST).unwrap(), pieces()[..1]);
+        // And is what is written today.
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        writer.put(&pieces()[0]).unwrap();
+        assert_eq!(writer.finish().unwrap(), FIRST);
+    }
+
     #[test]
     fn every_flipped_bit_is_found() {
         let good = archive();
