@@ -1,0 +1,272 @@
+//! A whole cluster of processes whose storage processes are killed and stopped under a phone that goes on
+//! sending: somebody serves again within seconds, and nothing that was acknowledged is lost or numbered twice.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use rpc_core::Channel;
+use rpc_core::time::Instant;
+use wechat_demo::cluster::{Cluster, Role, figures};
+use wechat_demo::proto::storage as sp;
+use wechat_demo::proto::terminal as pb;
+use wechat_demo::terminal::{Connection, TerminalError, login, register};
+
+/// Longer than anything here takes, on a busy machine too; a test that hangs ends with words.
+const PATIENCE: Duration = Duration::from_secs(90);
+const PASSWORD: &str = "password";
+
+/// A cluster, and one phone that sends.
+struct Stage {
+    cluster: Cluster,
+    token: Bytes,
+    connection: Option<Connection>,
+    /// Acknowledged: text and number, in order.
+    sent: Vec<(String, u64)>,
+    _dir: tempfile::TempDir,
+}
+
+impl Stage {
+    fn set() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
+        let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
+        let cluster = Cluster::bring_up(dir.path(), 0, &light, binary).unwrap();
+        let address = cluster.layout().link_address();
+        for name in ["ann", "bob"] {
+            patiently(|| match register(&address, name, PASSWORD, name) {
+                // An answer was lost.
+                Err(error) if error.is_refusal(6) => Ok(0),
+                other => other,
+            });
+        }
+        let login = patiently(|| login(&address, "ann", PASSWORD, "phone"));
+        let mut stage = Self {
+            cluster,
+            token: login.token,
+            connection: None,
+            sent: Vec::new(),
+            _dir: dir,
+        };
+        stage.until_copies(2);
+        stage
+    }
+
+    /// Calls over the phone's link, which it opens again where it has to.
+    fn call<Reply: Message + Default>(
+        &mut self,
+        command: pb::Command,
+        request: &impl Message,
+    ) -> Result<Reply, TerminalError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let address = self.cluster.layout().link_address();
+                let mut connection = Connection::open(&address)?;
+                let auth = pb::AuthRequest {
+                    token: self.token.clone(),
+                    ..Default::default()
+                };
+                connection.call::<pb::AuthReply>(pb::Command::Auth, &auth)?;
+                connection
+            }
+        };
+        let reply = connection.call(command, request)?;
+        self.connection = Some(connection);
+        Ok(reply)
+    }
+
+    /// Sends so many messages, each until it is acknowledged, under the same client id.
+    fn send(&mut self, count: usize) {
+        for _ in 0..count {
+            let n = self.sent.len() as u64;
+            let text = format!("message {n}");
+            let request = pb::SendRequest {
+                receiver: 1,
+                messages: vec![pb::Outgoing {
+                    client_id: Bytes::from([n.to_be_bytes(), [7; 8]].concat()),
+                    text: text.clone(),
+                }],
+            };
+            let reply: pb::SendReply = patiently(|| self.call(pb::Command::Send, &request));
+            self.sent.push((text, reply.sent[0].number));
+        }
+    }
+
+    /// What a fresh device would see is what was acknowledged, in order, once.
+    fn check(&mut self) {
+        let numbers: Vec<u64> = self.sent.iter().map(|(_, number)| *number).collect();
+        assert!(
+            numbers.is_sorted_by(|a, b| a < b),
+            "numbers rise: {numbers:?}"
+        );
+        let (mut key, mut seen) = (0, Vec::new());
+        loop {
+            let request = pb::SyncRequest {
+                key,
+                ..Default::default()
+            };
+            let page: pb::SyncReply = patiently(|| self.call(pb::Command::Sync, &request));
+            for item in page.items {
+                if item.kind() == pb::Kind::Message {
+                    let message = pb::Message::decode(item.payload).unwrap();
+                    seen.push((message.text, item.number));
+                }
+            }
+            key = page.key;
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(seen, self.sent);
+    }
+
+    fn primary(&self) -> Role {
+        wait_for("somebody serves", || self.cluster.primary())
+    }
+
+    /// Waits until the view of whoever serves has so many members.
+    fn until_copies(&mut self, copies: u32) {
+        wait_for("there are copies enough", || {
+            let primary = self.cluster.primary()?;
+            let figures = figures(self.cluster.layout().rpc(primary));
+            (figures.sum("wechat_storage_copies", &[]) == Some(f64::from(copies))).then_some(())
+        });
+    }
+
+    fn signal(&self, role: Role, signal: &str) {
+        let pid = self.cluster.pid(role).unwrap().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+/// Again while the trouble is transient.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, TerminalError>) -> T {
+    let until = Instant::after(PATIENCE);
+    loop {
+        match ask() {
+            Err(error) if error.is_transient() && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome.unwrap(),
+        }
+    }
+}
+
+/// Polls for something that comes by itself.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::after(PATIENCE);
+    while Instant::now() < until {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("not within {PATIENCE:?}: {what}");
+}
+
+#[test]
+fn primaries_that_are_killed_one_after_the_other_are_each_replaced() {
+    let mut stage = Stage::set();
+    stage.send(20);
+    let first = stage.primary();
+    stage.cluster.kill(first);
+    // The backup takes over, and writes go on when the spare has become the new backup.
+    stage.send(20);
+    stage.until_copies(2);
+    let second = stage.primary();
+    assert_ne!(second, first);
+    stage.cluster.spawn(first).unwrap();
+    stage.cluster.kill(second);
+    stage.send(20);
+    stage.until_copies(2);
+    let third = stage.primary();
+    assert_ne!(third, second);
+    // The one that was away from the beginning has everything: it is the only other copy, or will be.
+    stage.cluster.kill(third);
+    stage.cluster.spawn(second).unwrap();
+    stage.send(20);
+    stage.check();
+}
+
+#[test]
+fn a_backup_that_is_killed_is_replaced_by_the_spare() {
+    let mut stage = Stage::set();
+    stage.send(10);
+    let primary = stage.primary();
+    for role in Role::STORAGE {
+        if role != primary {
+            // The backup, or the spare that was to take its place.
+            stage.cluster.kill(role);
+            stage.send(5);
+            stage.cluster.spawn(role).unwrap();
+            stage.until_copies(2);
+        }
+    }
+    assert_eq!(stage.primary(), primary);
+    stage.check();
+}
+
+#[test]
+fn a_primary_that_is_stopped_past_its_lease_serves_nothing_when_it_wakes() {
+    let mut stage = Stage::set();
+    stage.send(20);
+    let stopped = stage.primary();
+    stage.signal(stopped, "-STOP");
+    // Asked while it sleeps; it finds the question when it wakes.
+    let address = stage.cluster.layout().rpc(stopped).to_string();
+    let asking = std::thread::spawn(move || {
+        let channel = Channel::builder(&address).deadline(PATIENCE);
+        let client = sp::StorageClient::new(channel.connect().unwrap());
+        let claim = sp::ClaimNameRequest {
+            name: "asked in its sleep".to_owned(),
+            ..Default::default()
+        };
+        let find = sp::FindNameRequest {
+            name: "ann".to_owned(),
+        };
+        (
+            client.claim_name(claim).is_err(),
+            client.find_name(find).is_err(),
+        )
+    });
+    stage.send(20);
+    let serving = wait_for("another serves", || {
+        stage.cluster.primary().filter(|role| *role != stopped)
+    });
+    stage.signal(stopped, "-CONT");
+    assert_eq!(asking.join().unwrap(), (true, true));
+    stage.send(20);
+    assert_eq!(stage.primary(), serving);
+    stage.check();
+}
+
+#[test]
+fn data_are_served_while_the_coordinator_is_away() {
+    let mut stage = Stage::set();
+    stage.send(10);
+    let primary = stage.primary();
+    stage.cluster.kill(Role::Coordinator);
+    let until = Instant::after(Duration::from_secs(5));
+    // Longer than every lease.
+    while Instant::now() < until {
+        stage.send(5);
+    }
+    assert_eq!(stage.primary(), primary);
+    // A second failure waits for it; then the backup takes over.
+    stage.cluster.kill(primary);
+    stage.cluster.spawn(Role::Coordinator).unwrap();
+    stage.send(10);
+    assert_ne!(stage.primary(), primary);
+    stage.check();
+}
