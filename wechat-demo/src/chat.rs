@@ -6,7 +6,7 @@
 //! Everything that happens goes through one channel to one loop: typed lines, what the terminal applied,
 //! links coming and going. So lines come out whole and in order, in tmux as through a pipe.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ use clap::Args;
 use prost::Message;
 use rpc_core::Runtime;
 use rpc_core::time::Instant;
-use wechat_demo::model::limits;
+use wechat_demo::model::{UserId, limits};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::contact::State;
 use wechat_demo::terminal::error::code;
@@ -31,10 +31,16 @@ use wechat_demo::terminal::{
 
 use crate::up::{DEFAULT_PORT, DEMO_PASSWORD};
 
+mod commands;
+
+use commands::Line;
+
 /// Time for the first sync, and for a question to the backend.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for the last lines to be acknowledged after the end of the input.
 const LAST_WORDS: Duration = Duration::from_secs(60);
+/// Time for a read mark; the next one says it too.
+const MARK_PATIENCE: Duration = Duration::from_secs(2);
 /// What may wait for the loop; whoever brings more waits.
 const EVENTS: usize = 1_024;
 /// Contacts named in a message.
@@ -51,7 +57,7 @@ pub(crate) struct Flags {
     /// Your password; needed once, the device then stays logged in
     #[arg(long, default_value = DEMO_PASSWORD, hide_default_value = true)]
     password: String,
-    /// Whom to chat with; may be left out where you have one contact
+    /// Whom to chat with, or #NAME of a group; may be left out where you have one contact
     #[arg(long, value_name = "NAME")]
     to: Option<String>,
     /// HOST:PORT of the cluster's long links
@@ -248,6 +254,10 @@ struct Chat {
     friends: bool,
     /// Key of the history on the screen: items up to it were shown.
     shown: u64,
+    /// Names of users met in groups, by id.
+    names: HashMap<u64, String>,
+    /// The read mark that was told.
+    marked: u64,
     /// The link is down and the user was told.
     told_down: bool,
     ended: bool,
@@ -264,6 +274,8 @@ impl Chat {
             held: VecDeque::new(),
             friends: false,
             shown: terminal.store().key(),
+            names: HashMap::new(),
+            marked: 0,
             told_down: false,
             ended: false,
             terminal,
@@ -272,8 +284,9 @@ impl Chat {
             chat.show(&stored.message);
         }
         chat.befriend()?;
+        chat.mark_read()?;
         println!(
-            "— {} and {}; type a line to send it, /quit to end",
+            "— {} and {}; type a line to send it, /help for more, /quit to end",
             chat.name, chat.peer_name
         );
         Ok(chat)
@@ -319,6 +332,7 @@ impl Chat {
                 for item in items.iter().filter(|item| item.number > shown) {
                     self.take(item)?;
                 }
+                self.mark_read()?;
             }
             Event::NotSent(why) => println!("! not sent: {why}"),
             Event::Linked => {
@@ -342,6 +356,13 @@ impl Chat {
         if line.trim().is_empty() {
             return Ok(());
         }
+        let line = match commands::parse(&line) {
+            Line::Text(text) => text.to_owned(),
+            command => {
+                self.command(command);
+                return Ok(());
+            }
+        };
         if line.len() > limits::TEXT_BYTES {
             println!(
                 "! not sent: {} bytes in a line, at most {}",
@@ -377,7 +398,8 @@ impl Chat {
             Ok(pb::Kind::Message) => {
                 let message = pb::Message::decode(item.payload.clone())?;
                 // On a screen the own line stands there already, as it was typed.
-                if message.sender != self.me || !std::io::stdin().is_terminal() {
+                if message.sender != self.me || item.version > 1 || !std::io::stdin().is_terminal()
+                {
                     self.show(&message);
                 }
             }
@@ -394,7 +416,19 @@ impl Chat {
                 match contact.state() {
                     State::AskedMe => self.accept(&contact)?,
                     State::Friend if contact.user_id == self.peer => self.now_friends(),
+                    State::Removed if contact.user_id == self.peer => {
+                        self.friends = false;
+                        println!("— {} and you are no longer contacts", self.peer_name);
+                    }
                     _ => {}
+                }
+            }
+            Ok(pb::Kind::Group) => {
+                let group = pb::Group::decode(item.payload.clone())?;
+                let name = printable(&group.name);
+                match group.left {
+                    true => println!("— you are no longer in #{name}"),
+                    false => println!("— #{name} has {} members", group.members.len()),
                 }
             }
             _ => {}
@@ -402,11 +436,13 @@ impl Chat {
         Ok(())
     }
 
-    fn show(&self, message: &pb::Message) {
-        let (time, text) = (time_of_day(message.sent_ms), printable(&message.text));
+    fn show(&mut self, message: &pb::Message) {
+        let (time, text) = (time_of_day(message.sent_ms), commands::line(message));
         if message.sender == self.me && message.receiver == self.peer {
             println!("[{time}] {}: {text}", self.name);
-        } else if message.sender == self.peer {
+        } else if message.receiver == self.peer {
+            println!("[{time}] {}: {text}", self.name_of(message.sender));
+        } else if message.sender == self.peer && message.receiver == self.me {
             println!("[{time}] {}: {text}", self.peer_name);
         } else if message.sender != self.me {
             println!("— [{time}] a message from user {}: {text}", message.sender);
@@ -415,6 +451,10 @@ impl Chat {
 
     /// Makes the peer a contact, as far as it takes us to do it.
     fn befriend(&mut self) -> anyhow::Result<()> {
+        if UserId(self.peer).is_group() {
+            self.friends = true; // whoever is in a group may write to it
+            return Ok(());
+        }
         let stored = self.terminal.store().state(pb::Kind::Contact, self.peer)?;
         let contact = stored
             .map(|item| pb::Contact::decode(item.payload))
@@ -499,7 +539,13 @@ fn find_peer(flags: &Flags, terminal: &Terminal) -> anyhow::Result<pb::FindUserR
     if *name == flags.user {
         bail!("--to names yourself; name somebody else");
     }
-    let request = pb::FindUserRequest { name: name.clone() };
+    if let Some(group) = name.strip_prefix('#') {
+        return find_group(terminal, group);
+    }
+    let request = pb::FindUserRequest {
+        name: name.clone(),
+        user_id: 0,
+    };
     terminal
         .call(pb::Command::FindUser, &request, PATIENCE)
         .map_err(|error| match error {
@@ -510,6 +556,21 @@ fn find_peer(flags: &Flags, terminal: &Terminal) -> anyhow::Result<pb::FindUserR
             }
             other => unreachable(flags, &other),
         })
+}
+
+/// A group of that name that the user is in.
+fn find_group(terminal: &Terminal, name: &str) -> anyhow::Result<pb::FindUserReply> {
+    for item in terminal.store().states(pb::Kind::Group)? {
+        let group = pb::Group::decode(item.payload)?;
+        if group.name == name && !group.left {
+            return Ok(pb::FindUserReply {
+                user_id: group.group_id,
+                name: format!("#{}", group.name),
+                nickname: String::new(),
+            });
+        }
+    }
+    bail!("you are in no group called {name}; /groups lists those you are in, /new makes one")
 }
 
 fn only_contact(terminal: &Terminal) -> anyhow::Result<pb::FindUserReply> {

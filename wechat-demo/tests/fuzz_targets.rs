@@ -42,6 +42,7 @@ fn asked() -> Vec<Vec<u8>> {
         messages: vec![pb::Outgoing {
             client_id: vec![7; 16].into(),
             text: "hi".to_owned(),
+            extra: None,
         }],
     };
     let frames = [

@@ -11,7 +11,7 @@ use wechat_demo::{
     proto::{
         logic::{self as lp, LogicClient},
         storage::{self as pb, StorageClient},
-        terminal::{self, Kind, contact::State},
+        terminal::{self, Kind, change_request::Change, contact::State, group_change::What},
     },
     storage::{location::Location, role},
 };
@@ -64,6 +64,8 @@ impl Home {
             listen: "127.0.0.1:0".to_owned(),
             storage: vec![one.to_string(), other.to_string()],
             argon2_memory_kib: 64,
+            user_rate: logic::role::DEFAULT_USER_RATE,
+            refuse_words: None,
             workers: None,
         })
         .unwrap();
@@ -103,7 +105,14 @@ impl Home {
             name,
             password,
         };
-        Ok(self.logic.register(request)?.user_id)
+        let user_id = self.logic.register(request)?.user_id;
+        // The device that `caller` names.
+        self.storage.add_device(pb::AddDeviceRequest {
+            user_id,
+            device_id: 1,
+            device: Some(pb::DeviceRow::default()),
+        })?;
+        Ok(user_id)
     }
 
     fn login(&self, name: &str, password: &str) -> Result<terminal::LoginReply, Status> {
@@ -138,6 +147,7 @@ impl Home {
         let message = terminal::Outgoing {
             client_id: vec![id; 16].into(),
             text: text.to_owned(),
+            extra: None,
         };
         let request = Some(terminal::SendRequest {
             receiver: to,
@@ -303,6 +313,303 @@ fn a_caller_reads_only_its_own_timeline_and_a_key_must_be_its_own() {
         code(home.sync(ann, page.key + 1, 0)),
         Code::FailedPrecondition
     );
+    home.stop();
+}
+
+fn change(home: &Home, who: lp::Caller, change: Change) -> Result<u64, Status> {
+    let call = lp::ChangeCall {
+        caller: Some(who),
+        request: Some(terminal::ChangeRequest {
+            change: Some(change),
+        }),
+    };
+    Ok(home.logic.change(call)?.number)
+}
+
+fn who(user_id: u64, device_id: u64) -> lp::Caller {
+    lp::Caller { user_id, device_id }
+}
+
+fn edit(message_id: u64, text: &str) -> Change {
+    Change::Edit(terminal::Edit {
+        message_id,
+        text: text.to_owned(),
+    })
+}
+
+#[rpc_core::test]
+fn an_edit_and_a_recall_reach_the_other_end() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let bob = home.register("bob", "secret2").unwrap();
+    home.befriend(ann, bob);
+    let sent = home.send(ann, bob, 1, "helo").unwrap();
+    let count = sent.pos.unwrap().count;
+    home.until("it arrives", || messages(&home, bob).len() == 1);
+    change(&home, who(ann, 1), edit(sent.message_id, "hello")).unwrap();
+    for user in [ann, bob] {
+        home.until("the edit arrives", || {
+            messages(&home, user) == [(count, "hello".to_owned())]
+        });
+    }
+    let recall = Change::Recall(terminal::Recall {
+        message_id: sent.message_id,
+    });
+    change(&home, who(ann, 1), recall).unwrap();
+    for user in [ann, bob] {
+        home.until("the recall arrives", || {
+            messages(&home, user) == [(count, String::new())]
+        });
+    }
+    let again = change(&home, who(ann, 1), edit(sent.message_id, "hello"));
+    assert_eq!(code(again), Code::FailedPrecondition);
+    home.stop();
+}
+
+#[rpc_core::test]
+fn nobody_reads_or_changes_what_is_anothers() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let bob = home.register("bob", "secret2").unwrap();
+    let eve = home.register("eve", "secret3").unwrap();
+    home.befriend(ann, bob);
+    let message_id = home.send(ann, bob, 1, "for bob").unwrap().message_id;
+    home.until("it arrives", || messages(&home, bob).len() == 1);
+    let recall = || Change::Recall(terminal::Recall { message_id });
+    let react = Change::React(terminal::React {
+        message_id,
+        emoji: "+".to_owned(),
+    });
+    let denied = change(&home, who(bob, 1), edit(message_id, "mine"));
+    assert_eq!(code(denied), Code::PermissionDenied);
+    assert_eq!(
+        code(change(&home, who(bob, 1), recall())),
+        Code::PermissionDenied
+    );
+    for theirs in [edit(message_id, "mine"), recall(), react] {
+        let refused = change(&home, who(eve, 1), theirs);
+        assert_eq!(code(refused), Code::NotFound);
+    }
+    for strange in [
+        Change::Mute(terminal::Mute {
+            peer: ann,
+            muted: true,
+        }),
+        Change::Remark(terminal::Remark {
+            user_id: ann,
+            remark: "friend".to_owned(),
+        }),
+        Change::Block(terminal::Block {
+            user_id: ann,
+            blocked: true,
+        }),
+    ] {
+        assert_eq!(code(change(&home, who(eve, 1), strange)), Code::NotFound);
+    }
+    let mark = Change::Mark(terminal::Mark {
+        peer: ann,
+        received: 1,
+        read: 1,
+    });
+    assert_eq!(
+        code(change(&home, who(eve, 1), mark)),
+        Code::InvalidArgument
+    );
+    // A device of another user's is none of eve's, and logging it out does nothing.
+    let login = home.login("ann", "secret1").unwrap();
+    let log_out = Change::LogOut(terminal::LogOut {
+        device_id: login.device_id,
+    });
+    let forged = lp::SyncCall {
+        caller: Some(who(eve, login.device_id)),
+        request: Some(terminal::SyncRequest::default()),
+    };
+    assert_eq!(code(home.logic.sync(forged)), Code::Unauthenticated);
+    change(&home, who(eve, 1), log_out).unwrap();
+    assert!(home.authenticate(&login.token).is_ok());
+    assert!(messages(&home, eve).is_empty());
+    assert_eq!(messages(&home, bob)[0].1, "for bob");
+    home.stop();
+}
+
+#[rpc_core::test]
+fn a_group_is_closed_to_who_is_not_in_it() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let bob = home.register("bob", "secret2").unwrap();
+    let eve = home.register("eve", "secret3").unwrap();
+    home.befriend(ann, bob);
+    let create = |members: Vec<u64>| {
+        let create = terminal::CreateGroup {
+            client_id: vec![9; 16].into(),
+            name: "club".to_owned(),
+            members,
+        };
+        let call = lp::ChangeCall {
+            caller: caller(ann),
+            request: Some(terminal::ChangeRequest {
+                change: Some(Change::CreateGroup(create)),
+            }),
+        };
+        home.logic.change(call).map(|reply| reply.group_id)
+    };
+    assert_eq!(code(create(vec![])), Code::InvalidArgument);
+    assert_eq!(code(create(vec![2; 500])), Code::InvalidArgument);
+    assert_eq!(code(create(vec![eve])), Code::FailedPrecondition);
+    let group = create(vec![bob]).unwrap();
+    let has = |user: u64, kind: Kind| {
+        let items = home.sync(user, 0, 1000).unwrap().items;
+        items.iter().any(|item| item.kind() == kind)
+    };
+    home.until("bob is in it", || has(bob, Kind::Group));
+    home.send(bob, group, 1, "among us").unwrap();
+    home.until("ann has it", || messages(&home, ann).len() == 1);
+    let asked = |what: What| {
+        Change::Group(terminal::GroupChange {
+            group_id: group,
+            what: Some(what),
+        })
+    };
+    assert_eq!(code(home.send(eve, group, 2, "hi")), Code::PermissionDenied);
+    let mark = Change::Mark(terminal::Mark {
+        peer: group,
+        received: 1,
+        read: 1,
+    });
+    let mute = Change::Mute(terminal::Mute {
+        peer: group,
+        muted: true,
+    });
+    for theirs in [
+        asked(What::Name("mine".to_owned())),
+        asked(What::Announcement("mine".to_owned())),
+        asked(What::Owner(eve)),
+        asked(What::Kick(terminal::Members {
+            user_ids: vec![bob],
+        })),
+        asked(What::Open(true)),
+        mark,
+        mute,
+    ] {
+        let refused = change(&home, who(eve, 1), theirs);
+        assert_eq!(code(refused), Code::PermissionDenied);
+    }
+    let by_bob = change(&home, who(bob, 1), asked(What::Name("bob's".to_owned())));
+    assert_eq!(code(by_bob), Code::PermissionDenied);
+    // Only the group's home knows whether one may join; its word comes as an item.
+    change(&home, who(eve, 1), asked(What::Join(true))).unwrap();
+    home.until("the refusal comes", || has(eve, Kind::Refused));
+    assert!(!has(eve, Kind::Group) && messages(&home, eve).is_empty());
+    change(&home, who(ann, 1), asked(What::Open(true))).unwrap();
+    home.until("eve may join", || {
+        change(&home, who(eve, 1), asked(What::Join(true))).unwrap();
+        has(eve, Kind::Group)
+    });
+    assert!(
+        messages(&home, eve).is_empty(),
+        "what was said before is not hers"
+    );
+    home.stop();
+}
+
+#[rpc_core::test]
+fn a_blocked_contact_is_refused_and_taken_again_when_unblocked() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let bob = home.register("bob", "secret2").unwrap();
+    home.befriend(ann, bob);
+    let block = |blocked| {
+        Change::Block(terminal::Block {
+            user_id: ann,
+            blocked,
+        })
+    };
+    change(&home, who(bob, 1), block(true)).unwrap();
+    home.send(ann, bob, 1, "hello?").unwrap();
+    home.until("word of the refusal comes back", || {
+        let items = home.sync(ann, 0, 1000).unwrap().items;
+        items.iter().any(|item| item.kind() == Kind::Refused)
+    });
+    change(&home, who(bob, 1), block(false)).unwrap();
+    home.send(ann, bob, 2, "and now?").unwrap();
+    home.until("it is taken", || {
+        let texts = messages(&home, bob).into_iter().map(|message| message.1);
+        texts.collect::<Vec<_>>() == ["and now?"]
+    });
+    home.stop();
+}
+
+#[rpc_core::test]
+fn a_new_password_logs_every_other_device_out_at_once() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let phone = home.login("ann", "secret1").unwrap();
+    let desktop = home.login("ann", "secret1").unwrap();
+    let list = |device| {
+        let call = lp::ListDevicesCall {
+            caller: Some(who(ann, device)),
+            request: Some(terminal::ListDevicesRequest {}),
+        };
+        home.logic
+            .list_devices(call)
+            .map(|reply| reply.into_inner().devices)
+    };
+    assert_eq!(list(phone.device_id).unwrap().len(), 3);
+    let new_password = |old: &str| {
+        Change::NewPassword(terminal::NewPassword {
+            old: old.to_owned(),
+            new: "secret9".to_owned(),
+        })
+    };
+    let wrong = change(&home, who(ann, phone.device_id), new_password("secret2"));
+    assert_eq!(code(wrong), Code::PermissionDenied);
+    change(&home, who(ann, phone.device_id), new_password("secret1")).unwrap();
+    let left = list(phone.device_id).unwrap();
+    assert_eq!((left.len(), left[0].own), (1, true));
+    assert!(home.authenticate(&phone.token).is_ok());
+    assert_eq!(
+        code(home.authenticate(&desktop.token)),
+        Code::Unauthenticated
+    );
+    let sync = lp::SyncCall {
+        caller: Some(who(ann, desktop.device_id)),
+        request: Some(terminal::SyncRequest::default()),
+    };
+    assert_eq!(code(home.logic.sync(sync)), Code::Unauthenticated);
+    assert_eq!(code(list(desktop.device_id)), Code::Unauthenticated);
+    assert_eq!(code(home.login("ann", "secret1")), Code::Unauthenticated);
+    assert!(home.login("ann", "secret9").is_ok());
+    home.stop();
+}
+
+#[rpc_core::test]
+fn what_is_too_large_is_refused_with_its_name() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    for (large, named) in [
+        (edit(1, &"x".repeat(8193)), "a text"),
+        (
+            Change::React(terminal::React {
+                message_id: 1,
+                emoji: "x".repeat(33),
+            }),
+            "a reaction",
+        ),
+        (
+            Change::Profile(terminal::Profile {
+                nickname: "x".repeat(129),
+            }),
+            "a nickname",
+        ),
+    ] {
+        let refused = change(&home, who(ann, 1), large).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(
+            refused.message().starts_with(named),
+            "{}",
+            refused.message()
+        );
+    }
     home.stop();
 }
 

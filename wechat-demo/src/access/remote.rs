@@ -9,8 +9,9 @@ use rpc_core::{CallOptions, Channel, Response, Status};
 
 use super::backend::{Answer, Backend, Refusal};
 use crate::proto::logic::{
-    AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, DropLinksRequest, FindUserCall,
-    Link, LogicClient, NewestKey, RegisterLinksRequest, SendCall, SyncCall,
+    AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, ChangeCall, DropLinksRequest,
+    FindUserCall, Link, ListDevicesCall, LogicClient, NewestKey, RegisterLinksRequest, SendCall,
+    SyncCall,
 };
 use crate::proto::terminal as pb;
 
@@ -92,6 +93,14 @@ impl Backend for RemoteLogic {
             pb::Command::AcceptContact => {
                 let request = Some(decode(command, body)?);
                 answer(client.accept_contact(AcceptContactCall { caller, request }))
+            }
+            pb::Command::Change => {
+                let request = Some(decode(command, body)?);
+                answer(client.change(ChangeCall { caller, request }))
+            }
+            pb::Command::ListDevices => {
+                let request = Some(decode(command, body)?);
+                answer(client.list_devices(ListDevicesCall { caller, request }))
             }
             other => Err(Refusal::unknown(other as u32)),
         }

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use prost::Message;
 use rpc_core::{Code, Status};
 
-use super::{check, password::Passwords, stores::Stores, token::Token};
+use super::{
+    check, moderate::Moderator, password::Passwords, rate::Rates, stores::Stores, token::Token,
+};
 use crate::{
     model::{DeviceId, UserId, clock::Clock, limits::TOKEN_LIFE_MS},
     proto::{
         logic as lp, storage as pb,
-        terminal::{self, Item},
+        terminal::{self, GroupChange, Item, change_request::Change, group_change::What},
     },
 };
 
@@ -23,15 +25,25 @@ pub struct Business {
     stores: Arc<dyn Stores>,
     passwords: Passwords,
     clock: Arc<dyn Clock>,
+    rates: Rates,
+    moderator: Box<dyn Moderator>,
 }
 
 impl Business {
     /// Over `stores`.
-    pub fn new(stores: Arc<dyn Stores>, passwords: Passwords, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        stores: Arc<dyn Stores>,
+        passwords: Passwords,
+        clock: Arc<dyn Clock>,
+        rates: Rates,
+        moderator: Box<dyn Moderator>,
+    ) -> Self {
         Self {
             stores,
             passwords,
             clock,
+            rates,
+            moderator,
         }
     }
 
@@ -135,8 +147,12 @@ impl Business {
 
     /// Sends messages from the caller.
     pub fn send(&self, call: lp::SendCall) -> Result<terminal::SendReply, Status> {
-        let (sender, request) = parts(call.caller, call.request)?;
+        let (sender, device_id, request) = parts(call.caller, call.request)?;
         check::send(&request)?;
+        self.may(sender, request.messages.len())?;
+        for message in &request.messages {
+            self.look(sender, &message.text)?;
+        }
         if request.receiver == 0 || request.receiver == sender.0 {
             return Err(Status::invalid_argument(
                 "give another user's id as the receiver",
@@ -145,16 +161,68 @@ impl Business {
         self.stores.send(pb::SendMessages {
             sender: sender.0,
             request: Some(request),
+            device_id,
+        })
+    }
+
+    /// Changes something of the caller's own.
+    pub fn change(&self, call: lp::ChangeCall) -> Result<terminal::ChangeReply, Status> {
+        let (user, device_id, mut request) = parts(call.caller, call.request)?;
+        let Some(change) = &request.change else {
+            return Err(Status::invalid_argument(
+                "the request names no change that is known here",
+            ));
+        };
+        check::change(change)?;
+        self.may(user, 1)?;
+        let mut password = None;
+        match change {
+            Change::Edit(edit) => self.look(user, &edit.text)?,
+            Change::Profile(profile) => self.look(user, &profile.nickname)?,
+            Change::CreateGroup(create) => self.look(user, &create.name)?,
+            Change::Group(GroupChange {
+                what: Some(What::Name(text) | What::Announcement(text)),
+                ..
+            }) => self.look(user, text)?,
+            Change::NewPassword(new) => {
+                let old_hash = self.account(user)?.password_hash;
+                if !self.passwords.verify(&new.old, &old_hash)? {
+                    return Err(Status::permission_denied("the old password is wrong"));
+                }
+                let new_hash = self.passwords.hash(&new.new)?;
+                password = Some(pb::PasswordChange { old_hash, new_hash });
+                request.change = None;
+            }
+            _ => {}
+        }
+        self.stores.change(pb::ChangeUser {
+            user_id: user.0,
+            device_id,
+            request: Some(request),
+            password,
+        })
+    }
+
+    /// The caller's devices.
+    pub fn list_devices(
+        &self,
+        call: lp::ListDevicesCall,
+    ) -> Result<terminal::ListDevicesReply, Status> {
+        let (user, device_id, _) = parts(call.caller, call.request)?;
+        self.stores.list_devices(pb::DeviceOf {
+            user_id: user.0,
+            device_id,
         })
     }
 
     /// What the caller's timeline has above a key.
     pub fn sync(&self, call: lp::SyncCall) -> Result<terminal::SyncReply, Status> {
-        let (user, request) = parts(call.caller, call.request)?;
+        let (user, device_id, request) = parts(call.caller, call.request)?;
         let page = self.stores.sync(pb::SyncPageRequest {
             user_id: user.0,
             key: request.key,
             limit: request.limit,
+            device_id,
         })?;
         let items = page
             .items
@@ -173,14 +241,20 @@ impl Business {
 
     /// Looks a name up.
     pub fn find_user(&self, call: lp::FindUserCall) -> Result<terminal::FindUserReply, Status> {
-        let (_, request) = parts(call.caller, call.request)?;
-        check::name(&request.name)?;
-        let user = self.find(&request.name)?.ok_or_else(|| {
-            Status::not_found(format!(
-                "nobody is called {:?}; check the spelling",
-                request.name
-            ))
-        })?;
+        let (caller, _, request) = parts(call.caller, call.request)?;
+        self.may(caller, 1)?;
+        let user = match request.user_id {
+            0 => {
+                check::name(&request.name)?;
+                self.find(&request.name)?.ok_or_else(|| {
+                    Status::not_found(format!(
+                        "nobody is called {:?}; check the spelling",
+                        request.name
+                    ))
+                })?
+            }
+            id => UserId(id),
+        };
         let account = self.account(user)?;
         let (name, nickname) = (account.name, account.nickname);
         Ok(terminal::FindUserReply {
@@ -195,8 +269,10 @@ impl Business {
         &self,
         call: lp::AddContactCall,
     ) -> Result<terminal::AddContactReply, Status> {
-        let (user, request) = parts(call.caller, call.request)?;
+        let (user, _, request) = parts(call.caller, call.request)?;
         check::greeting(&request.greeting)?;
+        self.may(user, 1)?;
+        self.look(user, &request.greeting)?;
         if request.user_id == user.0 {
             return Err(Status::invalid_argument(
                 "you cannot be your own contact; give another user's id",
@@ -220,7 +296,8 @@ impl Business {
         &self,
         call: lp::AcceptContactCall,
     ) -> Result<terminal::AcceptContactReply, Status> {
-        let (user, request) = parts(call.caller, call.request)?;
+        let (user, _, request) = parts(call.caller, call.request)?;
+        self.may(user, 1)?;
         let request = pb::AcceptContactRequest {
             user_id: user.0,
             peer: request.user_id,
@@ -259,6 +336,17 @@ impl Business {
     pub fn drop_links(&self, request: lp::DropLinksRequest) -> Result<lp::DropLinksReply, Status> {
         check::links(&request.links)?;
         self.stores.drop_links(request)
+    }
+
+    /// Takes `cost` things from what the user may do just now.
+    fn may(&self, user: UserId, cost: usize) -> Result<(), Status> {
+        self.rates.take(user, cost, self.clock.unix_ms())
+    }
+
+    /// Has the moderator look at a text.
+    fn look(&self, sender: UserId, text: &str) -> Result<(), Status> {
+        let outcome = self.moderator.look(sender, text);
+        outcome.map_err(Status::invalid_argument)
     }
 
     /// Answers a registration of a name that is taken: by this very user, or by another.
@@ -310,11 +398,11 @@ impl Business {
     }
 }
 
-/// Takes a call apart: who calls, and what for.
-fn parts<T>(caller: Option<lp::Caller>, request: Option<T>) -> Result<(UserId, T), Status> {
+/// Takes a call apart: who calls, from which device, and what for.
+fn parts<T>(caller: Option<lp::Caller>, request: Option<T>) -> Result<(UserId, u64, T), Status> {
     match (caller, request) {
         (Some(caller), Some(request)) if caller.user_id != 0 => {
-            Ok((UserId(caller.user_id), request))
+            Ok((UserId(caller.user_id), caller.device_id, request))
         }
         (None, _) | (Some(_), Some(_)) => Err(Status::unauthenticated(
             "the caller is missing; authenticate first",

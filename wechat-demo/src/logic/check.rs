@@ -4,10 +4,15 @@ use rpc_core::Status;
 
 use crate::{
     model::limits::{
-        ADDRESS_BYTES, DEVICE_LABEL_BYTES, GREETING_BYTES, LINKS_PER_CALL, MESSAGES_PER_SEND,
-        NAME_BYTES, NICKNAME_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, TEXT_BYTES,
+        ADDRESS_BYTES, ANNOUNCEMENT_BYTES, DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES,
+        FILE_NAME_BYTES, GREETING_BYTES, GROUP_MEMBERS, GROUP_NAME_BYTES, HASH_BYTES,
+        LINKS_PER_CALL, MENTIONS, MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES,
+        PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
     },
-    proto::{logic as lp, terminal},
+    proto::{
+        logic as lp,
+        terminal::{self, change_request::Change, group_change::What, media::Sort},
+    },
 };
 
 pub(super) fn name(name: &str) -> Result<(), Status> {
@@ -51,6 +56,81 @@ pub(super) fn send(request: &terminal::SendRequest) -> Result<(), Status> {
     for message in &request.messages {
         length("a client id", message.client_id.len(), 16, 16)?;
         length("a text", message.text.len(), 0, TEXT_BYTES)?;
+        message.extra.as_ref().map_or(Ok(()), extra)?;
+    }
+    Ok(())
+}
+
+/// What a user wants to change; what only storage can tell is checked there.
+pub(super) fn change(change: &Change) -> Result<(), Status> {
+    match change {
+        Change::Remark(request) => length("a remark", request.remark.len(), 0, REMARK_BYTES),
+        Change::Edit(request) => length("a text", request.text.len(), 0, TEXT_BYTES),
+        Change::React(request) => length("a reaction", request.emoji.len(), 0, EMOJI_BYTES),
+        Change::Profile(request) => nickname(&request.nickname),
+        Change::NewPassword(request) => password(&request.old).and(password(&request.new)),
+        Change::CreateGroup(request) => {
+            length("a client id", request.client_id.len(), 16, 16)?;
+            length("a group's name", request.name.len(), 1, GROUP_NAME_BYTES)?;
+            members(&request.members)
+        }
+        Change::Group(request) => match &request.what {
+            None => Err(Status::invalid_argument(
+                "the request names no change of a group that is known here",
+            )),
+            Some(What::Name(name)) => length("a group's name", name.len(), 1, GROUP_NAME_BYTES),
+            Some(What::Announcement(text)) => {
+                length("an announcement", text.len(), 0, ANNOUNCEMENT_BYTES)
+            }
+            Some(What::Invite(all) | What::Kick(all)) => members(&all.user_ids),
+            Some(_) => Ok(()),
+        },
+        Change::Block(_)
+        | Change::RemoveContact(_)
+        | Change::Recall(_)
+        | Change::Mark(_)
+        | Change::Mute(_)
+        | Change::LogOut(_) => Ok(()),
+    }
+}
+
+fn members(user_ids: &[u64]) -> Result<(), Status> {
+    if (1..GROUP_MEMBERS).contains(&user_ids.len()) {
+        return Ok(());
+    }
+    let text = format!(
+        "name 1 to {} users at once, not {}",
+        GROUP_MEMBERS - 1,
+        user_ids.len()
+    );
+    Err(Status::invalid_argument(text))
+}
+
+fn extra(extra: &terminal::Extra) -> Result<(), Status> {
+    if let Some(media) = &extra.media {
+        if media.sort() == Sort::Unspecified {
+            return Err(Status::invalid_argument(
+                "a media pointer is to an image, a file or a voice message",
+            ));
+        }
+        length("a file id", media.file_id.len(), 1, FILE_ID_BYTES)?;
+        length("a content hash", media.hash.len(), HASH_BYTES, HASH_BYTES)?;
+        length("a file name", media.name.len(), 0, FILE_NAME_BYTES)?;
+        if media.size == 0 {
+            return Err(Status::invalid_argument(
+                "a media pointer is to at least one byte",
+            ));
+        }
+    }
+    if let Some(quote) = &extra.reply_to {
+        length("a quoted text", quote.text.len(), 0, QUOTE_BYTES)?;
+    }
+    let mut mentions = extra.mentions.clone();
+    mentions.sort_unstable();
+    mentions.dedup();
+    if mentions.len() != extra.mentions.len() || mentions.len() > MENTIONS {
+        let text = format!("a message mentions at most {MENTIONS} users, each once");
+        return Err(Status::invalid_argument(text));
     }
     Ok(())
 }
@@ -110,6 +190,7 @@ mod tests {
         let message = |id: usize, text: usize| terminal::Outgoing {
             client_id: vec![0; id].into(),
             text: "x".repeat(text),
+            extra: None,
         };
         let request = |messages| terminal::SendRequest {
             receiver: 1,

@@ -8,7 +8,9 @@
 
 pub mod business;
 mod check;
+mod moderate;
 mod password;
+mod rate;
 mod remote;
 pub mod role;
 mod service;

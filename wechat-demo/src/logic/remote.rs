@@ -122,6 +122,8 @@ impl Stores for RemoteStores {
         ask_contact(pb::AskContactRequest) -> pb::ContactReply;
         accept_contact(pb::AcceptContactRequest) -> pb::ContactReply;
         sync(pb::SyncPageRequest) -> pb::SyncPage;
+        change(pb::ChangeUser) -> terminal::ChangeReply;
+        list_devices(pb::DeviceOf) -> terminal::ListDevicesReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;
     }

@@ -1,6 +1,6 @@
 //! The logic process: flags, start, serving, end.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -8,7 +8,9 @@ use rpc_core::{BoundServer, Runtime, Server};
 
 use super::{
     business::Business,
+    moderate::WordList,
     password::{Cost, Passwords},
+    rate::Rates,
     remote::RemoteStores,
     service::LogicService,
 };
@@ -16,6 +18,9 @@ use crate::{
     model::{clock::SystemClock, limits::FRAME_BYTES},
     proto::logic::LogicServer,
 };
+
+/// More than a person does, and than a replay of a chat log needs; less than harms others.
+pub const DEFAULT_USER_RATE: u32 = 500;
 
 /// Flags of `wechat-demo logic`.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +34,12 @@ pub struct Options {
     /// Memory of one password hash; less than the default is for tests and replays only
     #[arg(long, value_name = "KIB", default_value_t = Cost::default().memory_kib)]
     pub argon2_memory_kib: u32,
+    /// Messages and changes a second that one user may make in the long run, four seconds' worth at once; 0 = no limit
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_USER_RATE)]
+    pub user_rate: u32,
+    /// A file with a word a line: texts that contain one are refused
+    #[arg(long, value_name = "FILE")]
+    pub refuse_words: Option<PathBuf>,
     /// Threads that run coroutines [default: one per processor]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
@@ -63,7 +74,13 @@ pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
     let passwords =
         Passwords::new(cost).map_err(|error| anyhow!("--argon2-memory-kib: {error}"))?;
     let stores = Arc::new(RemoteStores::new(&options.storage)?);
-    let business = Business::new(stores, passwords, Arc::new(SystemClock));
+    let moderator = match &options.refuse_words {
+        Some(file) => WordList::read(file).context("--refuse-words")?,
+        None => WordList::default(),
+    };
+    let rates = Rates::new(options.user_rate);
+    let clock = Arc::new(SystemClock);
+    let business = Business::new(stores, passwords, clock, rates, Box::new(moderator));
     let server = Server::builder()
         .max_message_size(FRAME_BYTES)
         .add_service(LogicServer::new(LogicService { business }))

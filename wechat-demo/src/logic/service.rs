@@ -32,6 +32,8 @@ impl Logic for LogicService {
         find_user(lp::FindUserCall) -> terminal::FindUserReply;
         add_contact(lp::AddContactCall) -> terminal::AddContactReply;
         accept_contact(lp::AcceptContactCall) -> terminal::AcceptContactReply;
+        change(lp::ChangeCall) -> terminal::ChangeReply;
+        list_devices(lp::ListDevicesCall) -> terminal::ListDevicesReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;
     }

@@ -36,6 +36,10 @@ pub trait Stores: Send + Sync + 'static {
     -> Result<pb::ContactReply, Status>;
     /// One page of a timeline.
     fn sync(&self, request: pb::SyncPageRequest) -> Result<pb::SyncPage, Status>;
+    /// Changes something of one user's.
+    fn change(&self, request: pb::ChangeUser) -> Result<terminal::ChangeReply, Status>;
+    /// The devices of a user.
+    fn list_devices(&self, request: pb::DeviceOf) -> Result<terminal::ListDevicesReply, Status>;
     /// Notes links, and reads the newest keys.
     fn register_links(
         &self,

@@ -37,6 +37,25 @@ impl UserId {
     }
 }
 
+impl UserId {
+    /// Set in the ids of groups.
+    const GROUP: u64 = 1 << 63;
+
+    /// The id number `count` of the groups made at `shard`; where a user's id may stand, a group's may.
+    pub fn group_from_count(count: u64, shard: u16) -> Self {
+        assert!(
+            count < 1 << (63 - Self::SHARD_BITS),
+            "group count {count} out of range"
+        );
+        Self(Self::from_count(count, shard).0 | Self::GROUP)
+    }
+
+    /// Whether it is a group's.
+    pub fn is_group(self) -> bool {
+        self.0 & Self::GROUP != 0
+    }
+}
+
 impl MessageId {
     /// Bits of the count.
     pub const COUNT_BITS: u32 = 40;
@@ -60,7 +79,10 @@ impl ClientMsgId {
 
 impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "user {}", self.0)
+        match self.is_group() {
+            true => write!(f, "group {:x}", self.0),
+            false => write!(f, "user {}", self.0),
+        }
     }
 }
 

@@ -18,6 +18,30 @@ pub const DEVICES_PER_USER: usize = 32;
 pub const GREETING_BYTES: usize = 512;
 /// Bytes of a message's text.
 pub const TEXT_BYTES: usize = 8192;
+/// Members of a group.
+pub const GROUP_MEMBERS: usize = 500;
+/// Bytes of a group's name.
+pub const GROUP_NAME_BYTES: usize = 128;
+/// Bytes of a group's announcement.
+pub const ANNOUNCEMENT_BYTES: usize = 2048;
+/// Users mentioned in one message.
+pub const MENTIONS: usize = 32;
+/// Bytes of a media pointer's file id.
+pub const FILE_ID_BYTES: usize = 128;
+/// Bytes of a media pointer's display name.
+pub const FILE_NAME_BYTES: usize = 256;
+/// Bytes of a media pointer's hash (blake3).
+pub const HASH_BYTES: usize = 32;
+/// Bytes of the text that a reply quotes.
+pub const QUOTE_BYTES: usize = 256;
+/// Reactions to one message; those that come later are not shown.
+pub const REACTIONS: usize = 32;
+/// Bytes of a reaction.
+pub const EMOJI_BYTES: usize = 32;
+/// Bytes of what a user calls a contact.
+pub const REMARK_BYTES: usize = 128;
+/// Bytes of a message's [`Extra`](crate::proto::terminal::Extra), encoded, with all of the above at their most.
+pub const EXTRA_BYTES: usize = 1280;
 /// Messages of one send request.
 pub const MESSAGES_PER_SEND: usize = 32;
 /// Items of a sync page when the terminal does not say.
@@ -53,12 +77,29 @@ pub const SEQ_STEP: u64 = 10_000;
 const ITEM_OVERHEAD: usize = 256;
 
 const _: () = assert!(
-    SYNC_PAGE_BYTES + TEXT_BYTES + 2 * ITEM_OVERHEAD <= FRAME_BYTES,
+    SYNC_PAGE_BYTES + TEXT_BYTES + EXTRA_BYTES + 4 * ITEM_OVERHEAD <= FRAME_BYTES,
     "a full sync page fits a frame"
 );
 const _: () = assert!(
-    MESSAGES_PER_SEND * (TEXT_BYTES + ITEM_OVERHEAD) <= FRAME_BYTES,
+    MESSAGES_PER_SEND * (TEXT_BYTES + EXTRA_BYTES + ITEM_OVERHEAD) <= FRAME_BYTES,
     "a full send request fits a frame"
+);
+/// A message with everything on it, encoded.
+const MESSAGE_BYTES: usize =
+    TEXT_BYTES + EXTRA_BYTES + REACTIONS * (EMOJI_BYTES + 16) + 2 * ITEM_OVERHEAD;
+/// A group's roster, encoded: 20 bytes a member.
+const ROSTER_BYTES: usize =
+    GROUP_MEMBERS * 20 + ANNOUNCEMENT_BYTES + GROUP_NAME_BYTES + 2 * ITEM_OVERHEAD;
+/// Bytes that one task may add to a log entry: an item for each member of a group, all in one shard.
+const LARGEST_TASK: usize = GROUP_MEMBERS
+    * if MESSAGE_BYTES > ROSTER_BYTES {
+        MESSAGE_BYTES
+    } else {
+        ROSTER_BYTES
+    };
+const _: () = assert!(
+    LARGEST_TASK + (1 << 20) <= 8 << 20,
+    "an entry with the largest task fits a log's row"
 );
 const _: () = assert!(SYNC_DEFAULT_ITEMS <= SYNC_MAX_ITEMS);
 const _: () = assert!(NAME_BYTES < u8::MAX as usize, "a key's length fits a byte");

@@ -236,6 +236,13 @@ mod tests {
         primary
             .create_account(pb::CreateAccountRequest { user_id, account })
             .unwrap();
+        primary
+            .add_device(pb::AddDeviceRequest {
+                user_id,
+                device_id: 1,
+                device: Some(pb::DeviceRow::default()),
+            })
+            .unwrap();
         UserId(user_id)
     }
 
@@ -245,6 +252,7 @@ mod tests {
             let outgoing = terminal::Outgoing {
                 client_id: Bytes::from([n.to_be_bytes(), receiver.0.to_be_bytes()].concat()),
                 text: format!("message {n} of {} to {}", sender.0, receiver.0),
+                extra: None,
             };
             let request = Some(terminal::SendRequest {
                 receiver: receiver.0,
@@ -254,6 +262,7 @@ mod tests {
                 .send(pb::SendMessages {
                     sender: sender.0,
                     request,
+                    device_id: 1,
                 })
                 .unwrap();
         }

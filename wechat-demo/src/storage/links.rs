@@ -79,6 +79,11 @@ impl Links {
         self.forget(user, |link| link.device == device && link.number <= number);
     }
 
+    /// Forgets the links of a user's devices that are not to be kept.
+    pub fn retain(&self, user: UserId, keep: impl Fn(DeviceId) -> bool) {
+        self.forget(user, |link| !keep(link.device));
+    }
+
     /// Forgets a link that its access process no longer has.
     pub fn gone(&self, user: UserId, access: &str, number: u64) {
         self.forget(user, |link| {

@@ -35,6 +35,9 @@ use crate::{
     },
 };
 
+mod changes;
+mod groups;
+
 /// A seeded source of chance.
 struct Dice(u64);
 
@@ -388,6 +391,7 @@ fn send(sender: UserId, receiver: UserId, messages: &[(u64, String)]) -> Op {
         .map(|(id, text)| terminal::Outgoing {
             client_id: Bytes::from([id.to_be_bytes(), sender.0.to_be_bytes()].concat()),
             text: text.clone(),
+            extra: None,
         })
         .collect();
     let request = Some(terminal::SendRequest {
@@ -397,6 +401,7 @@ fn send(sender: UserId, receiver: UserId, messages: &[(u64, String)]) -> Op {
     Op::Send(pb::SendMessages {
         sender: sender.0,
         request,
+        device_id: 1,
     })
 }
 

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     model::{DeviceId, Placement, Seq, SyncKey, UserId, clock::Clock, limits::LINKS_PER_CALL},
-    proto::{logic as lp, storage as pb, terminal},
+    proto::{
+        logic as lp, storage as pb,
+        terminal::{self, change_request::Change},
+    },
 };
 
 /// A serving primary: the tables to read, the committer to write through, the links.
@@ -110,6 +113,7 @@ impl Primary {
 
     /// `Storage.Send`.
     pub fn send(&self, request: pb::SendMessages) -> Result<terminal::SendReply, Refusal> {
+        self.check_device(request.sender, request.device_id)?;
         match self.execute(Op::Send(request))? {
             Answer::Sent(reply) => Ok(reply),
             other => Err(unexpected(&other)),
@@ -167,6 +171,7 @@ impl Primary {
 
     /// `Storage.Sync`.
     pub fn sync(&self, request: &pb::SyncPageRequest) -> Result<pb::SyncPage, Refusal> {
+        self.check_device(request.user_id, request.device_id)?;
         let (user, key) = (UserId(request.user_id), SyncKey(request.key));
         read(timeline::sync(
             &*self.engine,
@@ -174,6 +179,51 @@ impl Primary {
             key,
             request.limit as usize,
         ))
+    }
+
+    /// `Storage.Change`. A device that is logged out loses its link here at once.
+    pub fn change(&self, request: pb::ChangeUser) -> Result<terminal::ChangeReply, Refusal> {
+        self.check_device(request.user_id, request.device_id)?;
+        let user = UserId(request.user_id);
+        let change = request.request.as_ref();
+        let revokes = request.password.is_some()
+            || matches!(
+                change.and_then(|request| request.change.as_ref()),
+                Some(Change::LogOut(_))
+            );
+        let reply = match self.execute(Op::Change(request))? {
+            Answer::Made(group_id) => terminal::ChangeReply {
+                group_id,
+                ..Default::default()
+            },
+            other => terminal::ChangeReply {
+                number: number(other)?.0,
+                ..Default::default()
+            },
+        };
+        if revokes {
+            self.links.retain(user, |device| {
+                timeline::check_device(&*self.engine, user, device).is_ok()
+            });
+        }
+        Ok(reply)
+    }
+
+    /// `Storage.ListDevices`.
+    pub fn list_devices(
+        &self,
+        request: &pb::DeviceOf,
+    ) -> Result<terminal::ListDevicesReply, Refusal> {
+        self.check_device(request.user_id, request.device_id)?;
+        let (user, device) = (UserId(request.user_id), DeviceId(request.device_id));
+        let devices = read(timeline::devices(&*self.engine, user, device))?;
+        Ok(terminal::ListDevicesReply { devices })
+    }
+
+    /// Every call of a user's names the device it comes from.
+    fn check_device(&self, user: u64, device: u64) -> Result<(), Refusal> {
+        let (user, device) = (UserId(user), DeviceId(device));
+        read(timeline::check_device(&*self.engine, user, device))
     }
 
     /// `Storage.RegisterLinks`. A link is noted before its user's newest key is read: what is committed in
@@ -186,9 +236,18 @@ impl Primary {
         let now_ms = self.clock.unix_ms();
         let mut newest = Vec::with_capacity(request.links.len());
         for link in request.links {
-            let user = UserId(link.user_id);
+            let (user, device) = (UserId(link.user_id), DeviceId(link.device_id));
+            if self.check_device(link.user_id, link.device_id).is_err() {
+                // It was logged out: its next call is refused, and it is told nothing.
+                newest.push(lp::NewestKey {
+                    user_id: user.0,
+                    key: 0,
+                    reached: false,
+                });
+                continue;
+            }
             let live = Link {
-                device: DeviceId(link.device_id),
+                device,
                 access: link.access.into(),
                 number: link.link,
             };

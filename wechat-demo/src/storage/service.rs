@@ -189,6 +189,20 @@ impl pb::Storage for StorageService {
     ) -> Result<Response<lp::DropLinksReply>, Status> {
         self.call(request, |primary, request| primary.drop_links(&request))
     }
+
+    fn change(
+        &self,
+        request: Request<pb::ChangeUser>,
+    ) -> Result<Response<terminal::ChangeReply>, Status> {
+        self.call(request, Primary::change)
+    }
+
+    fn list_devices(
+        &self,
+        request: Request<pb::DeviceOf>,
+    ) -> Result<Response<terminal::ListDevicesReply>, Status> {
+        self.call(request, |primary, request| primary.list_devices(&request))
+    }
 }
 
 /// The way to the thread that has the copy: files block whoever touches them, so nobody else does.

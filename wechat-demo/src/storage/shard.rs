@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::{
     changes::Changes,
-    engine::{Engine, EngineError, Table},
+    engine::{Engine, EngineError, Span, Table},
     log::ShardLog,
     sequence::{Ahead, Given, Sequence, count_row},
     stream::{Incoming, Outgoing},
@@ -32,6 +32,8 @@ pub struct Shard {
     pub users: Ahead,
     /// Ids for messages sent from here.
     pub messages: Ahead,
+    /// Ids for groups made here.
+    pub groups: Ahead,
     /// What its users' messages ask for again and again.
     pub warm: Warm,
     /// Streams that begin here.
@@ -46,7 +48,7 @@ pub struct Shard {
 pub struct Warm {
     /// (user, peer) → highest position count in their conversation that the user's home has seen.
     pub counts: HashMap<(UserId, UserId), u64>,
-    /// (user, peer) → the peer may write to the user.
+    /// (user, peer) → what the peer sends to the user is taken.
     pub friends: HashMap<(UserId, UserId), bool>,
 }
 
@@ -119,6 +121,7 @@ impl Shard {
             sequence: Sequence::default(),
             users: counter(Counter::Users)?,
             messages: counter(Counter::Messages)?,
+            groups: counter(Counter::Groups)?,
             warm: Warm::default(),
             outgoing: Outgoing::load(engine, home, id)?,
             incoming: Incoming::load(engine, home, id)?,
@@ -143,6 +146,18 @@ impl Shard {
             draft.put_row(&table::counter(self.id, Counter::Users), &max.to_be_bytes());
         }
         UserId::from_count(count, u16::from(self.id.0))
+    }
+
+    /// The id of a group made here.
+    pub fn give_group(&mut self, draft: &mut Draft<'_>) -> UserId {
+        let (count, raised) = self.groups.give();
+        if let Some(max) = raised {
+            draft.put_row(
+                &table::counter(self.id, Counter::Groups),
+                &max.to_be_bytes(),
+            );
+        }
+        UserId::group_from_count(count, u16::from(self.id.0))
     }
 
     /// The id of a message sent from here.
@@ -202,6 +217,44 @@ impl<'e> Draft<'e> {
         M::decode(row)
             .map(Some)
             .map_err(|error| damaged(&format!("row {key:?}: {error}")))
+    }
+
+    /// The rows of `Rows` from `from` to `to` (exclusive), which are messages, in no particular order.
+    pub fn messages<M: Message + Default>(
+        &self,
+        from: &Key,
+        to: &Key,
+    ) -> Result<Vec<M>, EngineError> {
+        let mut rows = Vec::new();
+        let span = Span {
+            from,
+            to,
+            backwards: false,
+        };
+        self.engine.scan(Table::Rows, span, &mut |key, row| {
+            if !self.rows.contains_key(&Key::new(&[key])) {
+                rows.push(Bytes::copy_from_slice(row));
+            }
+            true
+        })?;
+        let within = |key: &Key| key[..] >= from[..] && key[..] < to[..];
+        let changed = self.rows.iter().filter(|(key, _)| within(key));
+        rows.extend(changed.filter_map(|(_, row)| row.clone()));
+        let decode = |row| M::decode(row).map_err(|error| damaged(&format!("a row: {error}")));
+        rows.into_iter().map(decode).collect()
+    }
+
+    /// An item of a timeline; `None` if it is not there. One that this draft superseded must not be asked for.
+    pub fn item(&self, user: UserId, number: Seq) -> Result<Option<Bytes>, EngineError> {
+        let new = self
+            .moved
+            .iter()
+            .rev()
+            .find(|moved| moved.user == user && moved.given.number == number);
+        match new {
+            Some(moved) => Ok(Some(moved.item.clone())),
+            None => self.engine.get(Table::Timeline, &table::item(user, number)),
+        }
     }
 
     /// Writes a row of `Rows`.

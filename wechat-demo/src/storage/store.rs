@@ -62,6 +62,8 @@ pub struct Store {
     identity: Identity,
     shards: Vec<Shard>,
     copies: Copies,
+    /// Counts rounds: where the next one begins to take tasks.
+    turn: usize,
 }
 
 /// A request and who is told what it came to.
@@ -217,6 +219,7 @@ impl Store {
             identity,
             shards,
             copies,
+            turn: 0,
         })
     }
 
@@ -284,8 +287,12 @@ impl Store {
 
     /// Applies the tasks that wait, at their destinations.
     fn draft_tasks<'e>(&mut self, home: Home, drafts: &mut Drafts<'e>) -> Result<(), Fatal> {
-        for to in home.place.all() {
-            for from in home.place.all() {
+        // Whose turn it is moves on, so that no source keeps another out.
+        self.turn = self.turn.wrapping_add(1);
+        let all: Vec<ShardId> = home.place.all().collect();
+        for &to in &all {
+            for step in 0..all.len() {
+                let from = all[self.turn.wrapping_add(step) % all.len()];
                 let waiting: Vec<_> = self.shards[usize::from(from.0)]
                     .outgoing
                     .waiting(to)
@@ -297,6 +304,11 @@ impl Store {
                 let mut reached = shard.incoming.mark(from, home.incarnation);
                 let draft = drafts.of(to);
                 for (n, task) in waiting {
+                    // One task may be large (a group's message for all its members here), so the bound is
+                    // looked at before each, and an entry stays within what an engine takes.
+                    if draft.changes().len() > CHUNK_BYTES / home.place.shards() {
+                        break;
+                    }
                     match shard.incoming.place(from, home.incarnation, n) {
                         Place::Done => {}
                         Place::Next => {
@@ -308,9 +320,6 @@ impl Store {
                             let text = format!("stream from {from} to {to} has no task {next}");
                             return Err(EngineError::Damaged(text).into());
                         }
-                    }
-                    if draft.changes().len() > CHUNK_BYTES / home.place.shards() {
-                        break;
                     }
                 }
                 shard.incoming.note(draft, from, home.incarnation);

@@ -83,6 +83,9 @@ enum Tag {
     Counter = 9,
     StreamOut = 10,
     StreamIn = 11,
+    Marks = 12,
+    Group = 13,
+    GroupCopy = 14,
 }
 
 /// What a shard counts besides its users' numbers.
@@ -93,6 +96,8 @@ pub enum Counter {
     Users = 1,
     /// Message ids.
     Messages = 2,
+    /// Group ids.
+    Groups = 3,
 }
 
 // ---- Log, Meta ----
@@ -204,6 +209,21 @@ pub fn conversation(user: UserId, peer: UserId) -> Key {
         Tag::Conversation,
         &[&user.0.to_be_bytes(), &peer.0.to_be_bytes()],
     )
+}
+
+/// How far `user` and `peer` have read what the other said.
+pub fn marks(user: UserId, peer: UserId) -> Key {
+    Key::tagged(Tag::Marks, &[&user.0.to_be_bytes(), &peer.0.to_be_bytes()])
+}
+
+/// A group, at its home.
+pub fn group(group: UserId) -> Key {
+    Key::tagged(Tag::Group, &[&group.0.to_be_bytes()])
+}
+
+/// What a shard with members knows of a group.
+pub fn group_copy(shard: ShardId, group: UserId) -> Key {
+    Key::tagged(Tag::GroupCopy, &[&[shard.0], &group.0.to_be_bytes()])
 }
 
 /// That a user's timeline holds the item of this kind and id, and under which number.

@@ -18,7 +18,7 @@ use crate::{
         DeviceId, Seq, SyncKey, UserId,
         limits::{SYNC_DEFAULT_ITEMS, SYNC_MAX_ITEMS, SYNC_PAGE_BYTES},
     },
-    proto::storage as pb,
+    proto::{storage as pb, terminal},
 };
 
 /// The items of `user` above `key`, in number order, one page of them.
@@ -139,6 +139,40 @@ pub fn check_token(
             Err(Refusal::new(RefusalKind::Unauthenticated, text).into())
         }
     }
+}
+
+/// Whether a device is one of the user's: not logged out.
+pub fn check_device(engine: &dyn Engine, user: UserId, device: DeviceId) -> Result<(), Stop> {
+    if engine
+        .get(Table::Rows, &table::device(user, device))?
+        .is_some()
+    {
+        return Ok(());
+    }
+    let text = "this device was logged out; log in again";
+    Err(Refusal::new(RefusalKind::Unauthenticated, text).into())
+}
+
+/// The devices of a user, oldest first, as `asking` sees them.
+pub fn devices(
+    engine: &dyn Engine,
+    user: UserId,
+    asking: DeviceId,
+) -> Result<Vec<terminal::Device>, Stop> {
+    let list: pb::DeviceList = message(engine, &table::devices(user))?.unwrap_or_default();
+    let mut devices = Vec::with_capacity(list.device_ids.len());
+    for id in list.device_ids {
+        let row: Option<pb::DeviceRow> = message(engine, &table::device(user, DeviceId(id)))?;
+        // Logged out between the two reads.
+        let Some(row) = row else { continue };
+        devices.push(terminal::Device {
+            device_id: id,
+            label: row.label,
+            created_ms: row.created_ms,
+            own: id == asking.0,
+        });
+    }
+    Ok(devices)
 }
 
 fn message<M: Message + Default>(engine: &dyn Engine, key: &Key) -> Result<Option<M>, EngineError> {

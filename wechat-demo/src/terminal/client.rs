@@ -155,7 +155,23 @@ impl Terminal {
     /// # Errors
     /// [`Full`] when too many wait already.
     pub fn send(&self, receiver: u64, client_id: Bytes, text: String) -> Result<(), Full> {
-        let first = self.inner.outbox().push(receiver, client_id, text)?;
+        let extra = None;
+        self.send_message(
+            receiver,
+            pb::Outgoing {
+                client_id,
+                text,
+                extra,
+            },
+        )
+    }
+
+    /// As [`Terminal::send`], with what a message may have besides its text.
+    ///
+    /// # Errors
+    /// [`Full`] when too many wait already.
+    pub fn send_message(&self, receiver: u64, message: pb::Outgoing) -> Result<(), Full> {
+        let first = self.inner.outbox().push(receiver, message)?;
         if first {
             let inner = self.inner.clone();
             spawn("terminal-sender", move || inner.send_all(receiver));
@@ -195,6 +211,22 @@ impl Terminal {
                 result => return result,
             }
         }
+    }
+
+    /// Changes something of the user's own: a contact, a message, marks, the account. Done twice it is
+    /// as done once, so lost answers are asked for again.
+    ///
+    /// # Errors
+    /// As [`Terminal::call`].
+    pub fn change(
+        &self,
+        change: pb::change_request::Change,
+        patience: Duration,
+    ) -> Result<pb::ChangeReply, TerminalError> {
+        let request = pb::ChangeRequest {
+            change: Some(change),
+        };
+        self.call(pb::Command::Change, &request, patience)
     }
 
     /// Syncs until the backend has nothing newer, and returns the key then.
@@ -346,7 +378,12 @@ impl Inner {
                     sync.applied();
                     self.observer.applied(&items);
                 }
-                Step::Ask { key } => self.ask(&mut sync, key),
+                Step::Ask { key } => {
+                    if let Err(revoked) = self.ask(&mut sync, key) {
+                        self.fail(revoked);
+                        return Ok(());
+                    }
+                }
                 Step::Wait(until) => {
                     if sync.is_level() {
                         for done in refreshing.drain(..) {
@@ -373,7 +410,8 @@ impl Inner {
         Ok(())
     }
 
-    fn ask(&self, sync: &mut Sync, key: u64) {
+    /// Asks, and notes what came of it. The error says that this device was logged out.
+    fn ask(&self, sync: &mut Sync, key: u64) -> Result<(), TerminalError> {
         let link = self.shared().link.clone();
         let request = pb::SyncRequest { key, limit: 0 };
         let reply = link.ok_or(TerminalError::Stopped).and_then(|link| {
@@ -386,8 +424,10 @@ impl Inner {
                     link.end(&nonsense.to_string());
                 }
             }
+            Err(error) if error.is_refusal(code::UNAUTHENTICATED) => return Err(error),
             Err(_) => sync.ask_failed(Instant::now()),
         }
+        Ok(())
     }
 
     // ---- The senders: one per conversation that has something to say. ----

@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::Bytes;
+use prost::Message;
 
 use crate::proto::terminal as pb;
 
@@ -18,7 +18,7 @@ use crate::proto::terminal as pb;
 pub const MAX_WAITING: usize = 4_096;
 /// Messages in one request, as the contract says.
 pub const MAX_BATCH: usize = 32;
-/// Bytes of text in one request; with 32 texts of 8 KiB it is never the tighter bound by accident.
+/// Bytes of messages in one request, encoded; 32 of the largest are more than that, 32 usual ones never.
 pub const MAX_BATCH_BYTES: usize = 256 << 10;
 
 /// The messages of one terminal that the server has not answered for.
@@ -47,15 +47,13 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Full`] at the bound.
-    pub fn push(&mut self, receiver: u64, client_id: Bytes, text: String) -> Result<bool, Full> {
+    pub fn push(&mut self, receiver: u64, message: pb::Outgoing) -> Result<bool, Full> {
         if self.waiting >= MAX_WAITING {
             return Err(Full);
         }
         self.waiting += 1;
         let conversation = self.conversations.entry(receiver).or_default();
-        conversation
-            .queue
-            .push_back(pb::Outgoing { client_id, text });
+        conversation.queue.push_back(message);
         Ok(conversation.queue.len() == 1)
     }
 
@@ -76,8 +74,9 @@ impl Outbox {
             .iter()
             .take(MAX_BATCH)
             .take_while(|message| {
-                bytes += message.text.len();
-                bytes <= MAX_BATCH_BYTES || bytes == message.text.len()
+                let size = message.encoded_len();
+                bytes += size;
+                bytes <= MAX_BATCH_BYTES || bytes == size
             })
             .cloned()
             .collect();
@@ -112,8 +111,12 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn id(n: u8) -> Bytes {
-        Bytes::copy_from_slice(&[n; 16])
+    fn message(n: u8, text: &str) -> pb::Outgoing {
+        pb::Outgoing {
+            client_id: vec![n; 16].into(),
+            text: text.to_owned(),
+            extra: None,
+        }
     }
 
     fn ids(request: &pb::SendRequest) -> Vec<u8> {
@@ -123,21 +126,21 @@ mod tests {
     #[test]
     fn messages_said_while_one_is_in_flight_share_the_next_request_in_order() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.push(7, id(1), "a".into()), Ok(true));
+        assert_eq!(outbox.push(7, message(1, "a")), Ok(true));
         let first = outbox.batch(7).unwrap();
         assert_eq!(
-            outbox.push(7, id(2), "b".into()),
+            outbox.push(7, message(2, "b")),
             Ok(false),
             "somebody sends already"
         );
-        assert_eq!(outbox.push(7, id(3), "c".into()), Ok(false));
+        assert_eq!(outbox.push(7, message(3, "c")), Ok(false));
         assert_eq!(ids(&first), [1]);
         assert!(outbox.done(7));
         assert_eq!(ids(&outbox.batch(7).unwrap()), [2, 3]);
         assert!(!outbox.done(7));
         assert_eq!((outbox.batch(7), outbox.waiting()), (None, 0));
         assert_eq!(
-            outbox.push(7, id(4), "d".into()),
+            outbox.push(7, message(4, "d")),
             Ok(true),
             "a new sender is called for"
         );
@@ -146,8 +149,8 @@ mod tests {
     #[test]
     fn conversations_do_not_wait_for_each_other() {
         let mut outbox = Outbox::default();
-        outbox.push(7, id(1), "a".into()).unwrap();
-        outbox.push(8, id(2), "b".into()).unwrap();
+        outbox.push(7, message(1, "a")).unwrap();
+        outbox.push(8, message(2, "b")).unwrap();
         assert_eq!(ids(&outbox.batch(7).unwrap()), [1]);
         assert_eq!(ids(&outbox.batch(8).unwrap()), [2]);
     }
@@ -156,15 +159,15 @@ mod tests {
     fn a_request_stays_within_its_bounds() {
         let mut outbox = Outbox::default();
         for n in 0..100 {
-            outbox.push(7, id(n), "x".into()).unwrap();
+            outbox.push(7, message(n, "x")).unwrap();
         }
         assert_eq!(outbox.batch(7).unwrap().messages.len(), MAX_BATCH);
         for n in 0..100 {
-            outbox.push(8, id(n), "x".repeat(100 << 10)).unwrap();
+            outbox.push(8, message(n, &"x".repeat(100 << 10))).unwrap();
         }
         assert_eq!(outbox.batch(8).unwrap().messages.len(), 2);
         outbox
-            .push(9, id(1), "x".repeat(MAX_BATCH_BYTES + 1))
+            .push(9, message(1, &"x".repeat(MAX_BATCH_BYTES + 1)))
             .unwrap();
         assert_eq!(
             outbox.batch(9).unwrap().messages.len(),
@@ -177,9 +180,9 @@ mod tests {
     fn a_full_outbox_refuses_and_keeps_what_it_has() {
         let mut outbox = Outbox::default();
         for n in 0..MAX_WAITING {
-            outbox.push(n as u64 % 5, id(0), String::new()).unwrap();
+            outbox.push(n as u64 % 5, message(0, "")).unwrap();
         }
-        assert_eq!(outbox.push(1, id(1), String::new()), Err(Full));
+        assert_eq!(outbox.push(1, message(1, "")), Err(Full));
         assert_eq!(outbox.waiting(), MAX_WAITING);
     }
 }

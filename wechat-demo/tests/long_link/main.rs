@@ -127,7 +127,7 @@ impl Fake {
             receiver,
             client_id: outgoing.client_id.clone(),
             text: outgoing.text.clone(),
-            sent_ms: 0,
+            ..Default::default()
         };
         let number = self.commit(sender, &message, count);
         self.commit(receiver, &message, count);

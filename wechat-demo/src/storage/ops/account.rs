@@ -1,6 +1,6 @@
 //! Names, accounts, devices.
 
-use super::{Answer, Refusal, RefusalKind, Stop, Work, plain_item};
+use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, plain_item};
 use crate::{
     model::{DeviceId, Seq, UserId, limits::DEVICES_PER_USER},
     proto::{
@@ -113,16 +113,90 @@ pub(super) fn remove_device(
     work: &mut Work<'_, '_>,
     request: &pb::RemoveDeviceRequest,
 ) -> Result<Answer, Stop> {
-    let user = UserId(request.user_id);
+    let device = DeviceId(request.device_id);
+    keep_devices(work, UserId(request.user_id), |other| other != device)?;
+    Ok(Answer::Done)
+}
+
+/// Calls the user something else, to the contacts too.
+pub(super) fn set_profile(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    profile: &terminal::Profile,
+) -> Result<Answer, Stop> {
+    let before = account(work, user)?;
+    if before.nickname == profile.nickname {
+        return Ok(Answer::Number(Seq(before.number)));
+    }
+    let payload = terminal::Account {
+        user_id: user.0,
+        name: before.name.clone(),
+        nickname: profile.nickname.clone(),
+    };
+    let version = before.version + 1;
+    let gone = Some(Seq(before.number));
+    let number = work.put_state(user, Kind::Account, user.0, version, gone, &payload)?;
+    let row = pb::AccountRow {
+        nickname: profile.nickname.clone(),
+        number: number.0,
+        version,
+        ..before
+    };
+    work.draft.put_message(&table::account(user), &row);
+    contact::tell_all(work, user, &profile.nickname)?;
+    Ok(Answer::Number(number))
+}
+
+/// Changes the password and logs every device out but the one that asks.
+pub(super) fn set_password(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    kept: DeviceId,
+    change: &pb::PasswordChange,
+) -> Result<Answer, Stop> {
+    let before = account(work, user)?;
+    if before.password_hash != change.old_hash {
+        let text = "the password was changed by another device a moment ago; log in again";
+        return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
+    }
+    let row = pb::AccountRow {
+        password_hash: change.new_hash.clone(),
+        ..before
+    };
+    work.draft.put_message(&table::account(user), &row);
+    keep_devices(work, user, |device| device == kept)?;
+    Ok(Answer::Number(Seq::ZERO))
+}
+
+/// Logs one device out. One that is not there is out already.
+pub(super) fn log_out(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    device: DeviceId,
+) -> Result<Answer, Stop> {
+    keep_devices(work, user, |other| other != device)?;
+    Ok(Answer::Number(Seq::ZERO))
+}
+
+/// Forgets the devices that are not to be kept; their tokens are good no longer.
+fn keep_devices(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    keep: impl Fn(DeviceId) -> bool,
+) -> Result<(), EngineError> {
     let mut list = devices(work, user)?;
     let before = list.device_ids.len();
-    list.device_ids.retain(|&id| id != request.device_id);
+    list.device_ids.retain(|&id| {
+        let kept = keep(DeviceId(id));
+        if !kept {
+            work.draft.remove_row(&table::device(user, DeviceId(id)));
+        }
+        kept
+    });
     if list.device_ids.len() != before {
         work.draft.put_message(&table::devices(user), &list);
-        work.draft
-            .remove_row(&table::device(user, DeviceId(request.device_id)));
     }
-    Ok(Answer::Done)
+    Ok(())
 }
 
 /// The account of a user of this shard.

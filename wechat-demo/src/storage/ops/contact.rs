@@ -1,23 +1,18 @@
-//! Who is whose contact: asked at one home, answered at the other, the same at both in the end.
-//!
-//! ```text
-//!   A's row              stream              B's row
-//!   none ──ask──▶ ASKED ──Asked──▶ none → ASKED_ME ──accept──▶ FRIEND
-//!   ASKED → FRIEND ◀──Accepted──
-//! ```
-//! When both ask at once, each finds `Asked` coming in while it has asked itself, and is a friend: both
-//! see the same two requests, so no further task is needed.
+//! Who is whose contact: the two ends of a [`Bond`] as rows and items, what the user calls them, whom the
+//! user blocks.
 
-use super::{Answer, Refusal, RefusalKind, Stop, Work, account};
+use super::{
+    Answer, Refusal, RefusalKind, Stop, Work, account,
+    bond::{Bond, Event, Word},
+};
 use crate::{
     model::{Seq, UserId},
     proto::{
-        storage as pb,
+        storage::{self as pb, task::Effect},
         terminal::{self, Kind, contact::State},
     },
     storage::{engine::EngineError, table},
 };
-use prost::Message;
 
 /// Asks `peer` to be a contact. Asking somebody who asked first is accepting.
 pub(super) fn ask(
@@ -31,29 +26,18 @@ pub(super) fn ask(
     }
     let own = account::account(work, user)?;
     let row = row(work, user, peer)?;
-    match state(&row) {
-        State::Asked | State::Friend => return Ok(Answer::Number(Seq(row.number))),
-        State::AskedMe => return befriend(work, user, peer, row, own),
-        State::Blocked | State::Removed | State::Unspecified => {}
+    let (bond, word) = bond(&row).after(Event::Ask);
+    if word.is_none() {
+        return Ok(Answer::Number(Seq(row.number)));
     }
-    let contact = terminal::Contact {
-        user_id: peer.0,
-        name: request.peer_name.clone(),
-        nickname: request.peer_nickname.clone(),
-        state: State::Asked.into(),
-        greeting: request.greeting.clone(),
-    };
-    let number = write(work, user, peer, row, contact)?;
-    let asked = pb::Asked {
-        from: user.0,
-        name: own.name,
-        nickname: own.nickname,
-        greeting: request.greeting.clone(),
-    };
-    work.add_task(&pb::Task {
-        user_id: peer.0,
-        effect: Some(pb::task::Effect::Asked(asked)),
-    });
+    let mut contact = row.contact.clone().unwrap_or_default();
+    if bond.state == State::Asked {
+        contact.name.clone_from(&request.peer_name);
+        contact.nickname.clone_from(&request.peer_nickname);
+        contact.greeting.clone_from(&request.greeting);
+    }
+    let number = write(work, user, peer, row, bond, contact)?;
+    tell(work, user, peer, word, &own, &request.greeting);
     Ok(Answer::Number(number))
 }
 
@@ -65,14 +49,105 @@ pub(super) fn accept(
     let (user, peer) = (UserId(request.user_id), UserId(request.peer));
     let own = account::account(work, user)?;
     let row = row(work, user, peer)?;
-    match state(&row) {
-        State::Friend => Ok(Answer::Number(Seq(row.number))),
-        State::AskedMe => befriend(work, user, peer, row, own),
-        _ => {
-            let text = format!("{peer} has not asked to be your contact; ask them first");
-            Err(Refusal::new(RefusalKind::FailedPrecondition, text).into())
+    if bond(&row).state == State::Friend {
+        return Ok(Answer::Number(Seq(row.number)));
+    }
+    let (bond, word) = bond(&row).after(Event::Accept);
+    if word.is_none() {
+        let text = format!("{peer} has not asked to be your contact; ask them first");
+        return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
+    }
+    let contact = row.contact.clone().unwrap_or_default();
+    let number = write(work, user, peer, row, bond, contact)?;
+    tell(work, user, peer, word, &own, "");
+    Ok(Answer::Number(number))
+}
+
+/// Ends it, at both ends: a friendship, an own request, or theirs (that is saying no).
+pub(super) fn remove(work: &mut Work<'_, '_>, user: UserId, peer: UserId) -> Result<Answer, Stop> {
+    let own = account::account(work, user)?;
+    let row = known(work, user, peer)?;
+    let (bond, word) = bond(&row).after(Event::Remove);
+    if word.is_none() {
+        return Ok(Answer::Number(Seq(row.number)));
+    }
+    let contact = row.contact.clone().unwrap_or_default();
+    let number = write(work, user, peer, row, bond, contact)?;
+    tell(work, user, peer, word, &own, "");
+    Ok(Answer::Number(number))
+}
+
+/// Calls `peer` something.
+pub(super) fn remark(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    request: &terminal::Remark,
+) -> Result<Answer, Stop> {
+    let peer = UserId(request.user_id);
+    let row = known(work, user, peer)?;
+    rewrite(work, user, peer, row, |contact| {
+        contact.remark.clone_from(&request.remark);
+    })
+}
+
+/// Takes nothing more from `peer`, or takes it again.
+pub(super) fn block(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    request: &terminal::Block,
+) -> Result<Answer, Stop> {
+    let peer = UserId(request.user_id);
+    let row = known(work, user, peer)?;
+    rewrite(work, user, peer, row, |contact| {
+        contact.blocked = request.blocked
+    })
+}
+
+/// Tells the user's contacts what the user is called now.
+pub(super) fn tell_all(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    nickname: &str,
+) -> Result<(), EngineError> {
+    let (from, to) = (
+        table::contact(user, UserId(0)),
+        table::contact(user, UserId(u64::MAX)),
+    );
+    for row in work.draft.messages::<pb::ContactRow>(&from, &to)? {
+        let Some(contact) = &row.contact else {
+            continue;
+        };
+        if matches!(contact.state(), State::Friend | State::Asked) {
+            let renamed = pb::Renamed {
+                from: user.0,
+                nickname: nickname.to_owned(),
+            };
+            work.add_task(&pb::Task {
+                user_id: contact.user_id,
+                effect: Some(Effect::Renamed(renamed)),
+            });
         }
     }
+    Ok(())
+}
+
+/// Effect of [`tell_all`] at a contact's home.
+pub(super) fn renamed(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    renamed: pb::Renamed,
+) -> Result<(), EngineError> {
+    let peer = UserId(renamed.from);
+    let row = row(work, user, peer)?;
+    let Some(mut contact) = row.contact.clone() else {
+        return Ok(());
+    };
+    if contact.nickname == renamed.nickname {
+        return Ok(());
+    }
+    contact.nickname = renamed.nickname;
+    let bond = bond(&row);
+    write(work, user, peer, row, bond, contact).map(drop)
 }
 
 /// Effect of [`ask`] at the other's home.
@@ -81,25 +156,16 @@ pub(super) fn asked(
     user: UserId,
     asked: pb::Asked,
 ) -> Result<(), EngineError> {
-    if work.draft.row(&table::account(user))?.is_none() {
-        return Ok(()); // ids are checked before asking; an account is never removed
-    }
-    let peer = UserId(asked.from);
-    let row = row(work, user, peer)?;
-    let state = match state(&row) {
-        State::Asked => State::Friend,
-        State::Unspecified | State::Removed => State::AskedMe,
-        State::AskedMe | State::Friend | State::Blocked => return Ok(()),
+    // Ids are checked before asking; an account is never removed.
+    let Some(own) = work.draft.message(&table::account(user))? else {
+        return Ok(());
     };
-    let contact = terminal::Contact {
-        user_id: peer.0,
-        name: asked.name,
-        nickname: asked.nickname,
-        state: state.into(),
-        greeting: asked.greeting,
-    };
-    write(work, user, peer, row, contact)?;
-    Ok(())
+    let word = Word::Asked(asked.round);
+    hear(work, user, UserId(asked.from), word, &own, |contact| {
+        contact.name = asked.name;
+        contact.nickname = asked.nickname;
+        contact.greeting = asked.greeting;
+    })
 }
 
 /// Effect of [`accept`] at the other's home.
@@ -108,23 +174,27 @@ pub(super) fn accepted(
     user: UserId,
     accepted: pb::Accepted,
 ) -> Result<(), EngineError> {
-    let peer = UserId(accepted.from);
-    let row = row(work, user, peer)?;
-    if state(&row) != State::Asked {
-        return Ok(());
-    }
-    let contact = terminal::Contact {
-        name: accepted.name,
-        nickname: accepted.nickname,
-        state: State::Friend.into(),
-        ..row.contact.clone().unwrap_or_default()
-    };
-    write(work, user, peer, row, contact)?;
-    Ok(())
+    let word = Word::Accepted(accepted.round);
+    let own = pb::AccountRow::default(); // an acceptance is never answered
+    hear(work, user, UserId(accepted.from), word, &own, |contact| {
+        contact.name = accepted.name;
+        contact.nickname = accepted.nickname;
+    })
 }
 
-/// Whether `peer` may write to `user`.
-pub(super) fn are_friends(
+/// Effect of [`remove`] at the other's home.
+pub(super) fn removed(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    removed: &pb::Removed,
+) -> Result<(), EngineError> {
+    let word = Word::Removed(removed.round);
+    let own = pb::AccountRow::default(); // a removal is never answered
+    hear(work, user, UserId(removed.from), word, &own, |_| ())
+}
+
+/// Whether what `peer` sends to `user` is taken.
+pub(super) fn takes_from(
     work: &mut Work<'_, '_>,
     user: UserId,
     peer: UserId,
@@ -132,33 +202,83 @@ pub(super) fn are_friends(
     if let Some(&known) = work.shard.warm.friends.get(&(user, peer)) {
         return Ok(known);
     }
-    let friends = state(&row(work, user, peer)?) == State::Friend;
-    work.shard.warm.friends.insert((user, peer), friends);
-    Ok(friends)
+    let taken = takes(&row(work, user, peer)?);
+    work.shard.warm.friends.insert((user, peer), taken);
+    Ok(taken)
 }
 
-fn befriend(
+/// What the other end said, at this end.
+fn hear(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    peer: UserId,
+    word: Word,
+    own: &pb::AccountRow,
+    learn: impl FnOnce(&mut terminal::Contact),
+) -> Result<(), EngineError> {
+    let row = row(work, user, peer)?;
+    let before = bond(&row);
+    let (bond, answer) = before.after(Event::Heard(word));
+    if bond == before {
+        return Ok(());
+    }
+    let mut contact = row.contact.clone().unwrap_or_default();
+    learn(&mut contact);
+    write(work, user, peer, row, bond, contact)?;
+    tell(work, user, peer, answer, own, "");
+    Ok(())
+}
+
+fn tell(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    peer: UserId,
+    word: Option<Word>,
+    own: &pb::AccountRow,
+    greeting: &str,
+) {
+    let (name, nickname) = (own.name.clone(), own.nickname.clone());
+    let effect = match word {
+        None => return,
+        Some(Word::Asked(round)) => Effect::Asked(pb::Asked {
+            from: user.0,
+            name,
+            nickname,
+            greeting: greeting.to_owned(),
+            round,
+        }),
+        Some(Word::Accepted(round)) => Effect::Accepted(pb::Accepted {
+            from: user.0,
+            name,
+            nickname,
+            round,
+        }),
+        Some(Word::Removed(round)) => Effect::Removed(pb::Removed {
+            from: user.0,
+            round,
+        }),
+    };
+    work.add_task(&pb::Task {
+        user_id: peer.0,
+        effect: Some(effect),
+    });
+}
+
+/// Changes what the user alone decides about a contact.
+fn rewrite(
     work: &mut Work<'_, '_>,
     user: UserId,
     peer: UserId,
     row: pb::ContactRow,
-    own: pb::AccountRow,
+    change: impl FnOnce(&mut terminal::Contact),
 ) -> Result<Answer, Stop> {
-    let contact = terminal::Contact {
-        state: State::Friend.into(),
-        ..row.contact.clone().unwrap_or_default()
-    };
-    let number = write(work, user, peer, row, contact)?;
-    let accepted = pb::Accepted {
-        from: user.0,
-        name: own.name,
-        nickname: own.nickname,
-    };
-    work.add_task(&pb::Task {
-        user_id: peer.0,
-        effect: Some(pb::task::Effect::Accepted(accepted)),
-    });
-    Ok(Answer::Number(number))
+    let mut contact = row.contact.clone().unwrap_or_default();
+    change(&mut contact);
+    if row.contact.as_ref() == Some(&contact) {
+        return Ok(Answer::Number(Seq(row.number)));
+    }
+    let bond = bond(&row);
+    Ok(Answer::Number(write(work, user, peer, row, bond, contact)?))
 }
 
 /// The next version of a contact: a new item, and the old one goes.
@@ -167,30 +287,27 @@ fn write(
     user: UserId,
     peer: UserId,
     before: pb::ContactRow,
+    bond: Bond,
     contact: terminal::Contact,
 ) -> Result<Seq, EngineError> {
+    let contact = terminal::Contact {
+        user_id: peer.0,
+        state: bond.state.into(),
+        ..contact
+    };
     let version = before.version + 1;
-    let given = work.add_item(user, |number| terminal::Item {
-        number,
-        kind: Kind::Contact.into(),
-        id: peer.0,
-        version,
-        pos: None,
-        payload: contact.encode_to_vec().into(),
-        deleted: false,
-    })?;
-    if before.version > 0 {
-        work.draft.supersede(user, Seq(before.number));
-    }
-    let friends = contact.state() == State::Friend;
-    work.shard.warm.friends.insert((user, peer), friends);
+    let before = (before.version > 0).then_some(Seq(before.number));
+    let number = work.put_state(user, Kind::Contact, peer.0, version, before, &contact)?;
     let row = pb::ContactRow {
         contact: Some(contact),
         version,
-        number: given.number.0,
+        number: number.0,
+        round: bond.round,
     };
+    let taken = takes(&row);
+    work.shard.warm.friends.insert((user, peer), taken);
     work.draft.put_message(&table::contact(user, peer), &row);
-    Ok(given.number)
+    Ok(number)
 }
 
 fn row(work: &Work<'_, '_>, user: UserId, peer: UserId) -> Result<pb::ContactRow, EngineError> {
@@ -200,8 +317,31 @@ fn row(work: &Work<'_, '_>, user: UserId, peer: UserId) -> Result<pb::ContactRow
         .unwrap_or_default())
 }
 
-fn state(row: &pb::ContactRow) -> State {
-    row.contact
+/// The row of somebody there is one of.
+pub(super) fn known(
+    work: &Work<'_, '_>,
+    user: UserId,
+    peer: UserId,
+) -> Result<pb::ContactRow, Stop> {
+    let row = row(work, user, peer)?;
+    if row.version == 0 {
+        let text = format!("{peer} is not among your contacts; ask them first");
+        return Err(Refusal::new(RefusalKind::NotFound, text).into());
+    }
+    Ok(row)
+}
+
+fn takes(row: &pb::ContactRow) -> bool {
+    bond(row).state == State::Friend && row.contact.as_ref().is_some_and(|contact| !contact.blocked)
+}
+
+fn bond(row: &pb::ContactRow) -> Bond {
+    let state = row
+        .contact
         .as_ref()
-        .map_or(State::Unspecified, terminal::Contact::state)
+        .map_or(State::Unspecified, terminal::Contact::state);
+    Bond {
+        state,
+        round: row.round,
+    }
 }

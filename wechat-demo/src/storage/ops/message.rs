@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, plain_item};
+use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, group, plain_item};
 use crate::{
     model::{ClientMsgId, MessageId, Pos, UserId, limits::MESSAGES_PER_SEND},
     proto::{
@@ -40,14 +40,21 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
         return Err(invalid(text).into());
     }
     let known = look_up(work, sender, receiver, &send.messages)?;
-    let mut count = conversation_count(work, sender, receiver)?;
+    let mut count = match receiver.is_group() {
+        true => {
+            group::check_member(work, receiver, sender)?;
+            0
+        }
+        false => conversation_count(work, sender, receiver)?,
+    };
     let before = count;
     let mut sent = Vec::with_capacity(send.messages.len());
     for (outgoing, (id, known)) in send.messages.iter().zip(known) {
         let row = match known {
             Known::Before(row) => row,
             Known::New => {
-                count += 1;
+                // A group's home counts itself.
+                count += u64::from(!receiver.is_group());
                 send_one(
                     work,
                     Pos {
@@ -83,26 +90,31 @@ pub(super) fn deliver(
         .map_err(|error| damaged(&format!("a delivered message: {error}")))?;
     let pos = deliver.pos.unwrap_or_default();
     let sender = UserId(message.sender);
-    if !contact::are_friends(work, receiver, sender)? {
-        refuse(work, sender, receiver, message);
-        return Ok(());
-    }
-    let held = table::held(receiver, Kind::Message.into(), deliver.message_id);
-    if work.draft.row(&held)?.is_some() {
+    if !contact::takes_from(work, receiver, sender)? {
+        let why = format!("{receiver} takes no messages from you; ask them to be a contact");
+        refuse(work, sender, receiver, message, &why);
         return Ok(());
     }
     let count = conversation_count(work, receiver, sender)?;
     if pos.count > count {
         set_conversation_count(work, receiver, sender, pos.count);
     }
-    let given = work.add_item(receiver, |number| {
-        message_item(
-            number,
-            MessageId(deliver.message_id),
-            pos.into(),
-            deliver.message,
-        )
-    })?;
+    add(work, receiver, pos.into(), &deliver)
+}
+
+/// Adds a message to a receiver's timeline, unless it is there.
+pub(super) fn add(
+    work: &mut Work<'_, '_>,
+    receiver: UserId,
+    pos: Pos,
+    deliver: &pb::Deliver,
+) -> Result<(), EngineError> {
+    let held = table::held(receiver, Kind::Message.into(), deliver.message_id);
+    if work.draft.row(&held)?.is_some() {
+        return Ok(());
+    }
+    let (id, payload) = (MessageId(deliver.message_id), deliver.message.clone());
+    let given = work.add_item(receiver, |number| message_item(number, id, pos, payload))?;
     work.draft.put_row(&held, &given.number.0.to_be_bytes());
     Ok(())
 }
@@ -147,7 +159,7 @@ fn look_up(
                 .message::<pb::SentRow>(&table::sent(sender, id))?
             {
                 None => (id, Known::New),
-                Some(row) if row.body_hash == body_hash(receiver, &outgoing.text)[..] => {
+                Some(row) if row.body_hash == body_hash(receiver, outgoing)[..] => {
                     (id, Known::Before(row))
                 }
                 Some(_) => {
@@ -177,36 +189,50 @@ fn send_one(
         client_id: outgoing.client_id.clone(),
         text: outgoing.text.clone(),
         sent_ms: work.home.now_ms,
+        extra: outgoing.extra.clone(),
+        ..terminal::Message::default()
     };
     let payload = Bytes::from(message.encode_to_vec());
     let given = work.add_item(sender, |number| {
         message_item(number, message_id, pos, payload.clone())
     })?;
+    let held = table::held(sender, Kind::Message.into(), message_id.0);
+    work.draft.put_row(&held, &given.number.0.to_be_bytes());
     let row = pb::SentRow {
-        body_hash: Bytes::copy_from_slice(&body_hash(receiver, &outgoing.text)),
+        body_hash: Bytes::copy_from_slice(&body_hash(receiver, outgoing)),
         number: given.number.0,
         pos: Some(pos.into()),
         message_id: message_id.0,
     };
     work.draft.put_message(&table::sent(sender, id), &row);
-    let deliver = pb::Deliver {
-        message_id: message_id.0,
-        pos: Some(pos.into()),
-        message: payload,
+    let effect = match receiver.is_group() {
+        true => pb::task::Effect::GroupSend(pb::GroupSend { message: payload }),
+        false => pb::task::Effect::Deliver(pb::Deliver {
+            message_id: message_id.0,
+            pos: Some(pos.into()),
+            message: payload,
+        }),
     };
     work.add_task(&pb::Task {
         user_id: receiver.0,
-        effect: Some(pb::task::Effect::Deliver(deliver)),
+        effect: Some(effect),
     });
     Ok(row)
 }
 
-fn refuse(work: &mut Work<'_, '_>, sender: UserId, receiver: UserId, message: terminal::Message) {
+/// Sends word back to the sender that a message was not taken.
+pub(super) fn refuse(
+    work: &mut Work<'_, '_>,
+    sender: UserId,
+    receiver: UserId,
+    message: terminal::Message,
+    why: &str,
+) {
     let refused = terminal::Refused {
         message_id: message.message_id,
         client_id: message.client_id,
         receiver: receiver.0,
-        reason: format!("{receiver} is not a contact of yours; ask them first"),
+        reason: why.to_owned(),
     };
     let refuse = pb::Refuse {
         refused: Some(refused),
@@ -229,7 +255,8 @@ fn message_item(number: u64, id: MessageId, pos: Pos, payload: Bytes) -> termina
     }
 }
 
-fn conversation_count(
+/// The highest position count that the user's home has seen in the conversation with `peer`.
+pub(super) fn conversation_count(
     work: &mut Work<'_, '_>,
     user: UserId,
     peer: UserId,
@@ -252,10 +279,15 @@ fn set_conversation_count(work: &mut Work<'_, '_>, user: UserId, peer: UserId, c
 }
 
 /// What makes two requests under one client id the same message.
-fn body_hash(receiver: UserId, text: &str) -> [u8; 16] {
+fn body_hash(receiver: UserId, outgoing: &terminal::Outgoing) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&receiver.0.to_be_bytes());
-    hasher.update(text.as_bytes());
+    hasher.update(outgoing.text.as_bytes());
+    if let Some(extra) = &outgoing.extra {
+        // The length keeps text and extra apart.
+        hasher.update(&(outgoing.text.len() as u64).to_be_bytes());
+        hasher.update(&extra.encode_to_vec());
+    }
     let mut hash = [0; 16];
     hash.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     hash

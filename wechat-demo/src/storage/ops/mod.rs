@@ -11,16 +11,21 @@ use super::{
     shard::{Draft, Home, Shard},
 };
 use crate::{
-    model::{Placement, Seq, ShardId, UserId},
+    model::{DeviceId, Placement, Seq, ShardId, UserId},
     proto::{
         storage as pb,
-        terminal::{self, Kind},
+        terminal::{self, Kind, change_request::Change},
     },
 };
 
 mod account;
+mod amend;
+mod bond;
 mod contact;
+mod conversation;
+mod group;
 mod message;
+mod roster;
 pub mod task;
 
 /// A request that changes something.
@@ -40,6 +45,8 @@ pub enum Op {
     AskContact(pb::AskContactRequest),
     /// Says yes to somebody who asked.
     AcceptContact(pb::AcceptContactRequest),
+    /// Changes something of one user's.
+    Change(pb::ChangeUser),
 }
 
 /// What an [`Op`] came to. It is told only once it is committed.
@@ -51,6 +58,8 @@ pub enum Answer {
     Sent(terminal::SendReply),
     /// Of the ops that put one item into the caller's timeline: its number.
     Number(Seq),
+    /// Of a change that makes a group: its id.
+    Made(u64),
     /// Of the others.
     Done,
 }
@@ -76,6 +85,8 @@ pub enum RefusalKind {
     AlreadyExists,
     /// Not in the state things are in.
     FailedPrecondition,
+    /// It is somebody else's to do.
+    PermissionDenied,
     /// The token is not good.
     Unauthenticated,
     /// Try again later, or elsewhere.
@@ -106,6 +117,7 @@ impl Op {
             Self::Send(request) => request.sender,
             Self::AskContact(request) => request.user_id,
             Self::AcceptContact(request) => request.user_id,
+            Self::Change(request) => request.user_id,
         };
         place.shard(UserId(user))
     }
@@ -121,6 +133,7 @@ impl Op {
                 Self::Send(request) => request.encoded_len(),
                 Self::AskContact(request) => request.encoded_len(),
                 Self::AcceptContact(request) => request.encoded_len(),
+                Self::Change(request) => request.encoded_len(),
             }
     }
 
@@ -140,6 +153,7 @@ impl Op {
             Self::Send(request) => message::send(&mut work, request),
             Self::AskContact(request) => contact::ask(&mut work, request),
             Self::AcceptContact(request) => contact::accept(&mut work, request),
+            Self::Change(request) => change(&mut work, request),
         }
     }
 }
@@ -186,11 +200,61 @@ impl Work<'_, '_> {
         Ok(given)
     }
 
+    /// The next version of a state item; the version before it goes.
+    fn put_state(
+        &mut self,
+        user: UserId,
+        kind: Kind,
+        id: u64,
+        version: u64,
+        before: Option<Seq>,
+        payload: &impl Message,
+    ) -> Result<Seq, EngineError> {
+        let given = self.add_item(user, |number| terminal::Item {
+            version,
+            ..plain_item(number, kind, id, payload)
+        })?;
+        if let Some(before) = before {
+            self.draft.supersede(user, before);
+        }
+        Ok(given.number)
+    }
+
     /// Sends a task to the home of the user it is for.
     fn add_task(&mut self, task: &pb::Task) {
         let to = self.home.place.shard(UserId(task.user_id));
         self.draft
             .add_task(self.shard, self.home, to, task.encode_to_vec().into());
+    }
+}
+
+/// What one user changes of its own.
+fn change(work: &mut Work<'_, '_>, call: &pb::ChangeUser) -> Result<Answer, Stop> {
+    let user = UserId(call.user_id);
+    if let Some(password) = &call.password {
+        return account::set_password(work, user, DeviceId(call.device_id), password);
+    }
+    match call
+        .request
+        .as_ref()
+        .and_then(|request| request.change.as_ref())
+    {
+        Some(Change::Remark(remark)) => contact::remark(work, user, remark),
+        Some(Change::Block(block)) => contact::block(work, user, block),
+        Some(Change::RemoveContact(peer)) => contact::remove(work, user, UserId(peer.user_id)),
+        Some(Change::Edit(edit)) => amend::edit(work, user, edit),
+        Some(Change::Recall(recall)) => amend::recall(work, user, recall.message_id),
+        Some(Change::React(react)) => amend::react(work, user, react),
+        Some(Change::Mark(mark)) => conversation::mark(work, user, mark),
+        Some(Change::Mute(mute)) => conversation::mute(work, user, mute),
+        Some(Change::Profile(profile)) => account::set_profile(work, user, profile),
+        Some(Change::LogOut(device)) => account::log_out(work, user, DeviceId(device.device_id)),
+        Some(Change::CreateGroup(create)) => group::create(work, user, create),
+        Some(Change::Group(change)) => group::change(work, user, change),
+        Some(Change::NewPassword(_)) | None => {
+            let text = "the request names no change that is known here";
+            Err(Refusal::new(RefusalKind::InvalidArgument, text).into())
+        }
     }
 }
 

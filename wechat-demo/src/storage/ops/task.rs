@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Work, account, contact, message};
+use super::{Work, account, amend, contact, conversation, group, message};
 use crate::{
     model::UserId,
     proto::storage::{self as pb, task::Effect},
@@ -34,6 +34,15 @@ pub fn apply(
         })) => message::refused(&mut work, user, refused),
         Some(Effect::Asked(asked)) => contact::asked(&mut work, user, asked),
         Some(Effect::Accepted(accepted)) => contact::accepted(&mut work, user, accepted),
+        Some(Effect::Removed(removed)) => contact::removed(&mut work, user, &removed),
+        Some(Effect::Renamed(renamed)) => contact::renamed(&mut work, user, renamed),
+        Some(Effect::Amend(amend)) if user.is_group() => group::amended(&mut work, user, amend),
+        Some(Effect::Amend(amend)) => amend::amended(&mut work, user, amend),
+        Some(Effect::MakeGroup(make)) => group::make(&mut work, user, &make),
+        Some(Effect::ChangeGroup(change)) => group::changed(&mut work, user, &change),
+        Some(Effect::GroupSend(sent)) => group::sent(&mut work, user, sent),
+        Some(Effect::Spread(spread)) => group::arrived(&mut work, user, spread),
+        Some(Effect::Marked(marked)) => conversation::marked(&mut work, user, &marked),
         Some(Effect::Refuse(pb::Refuse { refused: None })) | None => Err(damaged(
             "a task without an effect; was it written by a newer version?",
         )),

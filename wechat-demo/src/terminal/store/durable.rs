@@ -55,11 +55,27 @@ struct Job {
 }
 
 enum Op {
-    Talk { key: Vec<u8>, message: Vec<u8> },
-    State { key: Vec<u8>, item: pb::Item },
-    Key { owner: u64, key: u64 },
-    Login { name: String, login: pb::LoginReply },
-    Forget { owner: u64 },
+    Talk {
+        key: Vec<u8>,
+        message: Box<pb::Message>,
+        /// Keys, without their numbers, where versions before may stand.
+        before: Vec<Vec<u8>>,
+    },
+    State {
+        key: Vec<u8>,
+        item: pb::Item,
+    },
+    Key {
+        owner: u64,
+        key: u64,
+    },
+    Login {
+        name: String,
+        login: pb::LoginReply,
+    },
+    Forget {
+        owner: u64,
+    },
 }
 
 impl Depot {
@@ -150,6 +166,10 @@ pub struct Durable {
 }
 
 impl LocalStore for Durable {
+    fn owner(&self) -> u64 {
+        self.owner
+    }
+
     fn key(&self) -> u64 {
         self.key.load(Ordering::Acquire)
     }
@@ -169,10 +189,19 @@ impl LocalStore for Durable {
                     other,
                     pos,
                     message,
-                } => ops.push(Op::Talk {
-                    key: talk_key(self.owner, other, pos, item.number),
-                    message: message.encode_to_vec(),
-                }),
+                    before,
+                } => {
+                    let place = |pos| {
+                        let mut place = talk_key(self.owner, other, pos, 0);
+                        place.truncate(place.len() - size_of::<u64>());
+                        place
+                    };
+                    ops.push(Op::Talk {
+                        key: talk_key(self.owner, other, pos, item.number),
+                        message,
+                        before: before.into_iter().map(place).collect(),
+                    });
+                }
                 Place::State => ops.push(Op::State {
                     key: state_key(self.owner, item.kind, item.id),
                     item: item.clone(),
@@ -271,10 +300,27 @@ fn commit_batch(tables: &Tables, jobs: &[Job]) -> Result<(), StoreError> {
         .durability(Some(PersistMode::SyncData));
     // A busy terminal has several requests in one batch; only its last key counts.
     let mut keys: HashMap<u64, u64> = HashMap::new();
+    // Messages of this batch, which the tables do not show yet.
+    let mut added: Vec<(&Vec<u8>, u64)> = Vec::new();
     for op in jobs.iter().flat_map(|job| &job.ops) {
         match op {
-            Op::Talk { key, message } => {
-                batch.insert(&tables.talk, key.as_slice(), message.as_slice())
+            Op::Talk {
+                key,
+                message,
+                before,
+            } => {
+                for here in before {
+                    replace(tables, &mut batch, here, message.message_id)?;
+                    added.retain(|(added, id)| {
+                        let old = *id == message.message_id && added.starts_with(here.as_slice());
+                        if old {
+                            batch.remove(&tables.talk, added.as_slice());
+                        }
+                        !old
+                    });
+                }
+                batch.insert(&tables.talk, key.as_slice(), message.encode_to_vec());
+                added.push((key, message.message_id));
             }
             Op::State { key, item } => {
                 let stored = tables.state.get(key).map_err(engine)?;
@@ -303,6 +349,23 @@ fn commit_batch(tables: &Tables, jobs: &[Job]) -> Result<(), StoreError> {
         batch.insert(&tables.key, owner.to_be_bytes(), key.to_be_bytes());
     }
     batch.commit().map_err(engine)
+}
+
+/// Removes the versions of a message that are stored at a position (D-4).
+fn replace(
+    tables: &Tables,
+    batch: &mut OwnedWriteBatch,
+    here: &[u8],
+    message_id: u64,
+) -> Result<(), StoreError> {
+    for entry in tables.talk.prefix(here) {
+        let (key, value) = entry.into_inner().map_err(engine)?;
+        let old = pb::Message::decode(&*value).map_err(engine)?;
+        if old.message_id == message_id {
+            batch.remove(&tables.talk, key);
+        }
+    }
+    Ok(())
 }
 
 fn forget(tables: &Tables, batch: &mut OwnedWriteBatch, owner: u64) -> Result<(), StoreError> {

@@ -41,6 +41,10 @@ impl Memory {
 }
 
 impl LocalStore for Memory {
+    fn owner(&self) -> u64 {
+        self.owner
+    }
+
     fn key(&self) -> u64 {
         self.lock().key
     }
@@ -63,12 +67,20 @@ impl LocalStore for Memory {
                     other,
                     pos,
                     message,
+                    before,
                 } => {
-                    inner
-                        .talks
-                        .entry(other)
-                        .or_default()
-                        .insert((pos, item.number), message);
+                    let talk = inner.talks.entry(other).or_default();
+                    for place in before {
+                        let here = talk.range((place, 0)..=(place, u64::MAX));
+                        let old: Vec<_> = here
+                            .filter(|(_, old)| old.message_id == message.message_id)
+                            .map(|(&key, _)| key)
+                            .collect();
+                        for key in old {
+                            talk.remove(&key);
+                        }
+                    }
+                    talk.insert((pos, item.number), *message);
                 }
                 Place::State => {
                     let slot = inner.states.entry((item.kind, item.id)).or_default();

@@ -10,6 +10,8 @@
 //! - D-1  The key in the store and the items up to it are from the same commit: after any crash the key
 //!   says exactly what the store holds.
 //! - D-2  A state (account, contact, refusal) only moves to a newer version.
+//! - D-4  A message that was edited, recalled or reacted to comes again as a later version of its item and
+//!   takes the place of the version before.
 //! - D-3  A message is filed under its number too: if a server handed one out twice the store shows it
 //!   twice. Hiding it is not the store's business; seeing it is the checker's.
 
@@ -18,11 +20,14 @@ pub mod memory;
 
 use prost::Message;
 
-use crate::model::Pos;
+use crate::model::{Pos, UserId};
 use crate::proto::terminal as pb;
 
 /// The local copy of one user's timeline.
 pub trait LocalStore: Send + Sync + 'static {
+    /// Whose timeline it is: a user id.
+    fn owner(&self) -> u64;
+
     /// Everything up to it is in the store; 0 = nothing.
     fn key(&self) -> u64;
 
@@ -32,7 +37,7 @@ pub trait LocalStore: Send + Sync + 'static {
     /// [`StoreError`]; then nothing of it is stored, or, after a failed disk, the store takes no more.
     fn apply(&self, before: u64, items: &[pb::Item], after: u64) -> Result<(), StoreError>;
 
-    /// The last `limit` messages with another user, in the order of their positions.
+    /// The last `limit` messages with another user, or of a group, in the order of their positions.
     ///
     /// # Errors
     /// [`StoreError`] when the disk fails.
@@ -43,6 +48,50 @@ pub trait LocalStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] when the disk fails.
     fn conversations(&self) -> Result<Vec<u64>, StoreError>;
+
+    /// How many messages of another user the own user has not read (see [`pb::Conversation`]); `most` at
+    /// most are looked at, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn unread(&self, other: u64, most: usize) -> Result<usize, StoreError> {
+        let (read, own) = (self.conversation(other)?.read, self.owner());
+        let unread = |stored: &&Stored| {
+            stored.message.sender != own && !stored.message.recalled && stored.pos.count > read
+        };
+        Ok(self.messages(other, most)?.iter().filter(unread).count())
+    }
+
+    /// Unread messages of all conversations that are not muted: what an icon shows. Stops at `most`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn badge(&self, most: usize) -> Result<usize, StoreError> {
+        let mut badge = 0;
+        for other in self.conversations()? {
+            if badge < most && !self.conversation(other)?.muted {
+                badge += self.unread(other, most - badge)?;
+            }
+        }
+        Ok(badge)
+    }
+
+    /// How far both have read in a conversation, and whether it is muted.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn conversation(&self, other: u64) -> Result<pb::Conversation, StoreError> {
+        match self.state(pb::Kind::Conversation, other)? {
+            None => Ok(pb::Conversation::default()),
+            Some(item) => {
+                pb::Conversation::decode(item.payload).map_err(|error| StoreError::Malformed {
+                    number: item.number,
+                    kind: item.kind,
+                    what: error.to_string(),
+                })
+            }
+        }
+    }
 
     /// The newest version of a state item.
     ///
@@ -104,12 +153,22 @@ enum Place {
     Message {
         other: u64,
         pos: Pos,
-        message: pb::Message,
+        message: Box<pb::Message>,
+        /// Where versions before this one may stand (D-4).
+        before: Vec<Pos>,
     },
     /// The state of (kind, id).
     State,
     /// A kind of a later version: the key moves past it.
     Unknown,
+}
+
+/// A message to a group stands last until the group's home has placed it.
+fn unplaced(sender: u64) -> Pos {
+    Pos {
+        count: u64::MAX,
+        sender,
+    }
 }
 
 /// Decides where an item of `owner`'s timeline belongs.
@@ -126,18 +185,37 @@ fn place(owner: u64, item: &pb::Item) -> Result<Place, StoreError> {
             let pos = item
                 .pos
                 .ok_or_else(|| malformed("a message without a position".to_owned()))?;
-            let other = if message.sender == owner {
+            let to_group = UserId(message.receiver).is_group();
+            let other = if message.sender == owner || to_group {
                 message.receiver
             } else {
                 message.sender
             };
+            let pos = match pos.count {
+                0 => unplaced(pos.sender),
+                _ => pos.into(),
+            };
+            let mut before = Vec::new();
+            if item.version > 1 {
+                before.push(pos);
+                if to_group && message.sender == owner {
+                    before.push(unplaced(owner));
+                }
+            }
             Ok(Place::Message {
                 other,
-                pos: pos.into(),
-                message,
+                pos,
+                message: Box::new(message),
+                before,
             })
         }
-        Ok(pb::Kind::Account | pb::Kind::Contact | pb::Kind::Refused) => Ok(Place::State),
+        Ok(
+            pb::Kind::Account
+            | pb::Kind::Contact
+            | pb::Kind::Refused
+            | pb::Kind::Conversation
+            | pb::Kind::Group,
+        ) => Ok(Place::State),
         Ok(pb::Kind::Unspecified) | Err(_) => Ok(Place::Unknown),
     }
 }

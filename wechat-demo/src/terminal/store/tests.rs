@@ -87,6 +87,103 @@ fn a_conversation_is_shown_by_position_not_by_number() {
 }
 
 #[test]
+fn a_message_that_comes_again_takes_the_place_of_its_version_before() {
+    let again = |number, version, text: &str| {
+        let mut item = message(3, 1, BOB, text);
+        (item.number, item.version) = (number, version);
+        item
+    };
+    both(|store| {
+        let another = message(4, 1, BOB, "at the same place");
+        store
+            .apply(0, &[again(3, 1, "helo"), another.clone()], 4)
+            .unwrap();
+        store.apply(4, &[again(7, 2, "hello")], 7).unwrap();
+        assert_eq!(texts(store, 9), ["at the same place", "hello"]);
+        // Two versions in one page, and a first one that is no first version.
+        store
+            .apply(7, &[again(8, 3, "hullo"), again(9, 4, "hey")], 9)
+            .unwrap();
+        assert_eq!(texts(store, 9), ["at the same place", "hey"]);
+        let mut new = message(11, 2, BOB, "new");
+        new.version = 5;
+        store.apply(9, &[new], 11).unwrap();
+        assert_eq!(texts(store, 9).len(), 3);
+    });
+}
+
+#[test]
+fn an_own_message_to_a_group_stands_last_until_it_is_placed() {
+    const GROUP: u64 = 1 << 63 | 5;
+    let to_group = |number, version, count, sender, text: &str| {
+        let mut item = message(3, count, sender, text);
+        if sender != ME {
+            item = message(4, count, sender, text);
+        }
+        let mut said = pb::Message::decode(item.payload.clone()).unwrap();
+        said.receiver = GROUP;
+        item.payload = said.encode_to_vec().into();
+        (item.number, item.version) = (number, version);
+        item
+    };
+    both(|store| {
+        let texts = |store: &dyn LocalStore| -> Vec<String> {
+            let all = store.messages(GROUP, 9).unwrap();
+            all.into_iter().map(|m| m.message.text).collect()
+        };
+        store.apply(0, &[to_group(3, 1, 0, ME, "mine")], 3).unwrap();
+        store
+            .apply(3, &[to_group(4, 1, 9, BOB, "theirs")], 4)
+            .unwrap();
+        assert_eq!(texts(store), ["theirs", "mine"]);
+        store.apply(4, &[to_group(5, 2, 7, ME, "mine")], 5).unwrap();
+        assert_eq!(texts(store), ["mine", "theirs"]);
+        assert_eq!(store.conversations().unwrap(), [GROUP]);
+        assert_eq!(store.unread(GROUP, 9).unwrap(), 1, "the own one is read");
+    });
+}
+
+#[test]
+fn the_badge_counts_what_is_unread_and_not_muted() {
+    let conversation = |number, read, muted| {
+        let state = pb::Conversation {
+            peer: BOB,
+            read,
+            muted,
+            ..Default::default()
+        };
+        pb::Item {
+            number,
+            kind: pb::Kind::Conversation as i32,
+            id: BOB,
+            version: number,
+            payload: state.encode_to_vec().into(),
+            ..Default::default()
+        }
+    };
+    both(|store| {
+        let said = |n| message(n, n, if n == 2 { ME } else { BOB }, "x");
+        store
+            .apply(0, &(1..=4).map(said).collect::<Vec<_>>(), 4)
+            .unwrap();
+        assert_eq!(
+            (store.unread(BOB, 99).unwrap(), store.badge(99).unwrap()),
+            (3, 3)
+        );
+        store.apply(4, &[conversation(5, 3, false)], 5).unwrap();
+        assert_eq!(
+            (store.unread(BOB, 99).unwrap(), store.badge(99).unwrap()),
+            (1, 1)
+        );
+        store.apply(5, &[conversation(6, 3, true)], 6).unwrap();
+        assert_eq!(
+            (store.unread(BOB, 99).unwrap(), store.badge(99).unwrap()),
+            (1, 0)
+        );
+    });
+}
+
+#[test]
 fn a_store_refuses_items_that_do_not_follow_its_key() {
     both(|store| {
         store.apply(0, &[message(1, 1, ME, "a")], 1).unwrap();

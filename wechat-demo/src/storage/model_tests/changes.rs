@@ -1,0 +1,202 @@
+//! Everything a user can change, at random and under crashes: what a device holds after any syncs is what a
+//! fresh one gets, both ends of a conversation come to the same messages, friendship is mutual.
+
+use super::*;
+use crate::proto::terminal::{change_request::Change, contact::State};
+
+pub(super) fn change(user: UserId, change: Change) -> Op {
+    Op::Change(pb::ChangeUser {
+        user_id: user.0,
+        device_id: 1,
+        request: Some(terminal::ChangeRequest {
+            change: Some(change),
+        }),
+        password: None,
+    })
+}
+
+/// Some change of `user`'s, mostly one that has a place.
+fn any_change(dice: &mut Dice, device: &Device, user: UserId, peer: UserId) -> Op {
+    let messages: Vec<u64> = device
+        .state
+        .values()
+        .filter(|item| item.kind() == Kind::Message)
+        .map(|item| item.id)
+        .collect();
+    let message_id = match messages.len() as u64 {
+        0 => 7,
+        count => messages[dice.roll(count) as usize],
+    };
+    let word = format!("word {}", dice.roll(4));
+    let newest = device.newest_with(peer);
+    change(
+        user,
+        match dice.roll(10) {
+            0 => Change::Remark(terminal::Remark {
+                user_id: peer.0,
+                remark: word,
+            }),
+            1 => Change::Block(terminal::Block {
+                user_id: peer.0,
+                blocked: dice.roll(4) == 0,
+            }),
+            2 => Change::RemoveContact(terminal::RemoveContact { user_id: peer.0 }),
+            3 | 4 => Change::Edit(terminal::Edit {
+                message_id,
+                text: word,
+            }),
+            5 => Change::Recall(terminal::Recall { message_id }),
+            6 => Change::React(terminal::React {
+                message_id,
+                emoji: ["", "+", "-"][dice.roll(3) as usize].to_owned(),
+            }),
+            7 => Change::Mark(terminal::Mark {
+                peer: peer.0,
+                received: newest,
+                read: dice.roll(newest + 1),
+            }),
+            8 => Change::Mute(terminal::Mute {
+                peer: peer.0,
+                muted: dice.roll(2) == 0,
+            }),
+            _ => Change::Profile(terminal::Profile { nickname: word }),
+        },
+    )
+}
+
+fn contact(device: &Device, peer: UserId) -> terminal::Contact {
+    let item = device.state.get(&(Kind::Contact.into(), peer.0));
+    item.map(|item| terminal::Contact::decode(item.payload.clone()).expect("a contact"))
+        .unwrap_or_default()
+}
+
+fn world(seed: u64, steps: u32) -> BTreeMap<i32, usize> {
+    let mut dice = Dice(seed);
+    let mut pair = Pair::new(seed);
+    let users = friends(&mut pair, &["ann", "bob", "cy"]);
+    let mut devices: Vec<Device> = users.iter().map(|_| Device::default()).collect();
+    pair.set_faults(true);
+    for step in 0..u64::from(steps) {
+        let ops = (0..3 + dice.roll(4))
+            .map(|n| {
+                let who = dice.roll(3) as usize;
+                let (user, peer) = (users[who], users[(who + 1 + dice.roll(2) as usize) % 3]);
+                match dice.roll(8) {
+                    0 | 1 => send(user, peer, &[(step << 8 | n, format!("{step}/{n}"))]),
+                    2 => ask(user, peer),
+                    3 => accept(user, peer),
+                    _ => any_change(&mut dice, &devices[who], user, peer),
+                }
+            })
+            .collect();
+        // Refusals are as good as answers here: half of it has no place when it comes.
+        pair.round(ops);
+        let who = dice.roll(3) as usize;
+        devices[who].sync(&mut pair, users[who], 1 + dice.roll(9) as usize);
+    }
+    pair.set_faults(false);
+    pair.drain();
+    for (device, &user) in devices.iter_mut().zip(&users) {
+        while device.sync(&mut pair, user, 3) {}
+        let mut fresh = Device::default();
+        while fresh.sync(&mut pair, user, 1000) {}
+        assert_eq!(fresh.state, device.state, "incremental = full");
+        assert_eq!(fresh.key, device.key);
+        let newest = fresh.state.values().map(|item| item.number).max();
+        assert_eq!(
+            newest,
+            Some(fresh.key),
+            "the newest item is never collected"
+        );
+    }
+    let mut versions = BTreeMap::new();
+    for (a, b) in [(0, 1), (1, 2), (2, 0)] {
+        check_pair(&devices[a], users[a], &devices[b], users[b]);
+    }
+    for item in devices.iter().flat_map(|device| device.state.values()) {
+        *versions.entry(item.kind).or_default() += item.version as usize - 1;
+    }
+    versions
+}
+
+fn check_pair(a: &Device, ann: UserId, b: &Device, bob: UserId) {
+    let (to_bob, to_ann) = (contact(a, bob), contact(b, ann));
+    assert_eq!(
+        to_bob.state() == State::Friend,
+        to_ann.state() == State::Friend,
+        "friendship is mutual: {to_bob:?}, {to_ann:?}"
+    );
+    for (&(kind, id), item) in &a.state {
+        let Some(other) = b.state.get(&(kind, id)) else {
+            continue;
+        };
+        if kind == i32::from(Kind::Message) {
+            let read = |item: &Item| terminal::Message::decode(item.payload.clone()).unwrap();
+            let (here, there) = (read(item), read(other));
+            assert_eq!(item.pos, other.pos, "one position, whatever became of it");
+            assert_eq!(here.recalled, there.recalled, "taken back at both ends");
+        }
+    }
+    for (device, peer) in [(a, bob), (b, ann)] {
+        let item = device.state.get(&(Kind::Conversation.into(), peer.0));
+        let Some(item) = item else { continue };
+        let marks = terminal::Conversation::decode(item.payload.clone()).unwrap();
+        let newest = device.newest_with(peer);
+        assert!(marks.read <= marks.received && marks.received <= newest);
+        assert!(marks.peer_read <= marks.peer_received);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn incremental_is_full_and_both_ends_agree_whatever_is_changed(seed in any::<u64>()) {
+        world(seed, 60);
+    }
+}
+
+#[test]
+fn the_world_does_change() {
+    let mut versions: BTreeMap<i32, usize> = BTreeMap::new();
+    for seed in 0..8 {
+        for (kind, count) in world(seed, 60) {
+            *versions.entry(kind).or_default() += count;
+        }
+    }
+    for kind in [
+        Kind::Account,
+        Kind::Contact,
+        Kind::Message,
+        Kind::Conversation,
+    ] {
+        let count = versions.get(&kind.into()).copied().unwrap_or(0);
+        assert!(
+            count > 20,
+            "{kind:?} changed only {count} times in 8 worlds"
+        );
+    }
+}
+
+#[test]
+fn a_recalled_message_is_nowhere_to_be_read() {
+    let mut pair = Pair::new(7);
+    let users = friends(&mut pair, &["ann", "bob"]);
+    let Answer::Sent(sent) = pair.must(send(users[0], users[1], &[(1, "secret".to_owned())]))
+    else {
+        panic!("wrong answer")
+    };
+    let message_id = sent.sent[0].message_id;
+    pair.drain();
+    let recall = Change::Recall(terminal::Recall { message_id });
+    pair.must(change(users[0], recall));
+    pair.drain();
+    for user in users {
+        let page = pair.page(user, 0, 1000);
+        assert!(
+            page.items
+                .iter()
+                .all(|item| !item.windows(6).any(|bytes| bytes == b"secret"))
+        );
+    }
+}

@@ -1,0 +1,411 @@
+//! Groups: the truth at the group's home, a copy at every shard that has members.
+//!
+//! ```text
+//!  a member's home            the group's home                 every shard with members
+//!  change, send, amend ─────▶ checks, gives positions ───────▶ its members' items, one task for all of them
+//! ```
+//! The stream from the group's home to a shard carries messages and the roster alike, so a shard's copy of
+//! the roster is the one that was true at the message: who is not in it gets no item (membership bounds).
+//! The sender's own copy stands without a position until it comes back from the group's home.
+//!
+//! Invariants
+//! - G-1  Positions and the roster's versions are given by the group's home alone.
+//! - G-2  A shard resolves its own members, from its copy of the roster.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Answer, Refusal, RefusalKind, Stop, Work, amend, contact, message, roster};
+use crate::{
+    model::{ClientMsgId, Pos, Seq, ShardId, UserId},
+    proto::{
+        storage::{self as pb, spread::What, task::Effect},
+        terminal::{self, GroupChange, Kind, group_change},
+    },
+    storage::{engine::EngineError, shard::damaged, table},
+};
+
+/// Makes a group of the user and some contacts. Asked again under the same client id, it is the same group.
+pub(super) fn create(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    request: &terminal::CreateGroup,
+) -> Result<Answer, Stop> {
+    let id = ClientMsgId::from_bytes(&request.client_id)
+        .ok_or_else(|| invalid("a client id has 16 bytes"))?;
+    let hash = blake3::hash(&request.encode_to_vec()).as_bytes()[..16].to_vec();
+    let sent = table::sent(user, id);
+    if let Some(row) = work.draft.message::<pb::SentRow>(&sent)? {
+        if row.body_hash == hash {
+            return Ok(Answer::Made(row.message_id));
+        }
+        let text = format!("client id {id} was used for something else; make a new one");
+        return Err(Refusal::new(RefusalKind::AlreadyExists, text).into());
+    }
+    friends(work, user, &request.members)?;
+    let group = work.shard.give_group(work.draft);
+    let row = pb::SentRow {
+        body_hash: hash.into(),
+        message_id: group.0,
+        ..pb::SentRow::default()
+    };
+    work.draft.put_message(&sent, &row);
+    let make = pb::MakeGroup {
+        owner: user.0,
+        name: request.name.clone(),
+        others: request.members.clone(),
+    };
+    work.add_task(&pb::Task {
+        user_id: group.0,
+        effect: Some(Effect::MakeGroup(make)),
+    });
+    Ok(Answer::Made(group.0))
+}
+
+/// Asks the group's home for a change. What the copy here says is refused at once; what the truth there says
+/// comes back as a refused item.
+pub(super) fn change(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    change: &GroupChange,
+) -> Result<Answer, Stop> {
+    let group = UserId(change.group_id);
+    if !group.is_group() {
+        return Err(invalid("give a group's id").into());
+    }
+    if let Some(group_change::What::Invite(invited)) = &change.what {
+        friends(work, user, &invited.user_ids)?;
+    }
+    let joins = matches!(change.what, Some(group_change::What::Join(_)));
+    match copy(work, group)? {
+        Some(mut copy) => {
+            let roster = copy.group.get_or_insert_default();
+            let outcome = roster::apply(roster, user.0, change, copy.newest);
+            // Only the group's home knows whether it has been opened since.
+            if let Err(why) = outcome
+                && !joins
+            {
+                return Err(Refusal::new(RefusalKind::PermissionDenied, why).into());
+            }
+        }
+        None if !joins => return Err(not_a_member().into()),
+        None => {}
+    }
+    let request_id = work.shard.give_message(work.draft, work.home.incarnation).0;
+    let change = pb::ChangeGroup {
+        by: user.0,
+        request_id,
+        change: Some(change.clone()),
+    };
+    work.add_task(&pb::Task {
+        user_id: group.0,
+        effect: Some(Effect::ChangeGroup(change)),
+    });
+    Ok(Answer::Number(Seq::ZERO))
+}
+
+/// Whether `user` is a member, as far as this shard knows.
+pub(super) fn check_member(
+    work: &Work<'_, '_>,
+    group: UserId,
+    user: UserId,
+) -> Result<pb::GroupCopyRow, Stop> {
+    match copy(work, group)? {
+        Some(copy) if copy.members.contains(&user.0) => Ok(copy),
+        _ => Err(not_a_member().into()),
+    }
+}
+
+// ---- At the group's home. ----
+
+/// Effect of [`create`].
+pub(super) fn make(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    make: &pb::MakeGroup,
+) -> Result<(), EngineError> {
+    if work.draft.row(&table::group(group))?.is_some() {
+        return Ok(());
+    }
+    let roster = roster::new(group.0, make.owner, &make.name, &make.others);
+    let row = pb::GroupRow {
+        group: Some(roster),
+        version: 1,
+        count: 0,
+    };
+    work.draft.put_message(&table::group(group), &row);
+    let shards = shards(work, &row);
+    spread_roster(work, group, &row, shards);
+    Ok(())
+}
+
+/// Effect of [`change`].
+pub(super) fn changed(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    change: &pb::ChangeGroup,
+) -> Result<(), EngineError> {
+    let asked = change.change.clone().unwrap_or_default();
+    let Some(mut row) = home(work, group)? else {
+        refuse(work, change, "there is no such group");
+        return Ok(());
+    };
+    let mut to = shards(work, &row);
+    let at = row.count + 1;
+    let mut roster = row.group.take().unwrap_or_default();
+    match roster::apply(&mut roster, change.by, &asked, at) {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(why) => {
+            refuse(work, change, why);
+            return Ok(());
+        }
+    }
+    row = pb::GroupRow {
+        group: Some(roster),
+        version: row.version + 1,
+        count: at,
+    };
+    work.draft.put_message(&table::group(group), &row);
+    to.extend(shards(work, &row));
+    to.sort_unstable();
+    to.dedup();
+    spread_roster(work, group, &row, to);
+    Ok(())
+}
+
+/// A member's message: gets its position and goes to every member.
+pub(super) fn sent(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    sent: pb::GroupSend,
+) -> Result<(), EngineError> {
+    let message = terminal::Message::decode(sent.message.clone())
+        .map_err(|error| damaged(&format!("a message to a group: {error}")))?;
+    let sender = UserId(message.sender);
+    let Some(mut row) = home(work, group)?.filter(|row| is_member(row, sender.0)) else {
+        message::refuse(
+            work,
+            sender,
+            group,
+            message,
+            "you are not a member of the group",
+        );
+        return Ok(());
+    };
+    row.count += 1;
+    let pos = Pos {
+        count: row.count,
+        sender: sender.0,
+    };
+    work.draft.put_message(&table::group(group), &row);
+    let deliver = pb::Deliver {
+        message_id: message.message_id,
+        pos: Some(pos.into()),
+        message: sent.message,
+    };
+    let to = shards(work, &row);
+    spread(work, group, to, What::Deliver(deliver));
+    Ok(())
+}
+
+/// What a member did to a message.
+pub(super) fn amended(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    amend: pb::Amend,
+) -> Result<(), EngineError> {
+    let Some(row) = home(work, group)?.filter(|row| is_member(row, amend.from)) else {
+        return Ok(());
+    };
+    let to = shards(work, &row);
+    spread(work, group, to, What::Amend(amend));
+    Ok(())
+}
+
+// ---- At a shard with members. ----
+
+/// Effect of what the group's home sends to a shard.
+pub(super) fn arrived(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    spread: pb::Spread,
+) -> Result<(), EngineError> {
+    match spread.what {
+        Some(What::Roster(roster)) => take_roster(work, group, roster),
+        Some(What::Deliver(deliver)) => take_message(work, group, &deliver),
+        Some(What::Amend(amend)) => {
+            let members = copy(work, group)?.unwrap_or_default().members;
+            for user in members.into_iter().filter(|&user| user != amend.from) {
+                amend::take(work, UserId(user), &amend)?;
+            }
+            Ok(())
+        }
+        None => Err(damaged("a spread task without a content")),
+    }
+}
+
+fn take_roster(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    row: pb::GroupRow,
+) -> Result<(), EngineError> {
+    let before = copy(work, group)?.unwrap_or_default();
+    if row.version <= before.version {
+        return Ok(());
+    }
+    let roster = row.group.clone().unwrap_or_default();
+    let here = work.shard.id;
+    let members: Vec<u64> = roster
+        .members
+        .iter()
+        .map(|member| member.user_id)
+        .filter(|&user| work.home.place.shard(UserId(user)) == here)
+        .collect();
+    for &user in &members {
+        put_item(work, UserId(user), row.version, &roster)?;
+    }
+    let left = terminal::Group {
+        group_id: group.0,
+        name: roster.name.clone(),
+        left: true,
+        ..terminal::Group::default()
+    };
+    for &user in before.members.iter().filter(|user| !members.contains(user)) {
+        put_item(work, UserId(user), row.version, &left)?;
+    }
+    let copy = pb::GroupCopyRow {
+        version: row.version,
+        newest: row.count.max(before.newest),
+        // Nothing is kept about a group whose members all live elsewhere, but that version.
+        group: (!members.is_empty()).then_some(roster),
+        members,
+    };
+    work.draft
+        .put_message(&table::group_copy(work.shard.id, group), &copy);
+    Ok(())
+}
+
+/// The next version of a member's item of the group.
+fn put_item(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    version: u64,
+    payload: &terminal::Group,
+) -> Result<(), EngineError> {
+    let held = table::held(user, Kind::Group.into(), payload.group_id);
+    let before = match work.draft.row(&held)? {
+        None => None,
+        Some(row) => Some(Seq(
+            table::number(&row).ok_or_else(|| damaged("a group item's number"))?
+        )),
+    };
+    let id = payload.group_id;
+    let number = work.put_state(user, Kind::Group, id, version, before, payload)?;
+    work.draft.put_row(&held, &number.0.to_be_bytes());
+    Ok(())
+}
+
+fn take_message(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    deliver: &pb::Deliver,
+) -> Result<(), EngineError> {
+    let Some(mut copy) = copy(work, group)? else {
+        return Ok(());
+    };
+    let pos: Pos = deliver.pos.unwrap_or_default().into();
+    for &user in &copy.members {
+        let user = UserId(user);
+        if user.0 == pos.sender {
+            amend::place(work, user, deliver.message_id, pos)?;
+        } else {
+            message::add(work, user, pos, deliver)?;
+        }
+    }
+    copy.newest = copy.newest.max(pos.count);
+    work.draft
+        .put_message(&table::group_copy(work.shard.id, group), &copy);
+    Ok(())
+}
+
+// ---- Both. ----
+
+fn spread_roster(work: &mut Work<'_, '_>, group: UserId, row: &pb::GroupRow, to: Vec<ShardId>) {
+    spread(work, group, to, What::Roster(row.clone()));
+}
+
+fn spread(work: &mut Work<'_, '_>, group: UserId, to: Vec<ShardId>, what: What) {
+    let task = pb::Task {
+        user_id: group.0,
+        effect: Some(Effect::Spread(pb::Spread { what: Some(what) })),
+    };
+    let task = Bytes::from(task.encode_to_vec());
+    for shard in to {
+        work.draft
+            .add_task(work.shard, work.home, shard, task.clone());
+    }
+}
+
+/// The shards that have members, each once.
+fn shards(work: &Work<'_, '_>, row: &pb::GroupRow) -> Vec<ShardId> {
+    let members = row.group.iter().flat_map(|group| &group.members);
+    let mut shards: Vec<ShardId> = members
+        .map(|member| work.home.place.shard(UserId(member.user_id)))
+        .collect();
+    shards.sort_unstable();
+    shards.dedup();
+    shards
+}
+
+fn is_member(row: &pb::GroupRow, user: u64) -> bool {
+    let group = row.group.as_ref();
+    group.is_some_and(|group| roster::role(group, user).is_some())
+}
+
+fn refuse(work: &mut Work<'_, '_>, change: &pb::ChangeGroup, why: &str) {
+    let group_id = change.change.as_ref().map_or(0, |change| change.group_id);
+    let refused = terminal::Refused {
+        message_id: change.request_id,
+        receiver: group_id,
+        reason: why.to_owned(),
+        ..terminal::Refused::default()
+    };
+    work.add_task(&pb::Task {
+        user_id: change.by,
+        effect: Some(Effect::Refuse(pb::Refuse {
+            refused: Some(refused),
+        })),
+    });
+}
+
+fn home(work: &Work<'_, '_>, group: UserId) -> Result<Option<pb::GroupRow>, EngineError> {
+    work.draft.message(&table::group(group))
+}
+
+fn copy(work: &Work<'_, '_>, group: UserId) -> Result<Option<pb::GroupCopyRow>, EngineError> {
+    work.draft.message(&table::group_copy(work.shard.id, group))
+}
+
+/// Only contacts are brought into a group.
+fn friends(work: &mut Work<'_, '_>, user: UserId, others: &[u64]) -> Result<(), Stop> {
+    for &other in others {
+        if !contact::takes_from(work, user, UserId(other))? {
+            let text = format!(
+                "{} is not a contact of yours; ask them first",
+                UserId(other)
+            );
+            return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
+        }
+    }
+    Ok(())
+}
+
+fn not_a_member() -> Refusal {
+    let text = "you are not a member of the group";
+    Refusal::new(RefusalKind::PermissionDenied, text)
+}
+
+fn invalid(text: &str) -> Refusal {
+    Refusal::new(RefusalKind::InvalidArgument, text)
+}
