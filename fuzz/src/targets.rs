@@ -168,6 +168,7 @@ fn both(
     let config = Arc::new(ServerConfig {
         limits: limits(),
         identity: "127.0.0.1:1".into(),
+        proxy_header: false,
         routes: Arc::new(FourMethods),
         protocols: vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)],
         authenticator: None,

@@ -14,6 +14,7 @@
 //!
 //! Read first: [`socket`], then [`outflow`].
 
+pub mod address;
 pub mod bell;
 pub mod crowd;
 pub mod listener;

@@ -167,7 +167,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (
-            Socket::from_accepted(listener.accept().unwrap().0).unwrap(),
+            Socket::from_accepted(listener.accept().unwrap().0.into()).unwrap(),
             peer,
         )
     }

@@ -18,12 +18,14 @@ use super::options::CallOptions;
 use super::streams::{Answers, Beside, Sending, StreamCall};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
+use crate::net::address;
 use crate::net::wait::{self, GaveUp, Waiter, wait_for};
 use crate::rpc::compression::{Compression, CompressionError, CompressionSwitch, compress};
 use crate::rpc::descriptor::MethodDescriptor;
 use crate::rpc::error::Error;
 use crate::rpc::message::{IntoRequest, Request, Response};
 use crate::rpc::protocol::{Body, IncomingReply, Kind, OutgoingCall};
+use crate::rpc::server::{ServerBuilder, ServerHandle};
 use crate::rpc::status::Status;
 use crate::rpc::status_map::{ELOGOFF, ERESPONSE};
 use crate::rpc::streaming::{ByteStream, IntoStreamingRequest, Streaming, decode};
@@ -44,6 +46,7 @@ pub struct ChannelBuilder {
     deadline: Option<Duration>,
     limits: ChannelLimits,
     tls: Option<ClientTls>,
+    served: Option<ServerHandle>,
 }
 
 /// The wire protocol that a channel speaks.
@@ -71,6 +74,8 @@ pub(super) struct ChannelLimits {
     pub max_message: usize,
     /// What vouches for us at the servers; empty = nothing.
     pub credential: Bytes,
+    /// How long a server may be silent under calls before it is asked for a sign of life (HTTP/2).
+    pub keepalive: Option<Duration>,
     /// How servers are spoken to in secret; `None` = plain text.
     pub tls: Option<(ClientTls, Arc<rustls::ClientConfig>)>,
 }
@@ -84,6 +89,8 @@ struct Shared {
     limits: ChannelLimits,
     /// The runtime that drives the connections.
     handle: Handle,
+    /// The server that is there for this channel alone; it ends with it.
+    served: Option<ServerHandle>,
 }
 
 /// Where those who wait for a connection are woken.
@@ -103,12 +110,13 @@ impl Board {
 }
 
 impl Channel {
-    /// A channel to `target`: `list://HOST:PORT,HOST:PORT,…` or a plain `HOST:PORT`.
+    /// A channel to `target`: `list://HOST:PORT,HOST:PORT,…`, a plain `HOST:PORT`, or `unix:PATH`.
     pub fn builder(target: &str) -> ChannelBuilder {
         ChannelBuilder {
             target: target.to_owned(),
             deadline: None,
             tls: None,
+            served: None,
             limits: ChannelLimits {
                 wire: Wire::Prpc,
                 connect_timeout: Duration::from_secs(1),
@@ -116,9 +124,34 @@ impl Channel {
                 max_unwritten: 16 << 20,
                 max_message: 64 << 20,
                 credential: Bytes::new(),
+                // A server may take pings for an attack: only where one has agreed to them.
+                keepalive: None,
                 tls: None,
             },
         }
+    }
+
+    /// A channel to a server that is there for it alone and ends with it: for tests. Nothing is bound that others
+    /// could take or have to know, and calls go the whole way, over the wire's bytes and all limits. It
+    /// speaks PRPC.
+    ///
+    /// For another protocol or more channels, [bind](ServerBuilder::bind) the server to `unix-abstract:` and
+    /// connect to its [target](crate::BoundServer::target).
+    ///
+    /// # Errors
+    /// Those of [`ServerBuilder::bind`] and [`ChannelBuilder::connect`].
+    pub fn in_process(server: ServerBuilder) -> Result<Self, Error> {
+        let server = server.handle_signals(false).bind("unix-abstract:")?;
+        let mut builder = Self::builder(&server.target());
+        builder.served = Some(server.handle());
+        let target = server.target();
+        // Detached: the channel's end drains it.
+        drop(home()?.spawn(move || {
+            if let Err(error) = server.serve() {
+                tracing::error!("the server at {target} broke: {error}");
+            }
+        }));
+        builder.connect()
     }
 
     /// Makes one call and waits for its answer. Generated clients call this.
@@ -504,6 +537,17 @@ impl ChannelBuilder {
         self
     }
 
+    /// gRPC: asks a server that was silent for so long, with calls under way, for a sign of life (PING), and
+    /// gives the connection up without one within 20 s; its calls fail and the channel connects again. Servers
+    /// take frequent pings for an attack: agree with them, or stay above five minutes. Default: never.
+    ///
+    /// Beside it, and with any protocol, TCP's own probes find a machine that vanished within 25 s.
+    #[must_use]
+    pub fn keepalive(mut self, silence: Duration) -> Self {
+        self.limits.keepalive = Some(silence.max(KEEPALIVE_MIN));
+        self
+    }
+
     /// Speaks TLS with the servers.
     #[must_use]
     pub fn tls(mut self, tls: ClientTls) -> Self {
@@ -546,10 +590,7 @@ impl ChannelBuilder {
             self.limits.tls = Some((tls, config));
         }
         let addresses = parse_target(&self.target)?;
-        let handle = match Handle::try_current() {
-            Some(handle) => handle,
-            None => background()?,
-        };
+        let handle = home()?;
         let board = Arc::new(Board::default());
         let links = addresses
             .into_iter()
@@ -562,6 +603,7 @@ impl ChannelBuilder {
             deadline: self.deadline,
             limits: self.limits,
             handle,
+            served: self.served,
         };
         Ok(Channel {
             shared: Arc::new(shared),
@@ -573,6 +615,9 @@ impl Drop for Shared {
     fn drop(&mut self) {
         for link in &self.links {
             link.end();
+        }
+        if let Some(server) = &self.served {
+            server.drain();
         }
     }
 }
@@ -634,30 +679,35 @@ fn send_all<M: Message>(
     Ok(())
 }
 
-/// `list://a:1,b:2` or `a:1` as addresses.
+/// `list://a:1,b:2`, `a:1` or `unix:/a` as addresses.
 fn parse_target(target: &str) -> Result<Vec<String>, Error> {
     let list = match target.split_once("://") {
         None => target,
         Some(("list", list)) => list,
         Some((scheme, _)) => {
             return Err(Error::Config(format!(
-                "cannot connect to {target}: no naming scheme {scheme}://; write list://HOST:PORT,… or \
-                 HOST:PORT"
+                "cannot connect to {target}: no naming scheme {scheme}://; write list://HOST:PORT,…, \
+                 HOST:PORT or unix:PATH"
             )));
         }
     };
     let addresses: Vec<String> = list.split(',').map(|addr| addr.trim().to_owned()).collect();
-    for addr in &addresses {
+    for addr in addresses.iter().filter(|addr| !address::is_local(addr)) {
         let port = addr
             .rsplit_once(':')
             .map(|(host, port)| (host, port.parse::<u16>()));
         if !matches!(port, Some((host, Ok(1..))) if !host.is_empty()) {
             return Err(Error::Config(format!(
-                "cannot connect to {addr:?}: expected HOST:PORT with a port from 1 to 65535"
+                "cannot connect to {addr:?}: expected HOST:PORT with a port from 1 to 65535, or unix:PATH"
             )));
         }
     }
     Ok(addresses)
+}
+
+/// The runtime that drives a new channel.
+fn home() -> Result<Handle, Error> {
+    Handle::try_current().map_or_else(background, Ok)
 }
 
 /// The runtime that drives the channels of programs without one. One worker: it only moves bytes.
@@ -684,6 +734,8 @@ fn never_sent(gave_up: GaveUp) -> Status {
 
 /// Encoded bytes up to which a request is encoded under the connection's lock.
 const ENCODE_IN_PLACE_MAX: usize = 4096;
+/// Below this a keepalive would be a load.
+const KEEPALIVE_MIN: Duration = Duration::from_millis(100);
 /// Beyond the connect timeout: time for the failure to be told.
 const SETTLE: Duration = Duration::from_millis(200);
 

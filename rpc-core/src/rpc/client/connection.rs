@@ -11,7 +11,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::ToSocketAddrs;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -26,7 +25,7 @@ use crate::base::time::Instant;
 use crate::net::wait::{GaveUp, Waiter, wait_for_wake};
 use crate::net::{
     Attachment, Bell, Crowd, Flush, Flushed, Handler, Outflow, Queued, Ready, Received, Socket,
-    Turns, flush, on_worker, take_turn, watch,
+    Turns, address, flush, on_worker, take_turn, watch,
 };
 use crate::rpc::protocol::{
     Bad, CallId, ClientEvent, ClientSession, IncomingReply, Limits, OutgoingCall,
@@ -110,8 +109,8 @@ impl Connection {
     pub fn open(link: &Arc<Link>) -> io::Result<Arc<Self>> {
         let until = Instant::after(link.limits().connect_timeout);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for addr in link.target().to_socket_addrs()? {
-            let attempt = Socket::start_connect(addr).and_then(|socket| {
+        for addr in address::resolve(link.target())? {
+            let attempt = Socket::start_connect(&addr).and_then(|socket| {
                 let connection = Self::new(Arc::clone(link), socket)?;
                 connection.finish_connecting(until)?;
                 Ok(connection)
@@ -129,8 +128,7 @@ impl Connection {
             max_body: link.limits().max_message,
             max_decompressed: link.limits().max_message,
             max_in_flight: link.limits().max_pending,
-            // A server may take pings for an attack: only where one has agreed to them.
-            keepalive: None,
+            keepalive: link.limits().keepalive,
             ..Limits::default()
         };
         let session = link.session(limits)?;
@@ -176,6 +174,22 @@ impl Connection {
             self.lose(&error.to_string());
         }
         result
+    }
+
+    /// The time has come to look whether the server is still there, if the session thinks so.
+    pub fn look_at_clock(&self) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let due = state.session.deadline().is_some_and(|when| when <= now);
+        if !due || state.lost.is_some() {
+            return;
+        }
+        let result = state.session.timed_out(now);
+        drop(state);
+        match result {
+            Ok(()) => self.ask_for_turn(),
+            Err(bad) => self.lose(&bad.to_string()),
+        }
     }
 
     pub fn limits(&self) -> &ChannelLimits {

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConnection;
 
@@ -18,8 +19,8 @@ use super::connection::Connection;
 use crate::base::lock::SpinLock;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-use crate::net::Bell;
 use crate::net::wait::GaveUp;
+use crate::net::{Bell, address};
 use crate::rpc::protocol::grpc::GrpcClient;
 use crate::rpc::protocol::prpc::PrpcClient;
 use crate::rpc::protocol::tls::TlsClient;
@@ -87,14 +88,22 @@ impl Link {
         let plain: Box<dyn ClientSession> = match self.limits.wire {
             Wire::Prpc => Box::new(PrpcClient::new(limits).with_credential(credential)),
             Wire::Grpc => {
-                let session = GrpcClient::new(limits, &self.target).with_credential(credential);
+                // A path names no host; gRPC's own clients say this.
+                let authority = match address::is_local(&self.target) {
+                    true => LOCALHOST,
+                    false => &self.target,
+                };
+                let session = GrpcClient::new(limits, authority).with_credential(credential);
                 Box::new(session.secure(self.limits.tls.is_some()))
             }
         };
         let Some((tls, config)) = &self.limits.tls else {
             return Ok(plain);
         };
-        let host = self.target.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = match address::is_local(&self.target) {
+            true => LOCALHOST,
+            false => self.target.rsplit_once(':').map_or("", |(host, _)| host),
+        };
         let name = tls.name_for(host).map_err(io::Error::other)?;
         let tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
         Ok(Box::new(TlsClient::new(tls, plain)))
@@ -167,9 +176,15 @@ impl Link {
 
     /// False if this coroutine was cancelled.
     fn wait_while_ready(&self) -> bool {
-        while matches!(*self.phase.lock(), Phase::Ready(_)) {
-            if self.bell.wait("link", Instant::NEVER).is_err() {
-                return false;
+        while let Phase::Ready(connection) = self.phase() {
+            let until = match self.limits.keepalive {
+                Some(silence) => Instant::after(silence.min(LOOK_EVERY)),
+                None => Instant::NEVER,
+            };
+            match self.bell.wait("link", until) {
+                Ok(()) => {}
+                Err(GaveUp::TimedOut) => connection.look_at_clock(),
+                Err(GaveUp::Cancelled) => return false,
             }
         }
         true
@@ -195,5 +210,9 @@ impl Link {
     }
 }
 
+/// How often a connection with keepalive is looked at; bounds in time are kept to within this.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What a server on the same machine is called.
+const LOCALHOST: &str = "localhost";
 /// A connection that stood this long was a good one: the next attempt comes at once.
-const GOOD_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
+const GOOD_AFTER: Duration = Duration::from_millis(500);

@@ -42,6 +42,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// A connection of a server behind a proxy that does not begin with a PROXY header, or a malformed one.
+    ProxyHeader = "proxy_header", "the connection does not begin with a PROXY header of version 2, or it is malformed";
     /// The first bytes belong to no protocol of this port.
     UnknownProtocol = "unknown_protocol", "the first bytes belong to no protocol spoken here";
     /// HTTP/2: a frame that may not come here, or a preface that is none.

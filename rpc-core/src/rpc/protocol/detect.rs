@@ -2,6 +2,7 @@
 //!
 //! Knows: the order protocols are asked in.   Does not know: any of them.
 
+use core::net::SocketAddr;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Limit};
 use super::call::fill;
 use super::{
     Bad, BadReason, Body, CallId, Driver, EndOfInput, Kind, Probe, Reply, Room, ServerConfig,
-    ServerEvent, ServerSession,
+    ServerEvent, ServerSession, proxy,
 };
 use crate::base::time::Instant;
 use crate::rpc::compression::Compression;
@@ -26,6 +27,7 @@ pub fn server_session(config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
         prefix: BytesMut::new().limit(0),
         chosen: None,
         attached: None,
+        proxied: config.proxy_header.then(Box::default),
         silence: VecDeque::new(),
         draining: false,
         ended: false,
@@ -38,12 +40,14 @@ const PREFIX: usize = 12;
 
 struct Detecting {
     config: Arc<ServerConfig>,
-    /// The first bytes; limited to [`PREFIX`].
+    /// The first bytes; limited to [`PREFIX`], and before that to the proxy's header.
     prefix: Limit<BytesMut>,
     /// Everything goes here once it is set.
     chosen: Option<Box<dyn ServerSession>>,
     /// What the chosen session is told first.
     attached: Option<(Weak<dyn Driver>, Instant)>,
+    /// What a proxy says of its caller, where one stands before this port.
+    proxied: Option<Box<Proxied>>,
     /// Nothing is said before a protocol is chosen.
     silence: VecDeque<Bytes>,
     draining: bool,
@@ -55,7 +59,46 @@ struct Detecting {
 /// Time for the first bytes, from the first on.
 const PREFIX_TIME: Duration = Duration::from_secs(15);
 
+/// A connection that a proxy passes on.
+#[derive(Default)]
+struct Proxied {
+    /// The header was read.
+    done: bool,
+    /// The address in it.
+    address: Option<SocketAddr>,
+    /// With what the protocol inside told; from the first event on.
+    peer: Option<Arc<Peer>>,
+}
+
 impl Detecting {
+    /// Reads the proxy's header. True once it is behind us.
+    fn pass_header(&mut self) -> Result<bool, Bad> {
+        let Some(proxied) = self.proxied.as_mut().filter(|proxied| !proxied.done) else {
+            return Ok(true);
+        };
+        let prefix = self.prefix.get_mut();
+        if prefix.len() == proxy::length(prefix)? {
+            proxied.address = proxy::source(prefix)?;
+            proxied.done = true;
+            prefix.clear();
+            // The caller may be silent, as it may without a proxy.
+            self.deadline = Instant::NEVER;
+        }
+        // Bytes behind the header were not read: the space had no room for them.
+        Ok(false)
+    }
+
+    /// Bytes of room for what is read before a protocol is chosen; at least 1.
+    fn wanted(&self) -> usize {
+        let held = self.prefix.get_ref();
+        let whole = match &self.proxied {
+            // After bytes of no header nothing is read any more.
+            Some(proxied) if !proxied.done => proxy::wanted(held),
+            _ => PREFIX,
+        };
+        whole.saturating_sub(held.len()).max(1)
+    }
+
     fn detect(&mut self, now: Instant) -> Result<(), Bad> {
         let prefix = self.prefix.get_ref();
         let mut undecided = false;
@@ -70,9 +113,6 @@ impl Detecting {
             }
         }
         if undecided && prefix.len() < PREFIX {
-            if self.deadline.is_never() {
-                self.deadline = now + PREFIX_TIME;
-            }
             return Ok(());
         }
         Err(Bad::counted(BadReason::UnknownProtocol))
@@ -104,28 +144,50 @@ impl ServerSession for Detecting {
     }
 
     fn recv_space(&mut self) -> &mut dyn BufMut {
-        if let Some(session) = &mut self.chosen {
-            return session.recv_space();
+        let wanted = self.wanted();
+        match &mut self.chosen {
+            Some(session) => session.recv_space(),
+            None => {
+                self.prefix.get_mut().reserve(wanted);
+                self.prefix.set_limit(wanted);
+                &mut self.prefix
+            }
         }
-        let held = self.prefix.get_ref().len();
-        self.prefix.get_mut().reserve(PREFIX - held.min(PREFIX));
-        self.prefix.set_limit(PREFIX - held.min(PREFIX - 1));
-        &mut self.prefix
     }
 
     fn received(&mut self, n: usize, now: Instant) -> Result<(), Bad> {
-        match &mut self.chosen {
-            Some(session) => session.received(n, now),
-            None => self.detect(now),
+        if let Some(session) = &mut self.chosen {
+            return session.received(n, now);
+        }
+        if self.deadline.is_never() {
+            self.deadline = now + PREFIX_TIME;
+        }
+        match self.pass_header()? {
+            true => self.detect(now),
+            false => Ok(()),
         }
     }
 
     fn next_event(&mut self) -> Option<ServerEvent> {
-        self.chosen.as_mut()?.next_event()
+        let session = self.chosen.as_mut()?;
+        let event = session.next_event()?;
+        if let Some(proxied) = &mut self.proxied
+            && proxied.peer.is_none()
+        {
+            let inside = session.peer().map(|peer| Peer::clone(peer));
+            proxied.peer = Some(Arc::new(Peer {
+                address: proxied.address,
+                ..inside.unwrap_or_default()
+            }));
+        }
+        Some(event)
     }
 
     fn peer(&self) -> Option<&Arc<Peer>> {
-        self.chosen.as_ref()?.peer()
+        match &self.proxied {
+            Some(proxied) => proxied.peer.as_ref(),
+            None => self.chosen.as_ref()?.peer(),
+        }
     }
 
     fn answer(&mut self, id: CallId, reply: Reply<'_>) {
@@ -259,6 +321,55 @@ mod tests {
             fill(session.recv_space(), first);
             let bad = session.received(first.len(), Instant::ZERO).unwrap_err();
             assert_eq!(bad.reason, BadReason::UnknownProtocol, "{first:?}");
+        }
+    }
+
+    /// A configuration behind a proxy.
+    fn behind_a_proxy() -> Arc<ServerConfig> {
+        let plain = harness::config();
+        Arc::new(ServerConfig {
+            proxy_header: true,
+            ..ServerConfig::clone(&plain)
+        })
+    }
+
+    const HEADER: &[u8] =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x02\x12\x34\0\x50";
+
+    #[test]
+    fn behind_a_proxy_the_peer_is_who_the_header_names() {
+        let request = b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n";
+        let all = [HEADER, request].concat();
+        for size in 1..all.len() {
+            let mut session = server_session(&behind_a_proxy());
+            let mut pages = 0;
+            harness::feed(&mut *session, &all, &[size], |session, event| {
+                assert!(matches!(event, ServerEvent::Page(_)));
+                let peer = session.peer().expect("known with the first event");
+                assert_eq!(peer.address, Some("192.0.2.1:4660".parse().unwrap()));
+                pages += 1;
+            });
+            assert_eq!(pages, 1, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn behind_a_proxy_a_connection_without_the_header_is_refused() {
+        for first in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"PRPC",
+            b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0",
+        ] {
+            let mut session = server_session(&behind_a_proxy());
+            let mut left = first;
+            let mut result = Ok(());
+            while !left.is_empty() && result.is_ok() {
+                let taken = fill(session.recv_space(), left);
+                left = &left[taken..];
+                result = session.received(taken, Instant::ZERO);
+            }
+            let bad = result.unwrap_err();
+            assert_eq!(bad.reason, BadReason::ProxyHeader, "{first:?}");
         }
     }
 

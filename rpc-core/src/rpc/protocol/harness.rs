@@ -41,6 +41,7 @@ pub fn config_with(limits: Limits) -> Arc<ServerConfig> {
     Arc::new(ServerConfig {
         limits,
         identity: "127.0.0.1:9801".into(),
+        proxy_header: false,
         routes: Arc::new(EchoRoutes),
         protocols: vec![Arc::new(Prpc), Arc::new(Grpc), Arc::new(Http1)],
         authenticator: None,

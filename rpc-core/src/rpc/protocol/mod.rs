@@ -39,6 +39,7 @@ pub mod grpc;
 mod harness;
 pub mod http1;
 mod http2;
+mod proxy;
 pub mod prpc;
 mod timeout;
 pub(crate) mod tls;
@@ -135,6 +136,8 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// `ip:port` of the server, as brpc puts it before the texts of its own failures.
     pub identity: String,
+    /// Every connection begins with a header of the PROXY protocol.
+    pub proxy_header: bool,
     /// Where calls lead.
     pub routes: Arc<dyn Routes>,
     /// The protocols of the port, in the order they are asked.
@@ -535,6 +538,14 @@ pub trait ClientSession: Send {
     /// As [`ServerSession::deadline`].
     fn deadline(&self) -> Option<Instant> {
         None
+    }
+
+    /// As [`ServerSession::timed_out`].
+    ///
+    /// # Errors
+    /// As [`ClientSession::received`].
+    fn timed_out(&mut self, _now: Instant) -> Result<(), Bad> {
+        Ok(())
     }
 
     /// Calls under way.

@@ -33,7 +33,7 @@ pub(super) fn run(core: &Arc<Core>, listener: &Listener) -> std::io::Result<()> 
                     tracing::warn!(
                         "cannot accept connections on {}: {error}; trying on (raise `ulimit -n`, or \
                          lower max_connections)",
-                        listener.local_addr(),
+                        listener.name(),
                     );
                 }
                 complained = true;
@@ -77,7 +77,7 @@ pub(super) fn take_in(core: &Arc<Core>, listener: &Listener) -> std::io::Result<
     Ok(Took::Share)
 }
 
-fn enter(core: &Arc<Core>, socket: Socket, peer: SocketAddr) {
+fn enter(core: &Arc<Core>, socket: Socket, peer: Option<SocketAddr>) {
     core.stats.accepted.add(1);
     let fd = socket.fd();
     let make = |key| Connection::new(Arc::clone(core), socket, peer, key);
@@ -88,7 +88,7 @@ fn enter(core: &Arc<Core>, socket: Socket, peer: SocketAddr) {
     match watch(fd, Arc::clone(&connection) as Arc<_>) {
         Ok(attachment) => connection.keep(attachment),
         Err(error) => {
-            tracing::warn!("cannot watch the connection from {peer}: {error}; closed");
+            tracing::warn!("cannot watch a connection from {peer:?}: {error}; closed");
             core.stats.accept_failed.add(1);
             connection.lose(CloseReason::PeerReset);
         }

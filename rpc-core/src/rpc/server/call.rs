@@ -217,7 +217,7 @@ impl PendingCall {
         );
         request.set_compression(incoming.body.compression);
         request.set_origin(
-            Some(self.connection.peer()),
+            self.connection.peer(),
             self.connection.told().cloned(),
             deadline,
         );

@@ -41,7 +41,8 @@ use crate::runtime::{self, TaskRef};
 pub(super) struct Connection {
     core: Arc<Core>,
     pub(super) socket: Socket,
-    peer: SocketAddr,
+    /// Its other end; `None` over a Unix socket.
+    peer: Option<SocketAddr>,
     /// What the peer's protocol told of it; set with the first event.
     told: OnceLock<Arc<Peer>>,
     /// Its key in the server's table.
@@ -135,7 +136,12 @@ impl State {
 }
 
 impl Connection {
-    pub(super) fn new(core: Arc<Core>, socket: Socket, peer: SocketAddr, key: usize) -> Arc<Self> {
+    pub(super) fn new(
+        core: Arc<Core>,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        key: usize,
+    ) -> Arc<Self> {
         let mut session = server_session(&core.config);
         if core.is_draining() {
             session.drain();
@@ -173,9 +179,9 @@ impl Connection {
     }
 
     /// Where the peer is: the connection's other end, or what a proxy said.
-    pub(super) fn peer(&self) -> SocketAddr {
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
         let told = self.told.get().and_then(|told| told.address);
-        told.unwrap_or(self.peer)
+        told.or(self.peer)
     }
 
     /// What the peer's protocol told of it.

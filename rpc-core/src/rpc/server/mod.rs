@@ -230,6 +230,16 @@ impl ServerBuilder {
         self
     }
 
+    /// Expects a header of the PROXY protocol, version 2, at the beginning of every connection, and takes the
+    /// caller's address from it: for servers behind a balancer that writes it (HAProxy's `send-proxy-v2`).
+    /// A connection without one, or with a malformed one, is closed and counted. Default no: whoever can
+    /// connect could claim any address.
+    #[must_use]
+    pub fn proxy_protocol(mut self, expected: bool) -> Self {
+        self.options.proxy_header = expected;
+        self
+    }
+
     /// Whether `/`, `/status`, `/health` and `/metrics` are answered on the port. Default yes.
     #[must_use]
     pub fn console(mut self, console: bool) -> Self {
@@ -245,7 +255,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Binds `HOST:PORT` (port 0 takes a free one) and listens. Nothing is accepted before
+    /// Binds `HOST:PORT` (port 0 takes a free one) or `unix:PATH` and listens. A file that a dead server left
+    /// at the path is replaced; ours goes with the drain. Nothing is accepted before
     /// [`BoundServer::serve`], but the kernel holds connections from now on.
     ///
     /// # Errors
@@ -254,7 +265,7 @@ impl ServerBuilder {
         BoundServer::bind(self, addr)
     }
 
-    /// Binds `HOST:PORT` and serves until SIGTERM, SIGINT or the end of the runtime.
+    /// Binds `HOST:PORT` or `unix:PATH` and serves until SIGTERM, SIGINT or the end of the runtime.
     ///
     /// # Errors
     /// Those of [`bind`](Self::bind) and of [`BoundServer::serve`].

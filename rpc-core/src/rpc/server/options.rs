@@ -21,6 +21,8 @@ pub(super) struct Options {
     pub mirror_compression: Option<usize>,
     /// SIGTERM and SIGINT start the drain.
     pub handle_signals: bool,
+    /// Every connection begins with a PROXY header.
+    pub proxy_header: bool,
     /// The console's pages are served.
     pub console: bool,
 }
@@ -36,6 +38,7 @@ impl Default for Options {
             drain_limit: Duration::from_secs(10),
             mirror_compression: None,
             handle_signals: true,
+            proxy_header: false,
             console: true,
         }
     }

@@ -86,7 +86,8 @@ impl BoundServer {
         };
         let config = ServerConfig {
             limits: builder.limits,
-            identity: listener.local_addr().to_string(),
+            identity: listener.name(),
+            proxy_header: builder.options.proxy_header,
             routes: Arc::clone(&registry) as Arc<dyn Routes>,
             protocols,
             authenticator: builder.authenticator,
@@ -106,7 +107,13 @@ impl BoundServer {
         })
     }
 
-    /// Where it listens, with the port that was chosen.
+    /// Where it listens, as the target of a channel: `HOST:PORT` with the port that was chosen, or `unix:PATH`.
+    pub fn target(&self) -> String {
+        self.listener.name()
+    }
+
+    /// Where it listens, with the port that was chosen; `0.0.0.0:0` at a Unix socket, which
+    /// [`target`](Self::target) names.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
     }
@@ -199,7 +206,7 @@ impl ServerHandle {
 impl fmt::Debug for BoundServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundServer")
-            .field("addr", &self.local_addr())
+            .field("target", &self.target())
             .finish()
     }
 }

@@ -725,6 +725,11 @@ impl ClientSession for GrpcClient {
         self.session.deadline()
     }
 
+    fn timed_out(&mut self, now: Instant) -> Result<(), Bad> {
+        self.session.timed_out(now);
+        self.session.bad().map_or(Ok(()), Err)
+    }
+
     fn in_flight(&self) -> usize {
         self.calls.len()
     }

@@ -40,6 +40,7 @@ fn config(limits: Limits) -> Arc<ServerConfig> {
     Arc::new(ServerConfig {
         limits,
         identity: "127.0.0.1:1".into(),
+        proxy_header: false,
         routes: Arc::new(AllKinds),
         protocols: vec![Arc::new(Grpc)],
         authenticator: None,

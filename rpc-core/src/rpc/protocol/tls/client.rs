@@ -113,6 +113,10 @@ impl ClientSession for TlsClient {
         self.inner.deadline()
     }
 
+    fn timed_out(&mut self, now: Instant) -> Result<(), Bad> {
+        self.inner.timed_out(now)
+    }
+
     fn in_flight(&self) -> usize {
         self.inner.in_flight()
     }

@@ -73,6 +73,8 @@ impl Protocol for Tls {
     fn session(&self, config: &Arc<ServerConfig>) -> Box<dyn ServerSession> {
         let inside = self.inside.get_or_init(|| {
             Arc::new(ServerConfig {
+                // It came before TLS, where there is one.
+                proxy_header: false,
                 protocols: self.protocols.clone(),
                 ..ServerConfig::clone(config)
             })

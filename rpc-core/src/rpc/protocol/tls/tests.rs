@@ -43,6 +43,7 @@ fn server(tls: &ServerTls) -> Box<dyn ServerSession> {
     let config = Arc::new(ServerConfig {
         limits: base.limits.clone(),
         identity: base.identity.clone(),
+        proxy_header: false,
         routes: Arc::clone(&base.routes),
         protocols: [vec![inside], plain].concat(),
         authenticator: None,

@@ -39,6 +39,7 @@ fn server() -> PrpcServer {
     PrpcServer::new(Arc::new(ServerConfig {
         limits: Limits::default(),
         identity: "127.0.0.1:1".into(),
+        proxy_header: false,
         routes: Arc::new(Kinds),
         protocols: vec![Arc::new(Prpc)],
         authenticator: None,
