@@ -49,6 +49,7 @@ impl Default for Builder {
                 server: true,
                 default_stubs: false,
                 mock: false,
+                trait_given: false,
             },
             out_dir: None,
             include_file: None,
@@ -183,12 +184,23 @@ impl Builder {
         self.compile(&Schema::parse(&protos, &includes)?)
     }
 
-    /// Generates code from descriptors that another compiler made; imports must be among them.
+    /// Generates code from descriptors that another compiler made; imports must be among them. These types
+    /// hold no custom options: [`compile_descriptor_set`](Self::compile_descriptor_set) keeps them.
     ///
     /// # Errors
     /// As [`compile_protos`](Self::compile_protos); places are those the descriptors carry.
     pub fn compile_fds(self, set: FileDescriptorSet) -> Result<(), Error> {
         self.compile(&Schema::from_set(set)?)
+    }
+
+    /// Generates code from an encoded `FileDescriptorSet`, as `protoc --descriptor_set_out=FILE --include_imports
+    /// --include_source_info` writes it, with all its options (`google.api.http`) and, other than
+    /// [`compile_protos`](Self::compile_protos), editions 2023 and 2024.
+    ///
+    /// # Errors
+    /// As [`compile_fds`](Self::compile_fds); the bytes are no such set.
+    pub fn compile_descriptor_set(self, encoded: &[u8]) -> Result<(), Error> {
+        self.compile(&Schema::from_encoded(encoded)?)
     }
 
     fn compile(self, schema: &Schema) -> Result<(), Error> {

@@ -25,8 +25,9 @@ pub(crate) fn problems(
     generated: impl Fn(&str) -> bool,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut packages: HashMap<&str, Names> = HashMap::new();
+    let mut scopes = Scopes::new();
     let mut modules = Names::default();
+    let mut seen: HashSet<&str> = HashSet::new();
     for file in &schema.files {
         let descriptor = &file.descriptor;
         let package = descriptor.package();
@@ -34,25 +35,26 @@ pub(crate) fn problems(
         let mut finder = Finder {
             file,
             problems: &mut problems,
+            scopes: &mut scopes,
         };
-        let names = packages.entry(package).or_insert_with(|| {
-            let module = prost_build::Module::from_protobuf_package_name(package).to_string();
-            finder.take(&mut modules, module, format!("package '{package}'"), &[2]);
-            Names::default()
-        });
+        let scope = prost_build::Module::from_protobuf_package_name(package).to_string();
+        if seen.insert(package) {
+            let owner = format!("package '{package}'");
+            finder.take(&mut modules, scope.clone(), owner, &[2]);
+        }
         for (index, message) in (0..).zip(&descriptor.message_type) {
             if generated(message.name()) {
-                finder.message(names, message, &[4, index]);
+                finder.message(&scope, message, &[4, index]);
             }
         }
         for (index, item) in (0..).zip(&descriptor.enum_type) {
             if generated(item.name()) {
-                finder.item(names, item, &[5, index]);
+                finder.item(&scope, item, &[5, index]);
             }
         }
         for (index, service) in (0..).zip(&descriptor.service) {
             if !services.is_empty() && generated(service.name()) {
-                finder.service(names, service, services, &[6, index]);
+                finder.service(&scope, service, services, &[6, index]);
             }
         }
     }
@@ -70,16 +72,21 @@ pub(crate) fn absolute(package: &str, name: &str) -> String {
 /// Rust names of one scope, and what of the schema has them.
 type Names = HashMap<String, String>;
 
+/// The scopes of types by Rust's path of their module. A message's module, which holds what is nested in it,
+/// may be that of a package too: `a.B` and package `a.b`.
+type Scopes = HashMap<String, Names>;
+
 /// Looks through one file. `at` and its like are paths in the sense of `SourceCodeInfo`.
 struct Finder<'a> {
     file: &'a File,
     problems: &'a mut Vec<Problem>,
+    scopes: &'a mut Scopes,
 }
 
 impl Finder<'_> {
     fn service(
         &mut self,
-        names: &mut Names,
+        scope: &str,
         service: &ServiceDescriptorProto,
         suffixes: &[&str],
         at: &[i32],
@@ -88,7 +95,7 @@ impl Finder<'_> {
         let owner = format!("service '{}'", service.name());
         let at_name = [at, &[NAME]].concat();
         let rusts = suffixes.iter().map(|suffix| format!("{name}{suffix}"));
-        self.take_all(names, rusts, &owner, &at_name);
+        self.take_in(scope, rusts, &owner, &at_name);
 
         let constructor = "the client's constructor".to_owned();
         let mut names = Names::from([("new".to_owned(), constructor)]);
@@ -104,8 +111,8 @@ impl Finder<'_> {
         self.take_all(names, [name, with], &owner, &[at, &[NAME]].concat());
     }
 
-    /// The message's own name in `names`, and what is inside it.
-    fn message(&mut self, names: &mut Names, message: &DescriptorProto, at: &[i32]) {
+    /// The message's own name in `scope`, and what is inside it.
+    fn message(&mut self, scope: &str, message: &DescriptorProto, at: &[i32]) {
         if message
             .options
             .as_ref()
@@ -114,19 +121,15 @@ impl Finder<'_> {
             return;
         }
         let owner = format!("message '{}'", message.name());
-        self.take(
-            names,
-            message.name().to_upper_camel_case(),
-            owner,
-            &[at, &[NAME]].concat(),
-        );
+        let name = message.name().to_upper_camel_case();
+        self.take_in(scope, [name], &owner, &[at, &[NAME]].concat());
 
-        let mut inner = Names::default();
+        let inner = format!("{scope}::{}", message.name().to_snake_case());
         for (index, nested) in (0..).zip(&message.nested_type) {
-            self.message(&mut inner, nested, &[at, &[3, index]].concat());
+            self.message(&inner, nested, &[at, &[3, index]].concat());
         }
         for (index, item) in (0..).zip(&message.enum_type) {
-            self.item(&mut inner, item, &[at, &[4, index]].concat());
+            self.item(&inner, item, &[at, &[4, index]].concat());
         }
         self.fields(message, at);
     }
@@ -159,15 +162,11 @@ impl Finder<'_> {
         }
     }
 
-    /// The enum's own name in `names`, and those of its values.
-    fn item(&mut self, names: &mut Names, item: &EnumDescriptorProto, at: &[i32]) {
+    /// The enum's own name in `scope`, and those of its values.
+    fn item(&mut self, scope: &str, item: &EnumDescriptorProto, at: &[i32]) {
         let rust = item.name().to_upper_camel_case();
-        self.take(
-            names,
-            rust.clone(),
-            format!("enum '{}'", item.name()),
-            &[at, &[NAME]].concat(),
-        );
+        let owner = format!("enum '{}'", item.name());
+        self.take_in(scope, [rust.clone()], &owner, &[at, &[NAME]].concat());
 
         let mut variants = Names::default();
         let mut numbers = HashSet::new();
@@ -183,6 +182,19 @@ impl Finder<'_> {
                 self.take(&mut variants, short.unwrap_or(&name).to_owned(), owner, &at);
             }
         }
+    }
+
+    /// As [`Finder::take_all`], in a scope of types.
+    fn take_in(
+        &mut self,
+        scope: &str,
+        rusts: impl IntoIterator<Item = String>,
+        owner: &str,
+        at: &[i32],
+    ) {
+        let mut names = self.scopes.remove(scope).unwrap_or_default();
+        self.take_all(&mut names, rusts, owner, at);
+        self.scopes.insert(scope.to_owned(), names);
     }
 
     fn take(&mut self, names: &mut Names, rust: String, owner: String, at: &[i32]) {

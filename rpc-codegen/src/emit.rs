@@ -1,4 +1,4 @@
-//! Rust text of one service.
+//! Rust text of one service. rpc-macros compiles this file too, for `#[service]`.
 //!
 //! Knows: the plan, tokens.   Does not know: descriptors, options of messages, files.
 //!
@@ -21,6 +21,8 @@ pub(crate) struct Parts {
     pub(crate) default_stubs: bool,
     /// Servers get a stand-in for tests.
     pub(crate) mock: bool,
+    /// The trait is there already.
+    pub(crate) trait_given: bool,
 }
 
 /// Everything that is generated for one service.
@@ -31,8 +33,12 @@ pub(crate) fn service(service: &Service, parts: Parts) -> TokenStream {
     let descriptor = descriptor(service);
     let server = parts
         .server
-        .then(|| [service_trait(service, parts), server(service)])
+        .then(|| {
+            let own = (!parts.trait_given).then(|| service_trait(service, parts));
+            [own, Some(server(service))]
+        })
         .into_iter()
+        .flatten()
         .flatten();
     let mock = (parts.server && parts.mock).then(|| mock(service));
     let client = parts.client.then(|| client(service));
@@ -41,6 +47,7 @@ pub(crate) fn service(service: &Service, parts: Parts) -> TokenStream {
 
 fn descriptor(service: &Service) -> TokenStream {
     let (ident, full_name) = (descriptor_ident(service), &service.full_name);
+    let (vis, schema) = (&service.vis, &service.schema);
     let doc = format!(" Names and types of `{full_name}`, as data.");
     let methods = service.methods.iter().map(|method| {
         let (name, input, output) = (
@@ -63,16 +70,16 @@ fn descriptor(service: &Service) -> TokenStream {
     });
     quote! {
         #[doc = #doc]
-        pub static #ident: ::rpc_core::codegen::ServiceDescriptor = ::rpc_core::codegen::ServiceDescriptor {
+        #vis static #ident: ::rpc_core::codegen::ServiceDescriptor = ::rpc_core::codegen::ServiceDescriptor {
             name: #full_name,
             methods: &[#(#methods),*],
-            file_descriptor_set: FILE_DESCRIPTOR_SET,
+            file_descriptor_set: #schema,
         };
     }
 }
 
 fn service_trait(service: &Service, parts: Parts) -> TokenStream {
-    let name = &service.name;
+    let (name, vis) = (&service.name, &service.vis);
     let docs = doc_comment(&service.docs, || {
         format!(" What a server of `{}` has to do.", service.full_name)
     });
@@ -101,7 +108,7 @@ fn service_trait(service: &Service, parts: Parts) -> TokenStream {
     });
     quote! {
         #docs
-        pub trait #name: ::core::marker::Send + ::core::marker::Sync + 'static { #(#methods)* }
+        #vis trait #name: ::core::marker::Send + ::core::marker::Sync + 'static { #(#methods)* }
     }
 }
 
@@ -111,7 +118,7 @@ fn server(service: &Service) -> TokenStream {
         server_ident(service),
         descriptor_ident(service),
     );
-    let full_name = &service.full_name;
+    let (full_name, vis) = (&service.full_name, &service.vis);
     let doc = format!(
         " Serves an implementation of [`{name}`]; hand it to a server builder's `add_service`."
     );
@@ -122,7 +129,7 @@ fn server(service: &Service) -> TokenStream {
     });
     quote! {
         #[doc = #doc]
-        pub struct #server<T> { inner: ::std::sync::Arc<T> }
+        #vis struct #server<T> { inner: ::std::sync::Arc<T> }
 
         impl<T: #name> #server<T> {
             /// The service's name on the wire.
@@ -150,6 +157,7 @@ fn server(service: &Service) -> TokenStream {
 
 fn mock(service: &Service) -> TokenStream {
     let (name, mock) = (&service.name, format_ident!("{}Mock", service.name));
+    let vis = &service.vis;
     let doc = format!(
         " A [`{name}`] for tests: each method does what it was told. One that was told nothing answers \
          `UNIMPLEMENTED`."
@@ -199,7 +207,7 @@ fn mock(service: &Service) -> TokenStream {
     quote! {
         #[doc = #doc]
         #[derive(Default)]
-        pub struct #mock { #(#fields),* }
+        #vis struct #mock { #(#fields),* }
 
         impl #mock {
             /// Nothing is told yet.
@@ -214,6 +222,7 @@ fn mock(service: &Service) -> TokenStream {
 
 fn client(service: &Service) -> TokenStream {
     let client = format_ident!("{}Client", service.name);
+    let vis = &service.vis;
     let mut docs = vec![format!(
         " Calls `{}` through a channel; cheap to clone.",
         service.full_name
@@ -232,7 +241,7 @@ fn client(service: &Service) -> TokenStream {
         #(#[doc = #docs])*
         #deprecated
         #[derive(Clone)]
-        pub struct #client { channel: ::rpc_core::codegen::Channel }
+        #vis struct #client { channel: ::rpc_core::codegen::Channel }
 
         impl #client {
             /// A client that calls through `channel`.

@@ -15,7 +15,7 @@ use crate::builder::{Builder, On};
 use crate::emit::Parts;
 use crate::error::Error;
 use crate::module::Contents;
-use crate::output::Generated;
+use crate::output::{Generated, Place, include_text};
 use crate::plan::Service;
 use crate::schema::Schema;
 use crate::{check, comments};
@@ -41,7 +41,7 @@ pub(crate) fn generate(options: &Builder, schema: &Schema) -> Result<Vec<Generat
     let packages: BTreeMap<&str, Module> = packages
         .map(|package| (package, Module::from_protobuf_package_name(package)))
         .collect();
-    let mut generated = Vec::new();
+    let mut parts = Vec::new();
     for (package, path) in packages {
         let own = services.iter().filter(|service| {
             service.package == package
@@ -54,29 +54,88 @@ pub(crate) fn generate(options: &Builder, schema: &Schema) -> Result<Vec<Generat
         }
         // Named as `include_proto!` names the package.
         let stem = if package.is_empty() { "_" } else { package };
-        let set_name = format!("{stem}.fds.bin");
-        let files = schema
-            .files
-            .iter()
-            .map(|file| &file.descriptor)
-            .filter(|file| file.package() == package);
-        let contents = Contents {
+        parts.push(Part {
             package,
-            messages,
-            services: &services,
-            parts: options.parts,
-            descriptor_set: &set_name,
-            sources: files.map(|file| file.name()).collect(),
-        };
-        generated.push(Generated {
-            modules: path.parts().map(str::to_owned).collect(),
-            file_name: format!("{stem}.rs"),
-            text: contents.print()?,
-            descriptor_set: schema.descriptor_set(package),
-            set_name,
+            services,
+            messages: syn::parse_file(messages).map_err(|error| {
+                let text = format!("prost-build wrote no valid Rust for '{package}': {error}");
+                Error::general(text, None)
+            })?,
+            place: Place {
+                modules: path.parts().map(str::to_owned).collect(),
+                file_name: format!("{stem}.rs"),
+                inside: false,
+            },
+            set_name: format!("{stem}.fds.bin"),
         });
     }
-    Ok(generated)
+    let shared = share_modules(&mut parts);
+    let print = |(part, shared): (Part<'_>, BTreeMap<String, String>)| {
+        let files = schema.files.iter().map(|file| &file.descriptor);
+        let files = files.filter(|file| file.package() == part.package);
+        let contents = Contents {
+            package: part.package,
+            messages: part.messages,
+            shared: &shared,
+            services: &part.services,
+            parts: options.parts,
+            descriptor_set: &part.set_name,
+            sources: files.map(|file| file.name()).collect(),
+        };
+        Ok(Generated {
+            text: contents.print()?,
+            place: part.place,
+            descriptor_set: schema.descriptor_set(part.package),
+            set_name: part.set_name,
+        })
+    };
+    parts.into_iter().zip(shared).map(print).collect()
+}
+
+/// A package on its way to a file.
+struct Part<'a> {
+    package: &'a str,
+    services: Vec<Service>,
+    messages: syn::File,
+    place: Place,
+    set_name: String,
+}
+
+/// A message and a package may have one module: what is nested in `a.B`, and package `a.b`. Then the file of
+/// the package above brings the package in, inside that module. For each part its modules of this kind.
+fn share_modules(parts: &mut [Part<'_>]) -> Vec<BTreeMap<String, String>> {
+    let places: Vec<Place> = parts.iter().map(|part| part.place.clone()).collect();
+    let mut inside = vec![false; parts.len()];
+    let mut all = Vec::new();
+    // From the innermost packages outwards: their names stand behind.
+    for part in parts.iter().rev() {
+        let modules = part.messages.items.iter().filter_map(|item| match item {
+            syn::Item::Mod(module) => Some(module.ident.to_string()),
+            _ => None,
+        });
+        let mut shared = BTreeMap::new();
+        for module in modules {
+            let mut path = part.place.modules.clone();
+            path.push(module.clone());
+            let below = places.iter().enumerate().filter(|(index, place)| {
+                // One that is inside such a module already comes in with it.
+                !inside[*index] && place.modules.starts_with(&path)
+            });
+            let below: Vec<usize> = below.map(|(index, _)| index).collect();
+            if below.is_empty() {
+                continue;
+            }
+            let within: Vec<Place> = below.iter().map(|i| places[*i].below(path.len())).collect();
+            below.into_iter().for_each(|index| inside[index] = true);
+            shared.insert(module, include_text(&within));
+        }
+        all.push(shared);
+    }
+    all.reverse();
+    for (part, inside) in parts.iter_mut().zip(inside) {
+        part.place.inside = inside;
+    }
+    all
 }
 
 /// Lets prost-build write the messages, by module, and describe the services.

@@ -74,7 +74,8 @@
 //!
 //! # Limits
 //!
-//! - proto2 and proto3; editions are refused.
+//! - proto2 and proto3. Editions 2023 and 2024 as descriptor sets, which protoc makes of them
+//!   ([`Builder::compile_descriptor_set`]).
 //! - Methods of all kinds; a stream is an iterator, at handlers and callers alike.
 //! - Unknown fields are dropped on decoding (prost).
 //!
@@ -83,12 +84,14 @@
 //! # How it works
 //!
 //! `schema` (protox) parses and links → `check` refuses what cannot be generated → `generate` lets prost-build
-//! write messages and describe services → `plan` says what a service is → `emit` turns a plan into tokens →
+//! write messages and describe services → `describe` makes a plan of them → `emit` turns a plan into tokens →
 //! `module` puts a file together → `output` writes it.
 
 mod builder;
 mod check;
 mod comments;
+mod describe;
+mod editions;
 mod emit;
 mod error;
 mod generate;

@@ -11,13 +11,14 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use prost::Message;
+use prost::{DecodeError, Message};
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use protox::Compiler;
 use protox::file::{
     ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver,
 };
 
+use crate::editions;
 use crate::error::{Error, Problem};
 use crate::sources::{NO_EDITIONS, Sources};
 
@@ -55,10 +56,29 @@ impl Schema {
     /// Takes descriptors that another compiler made.
     pub(crate) fn from_set(set: FileDescriptorSet) -> Result<Self, Error> {
         Error::check(unknown_syntaxes(&set))?;
+        Self::from_descriptors(&set, DescriptorSetFileResolver::new(set.clone()))
+    }
+
+    /// The same with every option, as the other compiler wrote it.
+    pub(crate) fn from_encoded(encoded: &[u8]) -> Result<Self, Error> {
+        let encoded = editions::lower(encoded)?;
+        let malformed = |error: DecodeError| {
+            Error::general(format!("this descriptor set is malformed: {error}"), None)
+        };
+        let set = FileDescriptorSet::decode(&encoded[..]).map_err(malformed)?;
+        Error::check(unknown_syntaxes(&set))?;
+        let resolver = DescriptorSetFileResolver::decode(&encoded[..]).map_err(malformed)?;
+        Self::from_descriptors(&set, resolver)
+    }
+
+    fn from_descriptors(
+        set: &FileDescriptorSet,
+        descriptors: DescriptorSetFileResolver,
+    ) -> Result<Self, Error> {
         let names: Vec<PathBuf> = set.file.iter().map(|file| file.name().into()).collect();
         let names: Vec<&Path> = names.iter().map(PathBuf::as_path).collect();
         let mut resolver = ChainFileResolver::new();
-        resolver.add(DescriptorSetFileResolver::new(set));
+        resolver.add(descriptors);
         resolver.add(GoogleFileResolver::new());
         // prost-reflect takes a descriptor's inner indices on trust.
         Error::guard("this descriptor set is malformed", || {

@@ -216,5 +216,5 @@ fn current_dir() -> String {
 }
 
 /// What to do about a file in a syntax whose rules nobody here knows.
-pub(crate) const NO_EDITIONS: &str =
-    "editions are not supported; start the file with syntax = \"proto3\";";
+pub(crate) const NO_EDITIONS: &str = "editions are read from descriptor sets alone: give compile_descriptor_set what protoc \
+    --descriptor_set_out writes, or start the file with syntax = \"proto3\";";

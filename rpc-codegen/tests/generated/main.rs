@@ -28,6 +28,7 @@ macro_rules! include_golden {
 include_golden! {
     greeter: "greeter/expected/greeter.rs";
     packages: "packages/expected/all.rs";
+    beside: "beside/expected/all.rs";
     well_known: "well_known/expected/_.rs";
     options: "options/expected/options.rs";
     comments: "comments/expected/comments.rs";
@@ -53,6 +54,20 @@ impl Greeter for Polite {
     fn r#type(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         Ok(Response(HelloReply::default()))
     }
+}
+
+#[test]
+fn a_message_and_a_package_share_a_module() {
+    use beside::plan::schema::kind::{Deep, Exact};
+    use beside::plan::schema::{Kind, Part};
+    let schema = beside::plan::Schema {
+        parts: vec![Part { number: 1 }],
+        kind: Some(Kind {
+            exact: Some(Exact { number: 2 }),
+            deep: Some(Deep { number: 3 }),
+        }),
+    };
+    assert_eq!(schema.parts[0].number, 1);
 }
 
 #[test]

@@ -25,6 +25,15 @@ fn packages_that_refer_to_each_other() {
 }
 
 #[test]
+fn a_package_shares_the_module_of_a_message_with_its_name() {
+    check(
+        "beside",
+        &["plan.proto", "plan_schema.proto", "plan_schema_kind.proto"],
+        configure().include_file("all.rs"),
+    );
+}
+
+#[test]
 fn well_known_types_come_from_prost_types() {
     check("well_known", &["well_known.proto"], configure());
 }

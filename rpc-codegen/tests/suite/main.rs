@@ -14,3 +14,5 @@ mod errors;
 mod golden;
 /// Descriptor sets, build-script output, and input other than files.
 mod options;
+/// Encoded descriptor sets with all their options, and editions.
+mod sets;
