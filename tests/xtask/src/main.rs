@@ -5,6 +5,7 @@
 
 mod bench;
 mod packages;
+mod protos;
 mod soak;
 mod steps;
 mod test;
@@ -27,6 +28,8 @@ enum Task {
     Test(test::Options),
     /// Measure ours and the peers in the same run, and write target/bench/report.md
     Bench(bench::Options),
+    /// Generate and check every service of Google's public schemas (npm's google-proto-files)
+    Protos(protos::Options),
     /// Spawn, cancel, read, write and close at random for a long time; fail if anything leaks
     Soak(soak::Options),
 }
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Protos(options) => protos::run(&options),
         Task::Soak(options) => soak::run(&options),
     }
 }

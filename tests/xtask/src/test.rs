@@ -6,7 +6,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{packages, steps};
+use crate::{packages, protos, steps};
 
 /// Tells the suite that the binaries it drives have just been built; `tests::FRESH` there.
 const FRESH: &str = "SUITE_BINARIES_ARE_FRESH";
@@ -32,6 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let build = [&["build"], &ALL[..], &["--bins", "--tests"]].concat();
     steps::step(&mut steps::cargo(&build))?;
+    protos::sample()?;
     let test = [&["test"], &ALL[..], &["--no-fail-fast"]].concat();
     let mut test = steps::cargo(&test);
     steps::last_step(test.args(&options.cargo_test).env(FRESH, "1"))

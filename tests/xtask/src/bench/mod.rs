@@ -30,7 +30,7 @@ use clap::{Args, ValueEnum};
 
 use crate::steps;
 
-pub(crate) use program::release_binary;
+pub(crate) use program::{release_binary, target_dir};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let text = report::whole(&conditions, &sections);
     println!("\n{text}");
     write(
-        &program::target_dir()?.join("bench"),
+        &target_dir()?.join("bench"),
         "report.md",
         &text,
         &sections,
