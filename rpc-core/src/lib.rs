@@ -24,7 +24,7 @@ pub use rpc::server::{BoundServer, Health, Server, ServerBuilder, ServerHandle};
 pub use rpc::status::{Code, Status};
 pub use rpc::streaming::{ByteSender, ByteStream, IntoStreamingRequest, Streaming};
 pub use rpc::tls::{ClientTls, ServerTls};
-pub use rpc_macros::{main, test};
+pub use rpc_macros::{main, service, test};
 pub use runtime::{
     BuildError, Builder, Deadline, Dir, Dump, DumpGroup, Guards, Handle, Identity, JoinError,
     JoinHandle, LocalKey, Metrics, Pinned, PinnedWait, Priority, Reason, Runtime, RuntimeBuilder,

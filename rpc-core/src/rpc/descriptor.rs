@@ -30,6 +30,7 @@ pub struct ServiceDescriptor {
     pub name: &'static str,
     /// The methods; a handler is called with an index into this.
     pub methods: &'static [MethodDescriptor],
-    /// The serialized `google.protobuf.FileDescriptorSet` that holds the service and all it refers to.
+    /// The serialized `google.protobuf.FileDescriptorSet` that holds the service and all it refers to; empty
+    /// = nobody has its schema: it was made of a trait.
     pub file_descriptor_set: &'static [u8],
 }

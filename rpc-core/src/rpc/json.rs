@@ -18,8 +18,8 @@ use super::status_map::{EINTERNAL, EREQUEST};
 /// JSON in and out for one method.
 #[derive(Clone, Debug)]
 pub struct Transcoder {
-    input: MessageDescriptor,
-    output: MessageDescriptor,
+    /// Request and answer; `None` = their schema is not known.
+    types: Option<(MessageDescriptor, MessageDescriptor)>,
 }
 
 impl Transcoder {
@@ -43,9 +43,21 @@ impl Transcoder {
             })
         };
         Ok(Self {
-            input: find(input)?,
-            output: find(output)?,
+            types: Some((find(input)?, find(output)?)),
         })
+    }
+
+    /// For a method without a schema: it is not called with JSON.
+    pub fn none() -> Self {
+        Self { types: None }
+    }
+
+    fn types(&self) -> Result<&(MessageDescriptor, MessageDescriptor), Status> {
+        let text =
+            "the service has no schema (it was made of a trait): call it over baidu_std or gRPC";
+        self.types
+            .as_ref()
+            .ok_or_else(|| Status::unimplemented(text))
     }
 
     /// A request in JSON as protobuf bytes. No bytes at all are an empty message.
@@ -53,19 +65,19 @@ impl Transcoder {
     /// # Errors
     /// It is no JSON, or not of the request's shape: EREQUEST with line and column.
     pub fn request_from_json(&self, json: &[u8]) -> Result<Bytes, Status> {
+        let (input, _) = self.types()?;
         if json.iter().all(u8::is_ascii_whitespace) {
             return Ok(Bytes::new());
         }
         let refuse = |error: serde_json::Error| {
-            let name = self.input.full_name();
+            let name = input.full_name();
             Status::from_errno(
                 EREQUEST,
                 format!("the request is no JSON of {name}: {error}"),
             )
         };
         let mut parser = serde_json::Deserializer::from_slice(json);
-        let message =
-            DynamicMessage::deserialize(self.input.clone(), &mut parser).map_err(refuse)?;
+        let message = DynamicMessage::deserialize(input.clone(), &mut parser).map_err(refuse)?;
         parser.end().map_err(refuse)?;
         Ok(message.encode_to_vec().into())
     }
@@ -76,15 +88,16 @@ impl Transcoder {
     /// # Errors
     /// The bytes are no message of the answer's type, or JSON has no form for it.
     pub fn response_to_json(&self, message: &[u8], plain: bool) -> Result<Bytes, Status> {
+        let (_, output) = self.types()?;
         let refuse = |error: &dyn std::fmt::Display| {
-            let name = self.output.full_name();
+            let name = output.full_name();
             Status::from_errno(
                 EINTERNAL,
                 format!("the answer is no {name} that JSON can carry: {error}"),
             )
         };
         let message =
-            DynamicMessage::decode(self.output.clone(), message).map_err(|error| refuse(&error))?;
+            DynamicMessage::decode(output.clone(), message).map_err(|error| refuse(&error))?;
         let mut out = serde_json::Serializer::new(Vec::with_capacity(128));
         message
             .serialize_with_options(

@@ -20,6 +20,7 @@ mod peer;
 mod streams;
 mod threads;
 mod tls;
+mod traits;
 mod transcoding;
 
 use std::collections::HashMap;

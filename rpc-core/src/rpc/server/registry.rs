@@ -75,13 +75,19 @@ impl Registry {
                     method: methods.len() as u32,
                     kind: Kind::new(method.client_streaming, method.server_streaming),
                 };
-                rules.add(&pool, method, route).map_err(unusable)?;
+                let json = match descriptor.file_descriptor_set {
+                    [] => Transcoder::none(),
+                    _ => {
+                        rules.add(&pool, method, route).map_err(unusable)?;
+                        Transcoder::new(&pool, method.input, method.output).map_err(unusable)?
+                    }
+                };
                 methods.push(Method {
                     service: Arc::clone(&service),
                     index,
                     route,
                     descriptor: method,
-                    json: Transcoder::new(&pool, method.input, method.output).map_err(unusable)?,
+                    json,
                     stats: MethodStats::default(),
                 });
             }

@@ -97,12 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let text = report::whole(&conditions, &sections);
     println!("\n{text}");
-    write(
-        &target_dir()?.join("bench"),
-        "report.md",
-        &text,
-        &sections,
-    )?;
+    write(&target_dir()?.join("bench"), "report.md", &text, &sections)?;
     if options.commit_report {
         write(&steps::root().join("docs"), "bench.md", &text, &sections)?;
     }
