@@ -219,12 +219,15 @@ fn what_cannot_be_done_is_said_in_one_line() {
         ),
         (format!("chat --user a --to b --dir {file}"), 1, "--dir"),
         (
-            "access --listen nowhere --rpc 127.0.0.1:0 --logic 127.0.0.1:1".to_owned(),
+            "access --listen nowhere --rpc 127.0.0.1:0 --advertise 127.0.0.1:1 --logic 127.0.0.1:1"
+                .to_owned(),
             1,
             "nowhere",
         ),
         (
-            format!("access --listen {used} --rpc 127.0.0.1:0 --logic 127.0.0.1:1"),
+            format!(
+                "access --listen {used} --rpc 127.0.0.1:0 --advertise 127.0.0.1:1 --logic 127.0.0.1:1"
+            ),
             1,
             &*port,
         ),

@@ -432,6 +432,36 @@ fn nobody_reads_or_changes_what_is_anothers() {
     home.stop();
 }
 
+fn of_group(group_id: u64, what: What) -> Change {
+    Change::Group(terminal::GroupChange {
+        group_id,
+        what: Some(what),
+    })
+}
+
+/// What only members of a group may do.
+fn for_members(group: u64, member: u64, stranger: u64) -> [Change; 7] {
+    let kick = What::Kick(terminal::Members {
+        user_ids: vec![member],
+    });
+    [
+        of_group(group, What::Name("mine".to_owned())),
+        of_group(group, What::Announcement("mine".to_owned())),
+        of_group(group, What::Owner(stranger)),
+        of_group(group, kick),
+        of_group(group, What::Open(true)),
+        Change::Mark(terminal::Mark {
+            peer: group,
+            received: 1,
+            read: 1,
+        }),
+        Change::Mute(terminal::Mute {
+            peer: group,
+            muted: true,
+        }),
+    ]
+}
+
 #[rpc_core::test]
 fn a_group_is_closed_to_who_is_not_in_it() {
     let home = Home::start();
@@ -464,33 +494,9 @@ fn a_group_is_closed_to_who_is_not_in_it() {
     home.until("bob is in it", || has(bob, Kind::Group));
     home.send(bob, group, 1, "among us").unwrap();
     home.until("ann has it", || messages(&home, ann).len() == 1);
-    let asked = |what: What| {
-        Change::Group(terminal::GroupChange {
-            group_id: group,
-            what: Some(what),
-        })
-    };
+    let asked = |what| of_group(group, what);
     assert_eq!(code(home.send(eve, group, 2, "hi")), Code::PermissionDenied);
-    let mark = Change::Mark(terminal::Mark {
-        peer: group,
-        received: 1,
-        read: 1,
-    });
-    let mute = Change::Mute(terminal::Mute {
-        peer: group,
-        muted: true,
-    });
-    for theirs in [
-        asked(What::Name("mine".to_owned())),
-        asked(What::Announcement("mine".to_owned())),
-        asked(What::Owner(eve)),
-        asked(What::Kick(terminal::Members {
-            user_ids: vec![bob],
-        })),
-        asked(What::Open(true)),
-        mark,
-        mute,
-    ] {
+    for theirs in for_members(group, bob, eve) {
         let refused = change(&home, who(eve, 1), theirs);
         assert_eq!(code(refused), Code::PermissionDenied);
     }

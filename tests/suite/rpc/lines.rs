@@ -179,7 +179,10 @@ fn a_failure_before_the_stream_has_its_status_and_one_within_cuts_it_short() {
             // 18: the transfer was cut short; 92: the stream was reset.
             assert!([18, 92].contains(&code), "{version}: {code} {said}");
             let last = serde_json::json!({"error": {"code": "not_found", "message": "lost"}});
-            assert_eq!(lines(&said)[2], last, "{version}: {said}");
+            // When its stream is reset curl throws away what it has not yet handed on.
+            if version == VERSIONS[0] {
+                assert_eq!(lines(&said).get(2), Some(&last), "{said}");
+            }
         }
     });
     server.stop();

@@ -21,12 +21,20 @@ fn client_of(target: &str, wire: Wire) -> ProbeClient {
     ProbeClient::new(builder.connect().expect("the server listens"))
 }
 
+/// As [`ask`], and for the caller's address.
+fn wondering(text: &str) -> Ask {
+    Ask {
+        tell_peer: true,
+        ..ask(text)
+    }
+}
+
 #[rpc_core::test]
 fn a_unix_socket_speaks_what_a_port_speaks() {
     let folder = tempfile::tempdir().unwrap();
     let (server, target) = at_a_socket(folder.path());
     for wire in [Wire::Prpc, Wire::Grpc] {
-        let mut large = ask("over a socket");
+        let mut large = wondering("over a socket");
         large.size = 3 << 20;
         let told = client_of(&target, wire).echo(large).unwrap();
         assert_eq!((&*told.text, told.data.len()), ("over a socket", 3 << 20));
@@ -110,7 +118,12 @@ fn behind_a_proxy_handlers_see_the_address_that_its_header_names() {
     let told = on_a_thread(move || {
         let mut peer = Peer::connect(addr);
         peer.0.write_all(HEADER).unwrap();
-        peer.send(&Frame::call(1, "probe.Probe", "Echo", &ask("proxied")));
+        peer.send(&Frame::call(
+            1,
+            "probe.Probe",
+            "Echo",
+            &wondering("proxied"),
+        ));
         let answer = peer.receive().expect("the call is answered");
         <Told as prost::Message>::decode(&answer.body[..]).unwrap()
     });
@@ -168,7 +181,7 @@ fn a_server_of_this_process_is_called_without_an_address_and_ends_with_its_chann
     let server = Server::builder().add_service(ProbeServer::new(Actor(stage.clone())));
     let channel = Channel::in_process(server).unwrap();
     let client = ProbeClient::new(channel);
-    let told = client.echo(ask("inside")).unwrap();
+    let told = client.echo(wondering("inside")).unwrap();
     assert_eq!((&*told.text, &*told.peer), ("inside", ""));
     assert_eq!(client.fail(ask("no")).unwrap_err().message(), "no");
     // The server's own share goes when it has ended.

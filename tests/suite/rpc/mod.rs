@@ -91,14 +91,14 @@ impl Probe for Actor {
         let metadata = request.metadata().clone();
         let log_id = request.log_id();
         let certificates = request.peer_certificates().len() as u32;
-        let peer = request.peer().map(|peer| peer.to_string());
+        let peer = request.peer().filter(|_| request.tell_peer);
         let ask = request.into_inner();
         let told = Told {
             text: ask.text,
             data: vec![7; ask.size as usize],
             remaining_ms: log_id.unwrap_or_default() as u64,
             certificates,
-            peer: peer.unwrap_or_default(),
+            peer: peer.map_or_else(String::new, |peer| peer.to_string()),
         };
         Ok(Response::from_parts(told, metadata, attachment))
     }

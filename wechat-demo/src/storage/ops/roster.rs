@@ -49,6 +49,7 @@ pub(super) fn apply(
     if let What::Join(_) = what {
         return match own {
             Some(_) => Ok(false),
+            None if group.members.is_empty() => Err("the group has ended: nobody is in it"),
             None if !group.open => Err("the group takes nobody who was not invited"),
             None => join(group, &[by], at),
         };
