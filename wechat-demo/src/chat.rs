@@ -22,6 +22,7 @@ use rpc_core::Runtime;
 use rpc_core::time::Instant;
 use wechat_demo::model::{UserId, limits};
 use wechat_demo::proto::terminal as pb;
+use wechat_demo::proto::terminal::change_request::Change;
 use wechat_demo::proto::terminal::contact::State;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::store::durable::Depot;
@@ -84,6 +85,9 @@ pub(crate) struct Flags {
     /// Keep a phone's radio channel during a burst: small packets in its pauses
     #[arg(long)]
     keep_signal: bool,
+    /// Where a push service reaches this device while it has no link, in hexadecimal digits; "" = nowhere any more
+    #[arg(long, value_name = "HEX")]
+    push_token: Option<String>,
 }
 
 /// Runs until the input ends or says `/quit`.
@@ -115,6 +119,9 @@ fn chat(flags: &Flags) -> anyhow::Result<()> {
         open: AtomicBool::new(false),
     });
     let (terminal, me) = log_in(flags, &depot, &ears)?;
+    if let Some(token) = &flags.push_token {
+        set_push_token(&terminal, token)?;
+    }
     // From here on every item is told; Chat::new takes the key after that, so none falls between.
     ears.open.store(true, Ordering::Release);
     let result =
@@ -177,9 +184,20 @@ fn start(
         },
     };
     config.keep_signal = flags.keep_signal;
+    config.acknowledges = flags
+        .push_token
+        .as_ref()
+        .is_some_and(|token| !token.is_empty());
     let store = Arc::new(depot.account(login.user_id)?);
     config.active = !flags.background;
     Ok(Terminal::start(config, store, ears.clone()))
+}
+
+fn set_push_token(terminal: &Terminal, token: &str) -> anyhow::Result<()> {
+    let token = token.to_owned();
+    let set = Change::PushToken(pb::PushToken { token });
+    let answered = terminal.change(set, PATIENCE);
+    answered.map(drop).context("--push-token")
 }
 
 fn unreachable(flags: &Flags, error: &TerminalError) -> anyhow::Error {

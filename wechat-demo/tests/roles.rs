@@ -432,6 +432,52 @@ fn nobody_reads_or_changes_what_is_anothers() {
     home.stop();
 }
 
+#[rpc_core::test]
+fn a_device_without_a_link_is_to_be_woken_at_the_token_it_gave() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let bob = home.register("bob", "secret2").unwrap();
+    home.befriend(ann, bob);
+    let push_token = |token: &str| {
+        Change::PushToken(terminal::PushToken {
+            token: token.to_owned(),
+        })
+    };
+    for bad in ["0123", "no hexadecimal digits", &"0".repeat(202)] {
+        let refused = change(&home, who(bob, 1), push_token(bad));
+        assert_eq!(code(refused), Code::InvalidArgument, "{bad}");
+    }
+    let forged = change(&home, who(bob, 7), push_token("00ff00ff00ff00ff"));
+    assert_eq!(code(forged), Code::Unauthenticated);
+    change(&home, who(bob, 1), push_token("00FF00ff00ff00ff")).unwrap();
+    let number = home.sync(bob, 0, 0).unwrap().key;
+    home.send(ann, bob, 1, "wake up").unwrap();
+    let take = |limit| {
+        let request = pb::TakePushesRequest { limit };
+        Ok::<_, Status>(home.storage.take_pushes(request)?.into_inner().pushes)
+    };
+    let push = until("it is due", || take(8).unwrap().pop());
+    assert_eq!((push.user_id, push.device_id), (bob, 1));
+    assert_eq!(push.token, "00ff00ff00ff00ff");
+    assert!(push.number > number);
+    assert_eq!(code(take(0)), Code::InvalidArgument);
+    assert_eq!(code(take(100_000)), Code::InvalidArgument);
+    let settled = pb::SettledPush {
+        user_id: bob,
+        device_id: 1,
+        number: push.number,
+        outcome: Some(pb::settled_push::Outcome::Over(pb::Over {})),
+    };
+    let settle = |settled| {
+        home.storage
+            .settle_pushes(pb::SettlePushesRequest { settled })
+    };
+    settle(vec![settled]).unwrap();
+    assert_eq!(code(settle(Vec::new())), Code::InvalidArgument);
+    assert_eq!(take(8).unwrap(), []);
+    home.stop();
+}
+
 fn of_group(group_id: u64, what: What) -> Change {
     Change::Group(terminal::GroupChange {
         group_id,
@@ -639,14 +685,14 @@ fn registering_a_link_answers_with_the_newest_key() {
         .unwrap()
         .into_inner()
         .newest;
+    let [newest] = newest[..] else {
+        panic!("one link, one answer: {newest:?}")
+    };
     assert_eq!(
-        newest,
-        [lp::NewestKey {
-            user_id: ann,
-            key,
-            reached: true
-        }]
+        (newest.user_id, newest.key, newest.reached),
+        (ann, key, true)
     );
+    assert!(newest.epoch > 0, "a primary says in which epoch it serves");
     let many = lp::RegisterLinksRequest {
         links: vec![link; 513],
     };

@@ -5,16 +5,17 @@
 //!
 //! A heartbeat renews its link's registration and brings back the newest key in one call; beats that
 //! come together share it. Registrations live in a primary's memory, so a primary that restarts has lost
-//! them: the sweep renews all links in rotation, and all at once after a call has failed, and notifies
-//! terminals that turn out to be behind.
+//! them: the sweep renews all links in rotation, and all at once after a call has failed or a primary of
+//! another epoch has answered, and notifies terminals that turn out to be behind.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use rpc_core::base::lock::SpinLock;
 
-use super::backend::Backend;
+use super::backend::{Backend, Refusal};
 use super::meter::Meter;
 use super::table::{Link, Table};
 use crate::model::limits::LINKS_PER_CALL;
@@ -34,6 +35,8 @@ pub(super) struct Registrar {
     address: String,
     waiting: SpinLock<Vec<Waiting>>,
     leaving: SpinLock<Vec<logic::Link>>,
+    /// The highest epoch of a primary that has answered; 0 = none yet.
+    epoch: AtomicU64,
 }
 
 struct Waiting {
@@ -52,6 +55,7 @@ impl Registrar {
             address,
             waiting: SpinLock::default(),
             leaving: SpinLock::default(),
+            epoch: AtomicU64::new(0),
         }
     }
 
@@ -121,12 +125,20 @@ impl Registrar {
             return;
         }
         let links: Vec<_> = batch.iter().map(|waiting| waiting.link.clone()).collect();
-        let newest = self.backend.register_links(links).unwrap_or_default();
+        let newest = self.register(links).unwrap_or_default();
         let mut newest = newest.into_iter();
         for waiting in batch {
             let newest = newest.next().filter(|newest| newest.reached);
             (waiting.then)(newest.map(|newest| newest.key));
         }
+    }
+
+    fn register(&self, links: Vec<logic::Link>) -> Result<Vec<logic::NewestKey>, Refusal> {
+        let newest = self.backend.register_links(links)?;
+        let epoch = newest.iter().map(|newest| newest.epoch).max();
+        // Relaxed: the sweep sees it soon enough.
+        self.epoch.fetch_max(epoch.unwrap_or(0), Ordering::Relaxed);
+        Ok(newest)
     }
 
     fn describe(&self, link: &Link) -> Option<logic::Link> {
@@ -145,8 +157,10 @@ impl Registrar {
 pub(super) struct Sweep {
     /// Number of the link that was renewed last.
     cursor: u64,
-    /// Links still to be renewed without pause because a call failed; 0 = nothing failed lately.
+    /// Links still to be renewed without pause, because a call failed or the primary is a new one; 0 = none.
     owed: usize,
+    /// The epoch in which all links were registered.
+    epoch: u64,
     /// The last step failed.
     failing: bool,
 }
@@ -169,7 +183,9 @@ impl Sweep {
                 self.failing = true;
                 return;
             }
-            if std::mem::take(&mut self.failing) {
+            let epoch = registrar.epoch.load(Ordering::Relaxed);
+            let deposed = std::mem::replace(&mut self.epoch, epoch) != epoch;
+            if std::mem::take(&mut self.failing) || deposed {
                 self.owed = table.len();
             }
             self.cursor = cursor;
@@ -192,7 +208,7 @@ fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
         links.len(),
         "the table holds authenticated links only"
     );
-    let Ok(newest) = registrar.backend.register_links(described) else {
+    let Ok(newest) = registrar.register(described) else {
         return false;
     };
     let mut reached = newest.len() == links.len();
@@ -209,4 +225,86 @@ fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
         }
     }
     reached
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backend::Answer;
+    use super::super::session::Limits;
+    use super::*;
+    use crate::proto::logic::Caller;
+
+    /// A home with primaries that know nothing of those before them.
+    #[derive(Default)]
+    struct Home {
+        epoch: AtomicU64,
+        calls: AtomicU64,
+    }
+
+    impl Backend for Home {
+        fn authenticate(&self, _token: bytes::Bytes) -> Result<Caller, Refusal> {
+            Err(Refusal::unreachable())
+        }
+        fn open_command(&self, _: pb::Command, _: bytes::Bytes) -> Result<Answer, Refusal> {
+            Err(Refusal::unreachable())
+        }
+        fn command(&self, _: Caller, _: pb::Command, _: bytes::Bytes) -> Result<Answer, Refusal> {
+            Err(Refusal::unreachable())
+        }
+        fn register_links(
+            &self,
+            links: Vec<logic::Link>,
+        ) -> Result<Vec<logic::NewestKey>, Refusal> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let epoch = self.epoch.load(Ordering::Relaxed);
+            let newest = |link: logic::Link| logic::NewestKey {
+                user_id: link.user_id,
+                key: epoch,
+                reached: true,
+                epoch,
+            };
+            Ok(links.into_iter().map(newest).collect())
+        }
+        fn drop_links(&self, _links: Vec<logic::Link>) -> Result<(), Refusal> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_new_primary_is_told_of_all_links_at_once() {
+        const CALLS: u64 = 4;
+        let home = Arc::new(Home::default());
+        home.epoch.store(1, Ordering::Relaxed);
+        let (registrar, table) = (
+            Registrar::new(home.clone(), "127.0.0.1:1".to_owned()),
+            Table::default(),
+        );
+        let meter = Arc::new(Meter::default());
+        for number in 1..=CALLS * LINKS_PER_CALL as u64 {
+            let link = Arc::new(Link::new(number, Limits::default(), Arc::clone(&meter)));
+            let (user_id, device_id) = (number, 1);
+            link.begin_auth(Caller { user_id, device_id });
+            link.tell(1);
+            table.insert(link);
+        }
+        let mut sweep = Sweep::default();
+        let mut step = || {
+            sweep.step(&table, &registrar, &meter);
+            home.calls.swap(0, Ordering::Relaxed)
+        };
+        step();
+        assert_eq!(step(), 1, "in rotation, while nothing happens");
+        home.epoch.store(2, Ordering::Relaxed);
+        let calls = step();
+        assert!(
+            calls >= CALLS,
+            "{calls} calls: whoever was not in one is not known"
+        );
+        let behind = |link: &Arc<Link>| link.tell(0) < 2;
+        assert!(
+            !table.after(0, usize::MAX).iter().any(behind),
+            "all are told"
+        );
+        assert_eq!(step(), 1);
+    }
 }

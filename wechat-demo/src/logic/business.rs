@@ -323,6 +323,7 @@ impl Business {
                     user_id,
                     key: 0,
                     reached: false,
+                    epoch: 0,
                 };
                 Ok(lp::RegisterLinksReply {
                     newest: users.into_iter().map(not_read).collect(),

@@ -7,7 +7,8 @@ use crate::{
         ADDRESS_BYTES, ANNOUNCEMENT_BYTES, DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES,
         FILE_NAME_BYTES, GREETING_BYTES, GROUP_MEMBERS, GROUP_NAME_BYTES, HASH_BYTES,
         LINKS_PER_CALL, MENTIONS, MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES,
-        PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
+        PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, PUSH_TOKEN_MAX_BYTES, PUSH_TOKEN_MIN_BYTES,
+        QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
     },
     proto::{
         logic as lp,
@@ -85,6 +86,7 @@ pub(super) fn change(change: &Change) -> Result<(), Status> {
             Some(What::Invite(all) | What::Kick(all)) => members(&all.user_ids),
             Some(_) => Ok(()),
         },
+        Change::PushToken(request) => push_token(&request.token),
         Change::Block(_)
         | Change::RemoveContact(_)
         | Change::Recall(_)
@@ -92,6 +94,24 @@ pub(super) fn change(change: &Change) -> Result<(), Status> {
         | Change::Mute(_)
         | Change::LogOut(_) => Ok(()),
     }
+}
+
+/// It becomes part of a path at the push service: digits alone.
+fn push_token(token: &str) -> Result<(), Status> {
+    if token.is_empty() {
+        return Ok(());
+    }
+    length(
+        "a push token",
+        token.len(),
+        PUSH_TOKEN_MIN_BYTES,
+        PUSH_TOKEN_MAX_BYTES,
+    )?;
+    if token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    let text = "a push token is in hexadecimal digits, as the push service gave it";
+    Err(Status::invalid_argument(text))
 }
 
 fn members(user_ids: &[u64]) -> Result<(), Status> {

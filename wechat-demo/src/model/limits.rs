@@ -60,6 +60,14 @@ pub const LINKED_USERS: usize = 1 << 20;
 pub const ADDRESS_BYTES: usize = 64;
 /// A registered link is forgotten after this if it is not renewed. Longer than the longest heartbeat (10 min).
 pub const LINK_LIFE_MS: i64 = 15 * 60 * 1000;
+/// Hexadecimal digits of a push token: at least.
+pub const PUSH_TOKEN_MIN_BYTES: usize = 16;
+/// Hexadecimal digits of a push token: at most.
+pub const PUSH_TOKEN_MAX_BYTES: usize = 200;
+/// Pushes in one call that takes or settles them.
+pub const PUSHES_PER_CALL: usize = 256;
+/// A device with a live link has this long to sync before it is woken.
+pub const PUSH_HOLD_MS: i64 = 10_000;
 /// A token is good for this long.
 pub const TOKEN_LIFE_MS: i64 = 30 * 24 * 3600 * 1000;
 /// Bytes of items that travel inside a notify (NotifyData).

@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Placement, SyncKey, UserId, clock::SystemClock},
+        model::{DeviceId, Placement, SyncKey, UserId, clock::SystemClock},
         proto::{storage as pb, terminal},
         storage::{
             copies::{Copies, Peer, PeerError, backup::Backup, fixed::Fixed},
@@ -180,6 +180,7 @@ mod tests {
             },
             links::Links,
             primary::Primary,
+            push,
             store::Identity,
             timeline,
         },
@@ -331,6 +332,58 @@ mod tests {
                 (2 + 2 * EACH as usize, 2 + 2 * EACH as usize)
             );
         }
+    }
+
+    #[test]
+    fn a_device_that_has_synced_is_not_woken() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let engine = store.engine();
+        let submit = Submit::new();
+        let (links, clock) = (Arc::default(), Arc::new(SystemClock));
+        let primary = Primary::new(&store, submit.clone(), links, clock);
+        let shut = submit.clone();
+        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), drop));
+        let (ann, bob) = (register(&primary, "ann"), register(&primary, "bob"));
+        let token = "00ff00ff00ff00ff".to_owned();
+        let set = terminal::change_request::Change::PushToken(terminal::PushToken { token });
+        let request = Some(terminal::ChangeRequest { change: Some(set) });
+        primary
+            .change(pb::ChangeUser {
+                user_id: bob.0,
+                device_id: 1,
+                request,
+                password: None,
+            })
+            .unwrap();
+        let pending = || push::pending(&*engine, bob, DeviceId(1)).unwrap();
+        let ask = pb::AskContactRequest {
+            user_id: ann.0,
+            peer: bob.0,
+            ..Default::default()
+        };
+        primary.ask_contact(ask).unwrap();
+        // It is on its way from shard to shard.
+        while pending().is_none() {
+            thread::yield_now();
+        }
+        let sync = |key| {
+            let request = pb::SyncPageRequest {
+                user_id: bob.0,
+                device_id: 1,
+                key,
+                limit: 0,
+            };
+            primary.sync(&request).unwrap().key
+        };
+        let key = sync(0);
+        assert!(pending().is_some(), "an answer may be lost");
+        assert_eq!(sync(key), key);
+        while pending().is_some() {
+            thread::yield_now();
+        }
+        submit.close();
+        committer.join().unwrap().unwrap();
     }
 
     /// A backup that can be away.

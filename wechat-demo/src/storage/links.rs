@@ -104,6 +104,15 @@ impl Links {
             .collect()
     }
 
+    /// Whether a device of a user has a live link.
+    pub fn has(&self, user: UserId, device: DeviceId, now_ms: i64) -> bool {
+        let inner = self.lock();
+        let links = inner.users.get(&user).into_iter().flatten();
+        links
+            .into_iter()
+            .any(|live| live.link.device == device && live.expires_ms > now_ms)
+    }
+
     fn forget(&self, user: UserId, which: impl Fn(&Link) -> bool) {
         let mut inner = self.lock();
         if let Some(links) = inner.users.get_mut(&user) {

@@ -36,6 +36,7 @@ mod model_tests;
 pub mod notify;
 pub mod ops;
 pub mod primary;
+pub mod push;
 pub mod role;
 pub mod sequence;
 pub mod service;

@@ -5,20 +5,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rpc_core::sync::{WaitError, oneshot::oneshot};
+use rpc_core::sync::{
+    WaitError,
+    oneshot::{Receiver, oneshot},
+};
 
 use super::{
     committer::Submit,
     engine::Engine,
     links::{Link, Links},
     ops::{Answer, Op, Refusal, RefusalKind, Stop},
+    push::{self, Desk},
     store::Store,
     timeline,
 };
 use crate::{
     model::{DeviceId, Placement, Seq, SyncKey, UserId, clock::Clock, limits::LINKS_PER_CALL},
     proto::{
-        logic as lp, storage as pb,
+        logic as lp,
+        storage::{self as pb, settled_push::Outcome},
         terminal::{self, change_request::Change},
     },
 };
@@ -30,6 +35,9 @@ pub struct Primary {
     links: Arc<Links>,
     clock: Arc<dyn Clock>,
     place: Placement,
+    /// In which it began to serve.
+    epoch: u64,
+    desk: Desk,
 }
 
 /// A request waits this long for its commit unless its own deadline is nearer; while there are too few copies
@@ -39,13 +47,15 @@ const COMMIT_WAIT: Duration = Duration::from_secs(10);
 impl Primary {
     /// Serves what `store` has; its committer takes what comes through `submit`.
     pub fn new(store: &Store, submit: Submit, links: Arc<Links>, clock: Arc<dyn Clock>) -> Self {
-        let place = store.identity().place;
+        let identity = store.identity();
         Self {
             engine: store.engine(),
             submit,
             links,
+            place: identity.place,
+            epoch: identity.epoch,
+            desk: Desk::new(clock.unix_ms()),
             clock,
-            place,
         }
     }
 
@@ -56,21 +66,15 @@ impl Primary {
 
     /// Does something and waits until both copies have it.
     pub fn execute(&self, op: Op) -> Result<Answer, Refusal> {
+        self.begin(op)?.wait()
+    }
+
+    fn begin(&self, op: Op) -> Result<Begun, Refusal> {
         let (sender, receiver) = oneshot();
         // The caller may have gone by the time it is committed; nobody else wants the answer then.
         self.submit
             .submit(op, Box::new(move |answer| drop(sender.send(answer))))?;
-        match receiver.recv_timeout(COMMIT_WAIT) {
-            Ok(answer) => answer,
-            Err(WaitError::Closed) => Err(Refusal::new(
-                RefusalKind::Unavailable,
-                "the store has ended; try again soon",
-            )),
-            Err(_) => {
-                let text = "both copies did not have it in time; it may still be done: ask again with the same ids";
-                Err(Refusal::new(RefusalKind::DeadlineExceeded, text))
-            }
-        }
+        Ok(Begun(receiver))
     }
 
     /// `Storage.ClaimName`.
@@ -173,12 +177,61 @@ impl Primary {
     pub fn sync(&self, request: &pb::SyncPageRequest) -> Result<pb::SyncPage, Refusal> {
         self.check_device(request.user_id, request.device_id)?;
         let (user, key) = (UserId(request.user_id), SyncKey(request.key));
-        read(timeline::sync(
+        let page = read(timeline::sync(
             &*self.engine,
             user,
             key,
             request.limit as usize,
-        ))
+        ))?;
+        self.cancel_push(user, DeviceId(request.device_id), key)?;
+        Ok(page)
+    }
+
+    /// A device that has all that it was to be woken for is not. Not waited for: who has synced once more
+    /// than that is told the same.
+    fn cancel_push(&self, user: UserId, device: DeviceId, key: SyncKey) -> Result<(), Refusal> {
+        let pending = read(push::pending(&*self.engine, user, device))?;
+        if pending.is_some_and(|row| row.number <= key.0) {
+            let settled = pb::SettledPush {
+                user_id: user.0,
+                device_id: device.0,
+                number: key.0,
+                outcome: Some(Outcome::Over(pb::Over {})),
+            };
+            // A full queue costs one push too many.
+            let _ = self.submit.submit(Op::SettlePush(settled), Box::new(drop));
+        }
+        Ok(())
+    }
+
+    /// `Storage.TakePushes`.
+    pub fn take_pushes(
+        &self,
+        request: &pb::TakePushesRequest,
+    ) -> Result<pb::TakePushesReply, Refusal> {
+        let limit = request.limit as usize;
+        push::few(limit)?;
+        let now_ms = self.clock.unix_ms();
+        let pushes = read(self.desk.take(&*self.engine, &self.links, now_ms, limit))?;
+        Ok(pb::TakePushesReply { pushes })
+    }
+
+    /// `Storage.SettlePushes`.
+    pub fn settle_pushes(
+        &self,
+        request: pb::SettlePushesRequest,
+    ) -> Result<pb::SettlePushesReply, Refusal> {
+        push::few(request.settled.len())?;
+        let mut outcomes = Vec::with_capacity(request.settled.len());
+        for settled in request.settled {
+            let whose = (UserId(settled.user_id), DeviceId(settled.device_id));
+            outcomes.push((whose, self.begin(Op::SettlePush(settled))?));
+        }
+        for (whose, outcome) in outcomes {
+            outcome.wait()?;
+            self.desk.settled(whose);
+        }
+        Ok(pb::SettlePushesReply {})
     }
 
     /// `Storage.Change`. A device that is logged out loses its link here at once.
@@ -243,6 +296,7 @@ impl Primary {
                     user_id: user.0,
                     key: 0,
                     reached: false,
+                    epoch: self.epoch,
                 });
                 continue;
             }
@@ -257,6 +311,7 @@ impl Primary {
                 user_id: user.0,
                 key: key.0,
                 reached: true,
+                epoch: self.epoch,
             });
         }
         Ok(lp::RegisterLinksReply { newest })
@@ -273,6 +328,26 @@ impl Primary {
                 .drop_link(UserId(link.user_id), DeviceId(link.device_id), link.link);
         }
         Ok(lp::DropLinksReply {})
+    }
+}
+
+/// Something under way to its commit.
+struct Begun(Receiver<Result<Answer, Refusal>>);
+
+impl Begun {
+    /// Waits until both copies have it.
+    fn wait(self) -> Result<Answer, Refusal> {
+        match self.0.recv_timeout(COMMIT_WAIT) {
+            Ok(answer) => answer,
+            Err(WaitError::Closed) => Err(Refusal::new(
+                RefusalKind::Unavailable,
+                "the store has ended; try again soon",
+            )),
+            Err(_) => {
+                let text = "both copies did not have it in time; it may still be done: ask again with the same ids";
+                Err(Refusal::new(RefusalKind::DeadlineExceeded, text))
+            }
+        }
     }
 }
 

@@ -203,6 +203,20 @@ impl pb::Storage for StorageService {
     ) -> Result<Response<terminal::ListDevicesReply>, Status> {
         self.call(request, |primary, request| primary.list_devices(&request))
     }
+
+    fn take_pushes(
+        &self,
+        request: Request<pb::TakePushesRequest>,
+    ) -> Result<Response<pb::TakePushesReply>, Status> {
+        self.call(request, |primary, request| primary.take_pushes(&request))
+    }
+
+    fn settle_pushes(
+        &self,
+        request: Request<pb::SettlePushesRequest>,
+    ) -> Result<Response<pb::SettlePushesReply>, Status> {
+        self.call(request, Primary::settle_pushes)
+    }
 }
 
 /// The way to the thread that has the copy: files block whoever touches them, so nobody else does.

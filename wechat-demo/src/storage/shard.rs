@@ -2,7 +2,7 @@
 //!
 //! Knows: what a shard remembers from round to round.   Does not know: syncing, copies, callers.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
@@ -15,7 +15,7 @@ use super::{
     stream::{Incoming, Outgoing},
     table::{self, Counter, Key},
 };
-use crate::model::{Incarnation, MessageId, Placement, Seq, ShardId, UserId};
+use crate::model::{DeviceId, Incarnation, MessageId, Placement, Seq, ShardId, UserId};
 
 /// What a shard's primary keeps in memory. All of it can be had again from the tables once every entry
 /// of the log is applied.
@@ -50,6 +50,8 @@ pub struct Warm {
     pub counts: HashMap<(UserId, UserId), u64>,
     /// (user, peer) → what the peer sends to the user is taken.
     pub friends: HashMap<(UserId, UserId), bool>,
+    /// User → the devices that can be woken.
+    pub pushed: HashMap<UserId, Arc<[DeviceId]>>,
 }
 
 /// Facts of each sort that a shard keeps in memory.
@@ -136,6 +138,9 @@ impl Shard {
         }
         if self.warm.friends.len() > WARM_FACTS {
             self.warm.friends.clear();
+        }
+        if self.warm.pushed.len() > WARM_FACTS {
+            self.warm.pushed.clear();
         }
     }
 

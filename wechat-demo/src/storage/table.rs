@@ -86,6 +86,8 @@ enum Tag {
     Marks = 12,
     Group = 13,
     GroupCopy = 14,
+    Push = 15,
+    PushDevices = 16,
 }
 
 /// What a shard counts besides its users' numbers.
@@ -232,6 +234,16 @@ pub fn held(user: UserId, kind: i32, id: u64) -> Key {
         Tag::Held,
         &[&user.0.to_be_bytes(), &[kind as u8], &id.to_be_bytes()],
     )
+}
+
+/// That a device of a user is to be woken.
+pub fn push(user: UserId, device: DeviceId) -> Key {
+    Key::tagged(Tag::Push, &[&user.0.to_be_bytes(), &device.0.to_be_bytes()])
+}
+
+/// Where pushes reach a user's devices.
+pub fn push_devices(user: UserId) -> Key {
+    Key::tagged(Tag::PushDevices, &[&user.0.to_be_bytes()])
 }
 
 /// `max_seq` of a section.

@@ -28,6 +28,10 @@ const EVENTS: usize = 512;
 /// Shortest and longest pause before a send is tried again on a link that is up.
 const RESEND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// A terminal that acknowledges does so this long after it applied something, for all that came meanwhile; well
+/// within the time after which it would be woken.
+const ACKNOWLEDGE: Duration = Duration::from_secs(3);
+
 /// What a terminal needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,6 +45,8 @@ pub struct Config {
     pub active: bool,
     /// Fills the pauses of a burst of sending, so that a radio keeps its channel: 20 bytes every 5 s, for 20 s.
     pub keep_signal: bool,
+    /// The device has a push token: it acknowledges what it applied, or it would be woken for it.
+    pub acknowledges: bool,
 }
 
 impl Config {
@@ -53,6 +59,7 @@ impl Config {
             heartbeat: Beats::Adaptive { scale: 1 },
             active: true,
             keep_signal: false,
+            acknowledges: false,
         }
     }
 }
@@ -361,6 +368,8 @@ impl Inner {
     fn apply_all(&self, events: &Receiver<Event>) -> Result<(), StoreError> {
         let mut sync = Sync::new(self.store.key());
         let mut refreshing: VecDeque<SyncSender<u64>> = VecDeque::new();
+        // When what was applied is to be acknowledged.
+        let mut acknowledge: Option<Instant> = None;
         while !self.shared().stopping {
             while let Ok(event) = events.try_recv() {
                 if !take_event(&mut sync, &mut refreshing, event) {
@@ -376,9 +385,13 @@ impl Inner {
                 } => {
                     self.store.apply(before, &items, after)?;
                     sync.applied();
+                    if self.config.acknowledges {
+                        acknowledge.get_or_insert_with(|| Instant::now() + ACKNOWLEDGE);
+                    }
                     self.observer.applied(&items);
                 }
                 Step::Ask { key } => {
+                    acknowledge = None;
                     if let Err(revoked) = self.ask(&mut sync, key) {
                         self.fail(revoked);
                         return Ok(());
@@ -391,6 +404,7 @@ impl Inner {
                             let _ = done.try_send(sync.key());
                         }
                     }
+                    let until = until.into_iter().chain(acknowledge).min();
                     let event = match until {
                         None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
                         Some(until) => events.recv_timeout(until.saturating_since(Instant::now())),
@@ -401,7 +415,11 @@ impl Inner {
                                 return Ok(());
                             }
                         }
-                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Timeout) => {
+                            if acknowledge.take_if(|at| *at <= Instant::now()).is_some() {
+                                sync.refresh();
+                            }
+                        }
                         Err(RecvTimeoutError::Disconnected) => return Ok(()),
                     }
                 }

@@ -2,12 +2,13 @@
 //! place of logic: what the two promise each other, whatever stands behind them.
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+mod acknowledge;
 mod port;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ struct Fake {
     /// Calls of register_links.
     batches: AtomicUsize,
     calls: AtomicUsize,
+    /// Highest key that somebody synced from.
+    acknowledged: AtomicU64,
 }
 
 #[derive(Default)]
@@ -155,6 +158,7 @@ impl Fake {
     }
 
     fn sync(&self, user: u64, request: pb::SyncRequest) -> pb::SyncReply {
+        self.acknowledged.fetch_max(request.key, Ordering::SeqCst);
         let users = self.users.lock().unwrap();
         let items = users.get(&user).map_or(&[][..], |timeline| &timeline.items);
         let newer: Vec<_> = items
@@ -251,6 +255,7 @@ impl Backend for Fake {
                 user_id: link.user_id,
                 key: timeline.newest(),
                 reached,
+                epoch: 1,
             };
             if reached && timeline.links.iter().all(|known| known.link != link.link) {
                 self.registrations.fetch_add(1, Ordering::SeqCst);

@@ -60,6 +60,7 @@ impl Backend for Everybody {
             user_id: link.user_id,
             key: 1,
             reached: true,
+            epoch: 1,
         });
         Ok(newest.collect())
     }

@@ -1,6 +1,6 @@
 //! Names, accounts, devices.
 
-use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, plain_item};
+use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, plain_item, push};
 use crate::{
     model::{DeviceId, Seq, UserId, limits::DEVICES_PER_USER},
     proto::{
@@ -101,6 +101,7 @@ pub(super) fn add_device(
     while list.device_ids.len() > DEVICES_PER_USER {
         let oldest = DeviceId(list.device_ids.remove(0));
         work.draft.remove_row(&table::device(user, oldest));
+        push::keep_devices(work, user, |device| device != oldest)?;
     }
     work.draft.put_message(&table::devices(user), &list);
     work.draft
@@ -195,6 +196,7 @@ fn keep_devices(
     });
     if list.device_ids.len() != before {
         work.draft.put_message(&table::devices(user), &list);
+        push::keep_devices(work, user, keep)?;
     }
     Ok(())
 }

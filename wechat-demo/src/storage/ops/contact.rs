@@ -4,6 +4,7 @@
 use super::{
     Answer, Refusal, RefusalKind, Stop, Work, account,
     bond::{Bond, Event, Word},
+    push,
 };
 use crate::{
     model::{Seq, UserId},
@@ -224,8 +225,11 @@ fn hear(
     }
     let mut contact = row.contact.clone().unwrap_or_default();
     learn(&mut contact);
-    write(work, user, peer, row, bond, contact)?;
+    let number = write(work, user, peer, row, bond, contact)?;
     tell(work, user, peer, answer, own, "");
+    if bond.state == State::AskedMe {
+        push::intend(work, user, peer, number)?;
+    }
     Ok(())
 }
 

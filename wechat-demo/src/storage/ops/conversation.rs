@@ -101,6 +101,18 @@ pub(super) fn marked(
     Ok(())
 }
 
+/// Whether the user does not want to be told of what comes from `peer`.
+pub(super) fn is_muted(
+    work: &Work<'_, '_>,
+    user: UserId,
+    peer: UserId,
+) -> Result<bool, EngineError> {
+    let row = row(work, user, peer)?;
+    Ok(row
+        .conversation
+        .is_some_and(|conversation| conversation.muted))
+}
+
 fn write(
     work: &mut Work<'_, '_>,
     user: UserId,

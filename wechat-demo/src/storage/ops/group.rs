@@ -320,7 +320,7 @@ fn take_message(
         if user.0 == pos.sender {
             amend::place(work, user, deliver.message_id, pos)?;
         } else {
-            message::add(work, user, pos, deliver)?;
+            message::add(work, user, group, pos, deliver)?;
         }
     }
     copy.newest = copy.newest.max(pos.count);

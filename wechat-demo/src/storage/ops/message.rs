@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, group, plain_item};
+use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, group, plain_item, push};
 use crate::{
     model::{ClientMsgId, MessageId, Pos, UserId, limits::MESSAGES_PER_SEND},
     proto::{
@@ -99,13 +99,14 @@ pub(super) fn deliver(
     if pos.count > count {
         set_conversation_count(work, receiver, sender, pos.count);
     }
-    add(work, receiver, pos.into(), &deliver)
+    add(work, receiver, sender, pos.into(), &deliver)
 }
 
-/// Adds a message to a receiver's timeline, unless it is there.
+/// Adds a message to a receiver's timeline, unless it is there. `conversation` is the sender or a group.
 pub(super) fn add(
     work: &mut Work<'_, '_>,
     receiver: UserId,
+    conversation: UserId,
     pos: Pos,
     deliver: &pb::Deliver,
 ) -> Result<(), EngineError> {
@@ -116,7 +117,7 @@ pub(super) fn add(
     let (id, payload) = (MessageId(deliver.message_id), deliver.message.clone());
     let given = work.add_item(receiver, |number| message_item(number, id, pos, payload))?;
     work.draft.put_row(&held, &given.number.0.to_be_bytes());
-    Ok(())
+    push::intend(work, receiver, conversation, given.number)
 }
 
 /// Effect of a refusal at the sender's home.

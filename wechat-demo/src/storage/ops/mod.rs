@@ -25,6 +25,7 @@ mod contact;
 mod conversation;
 mod group;
 mod message;
+mod push;
 mod roster;
 pub mod task;
 
@@ -47,6 +48,8 @@ pub enum Op {
     AcceptContact(pb::AcceptContactRequest),
     /// Changes something of one user's.
     Change(pb::ChangeUser),
+    /// Notes what became of a push.
+    SettlePush(pb::SettledPush),
 }
 
 /// What an [`Op`] came to. It is told only once it is committed.
@@ -118,6 +121,7 @@ impl Op {
             Self::AskContact(request) => request.user_id,
             Self::AcceptContact(request) => request.user_id,
             Self::Change(request) => request.user_id,
+            Self::SettlePush(request) => request.user_id,
         };
         place.shard(UserId(user))
     }
@@ -134,6 +138,7 @@ impl Op {
                 Self::AskContact(request) => request.encoded_len(),
                 Self::AcceptContact(request) => request.encoded_len(),
                 Self::Change(request) => request.encoded_len(),
+                Self::SettlePush(request) => request.encoded_len(),
             }
     }
 
@@ -154,6 +159,7 @@ impl Op {
             Self::AskContact(request) => contact::ask(&mut work, request),
             Self::AcceptContact(request) => contact::accept(&mut work, request),
             Self::Change(request) => change(&mut work, request),
+            Self::SettlePush(request) => push::settle(&mut work, request),
         }
     }
 }
@@ -251,6 +257,9 @@ fn change(work: &mut Work<'_, '_>, call: &pb::ChangeUser) -> Result<Answer, Stop
         Some(Change::LogOut(device)) => account::log_out(work, user, DeviceId(device.device_id)),
         Some(Change::CreateGroup(create)) => group::create(work, user, create),
         Some(Change::Group(change)) => group::change(work, user, change),
+        Some(Change::PushToken(set)) => {
+            push::set_token(work, user, DeviceId(call.device_id), &set.token)
+        }
         Some(Change::NewPassword(_)) | None => {
             let text = "the request names no change that is known here";
             Err(Refusal::new(RefusalKind::InvalidArgument, text).into())
