@@ -6,7 +6,7 @@
 //! truth.
 //!
 //! Invariants
-//! - R-1  A group with members has one owner among them.
+//! - R-1  A group with members has one owner among them; one without has ended and takes nobody.
 //! - R-2  `members` stands in the order of user ids, each once, at most [`GROUP_MEMBERS`].
 
 use crate::{
@@ -71,14 +71,16 @@ pub(super) fn apply(
         What::Kick(members) => {
             for &user in &members.user_ids {
                 match role(group, user) {
-                    None => continue,
                     Some(Role::Owner) => return Err("the owner cannot be sent away"),
                     Some(Role::Admin) if own != Role::Owner => {
                         return Err("only the owner sends an admin away");
                     }
                     Some(_) if !leads => return Err("only the owner and admins do that"),
-                    Some(_) => remove(group, user),
+                    Some(_) | None => {}
                 }
+            }
+            for &user in &members.user_ids {
+                remove(group, user);
             }
         }
         What::Leave(_) => remove(group, by),
@@ -203,9 +205,7 @@ mod tests {
             for (at, (by, what)) in steps.into_iter().enumerate() {
                 let before = group.clone();
                 let outcome = apply(&mut group, by, &change(what), at as u64);
-                if outcome == Ok(false) || outcome.is_err() && !matches!(outcome, Err("the owner cannot be sent away")) {
-                    prop_assert!(outcome.is_err() || before == group);
-                }
+                prop_assert_eq!(outcome == Ok(true), before != group, "what is refused changes nothing");
                 let owners = group.members.iter().filter(|member| member.role() == Role::Owner).count();
                 prop_assert_eq!(owners, usize::from(!group.members.is_empty()));
                 prop_assert!(group.members.is_sorted_by(|a, b| a.user_id < b.user_id));
@@ -250,6 +250,15 @@ mod tests {
         apply(&mut group, 1, &change(What::Admin(admin)), 0).unwrap();
         apply(&mut group, 1, &change(What::Leave(true)), 0).unwrap();
         assert_eq!(role(&group, 3), Some(Role::Owner));
+    }
+
+    #[test]
+    fn a_group_that_all_have_left_has_ended() {
+        let mut group = new(9, 1, "a", &[]);
+        apply(&mut group, 1, &change(What::Open(true)), 0).unwrap();
+        apply(&mut group, 1, &change(What::Leave(true)), 0).unwrap();
+        let why = "the group has ended: nobody is in it";
+        assert_eq!(apply(&mut group, 2, &change(What::Join(true)), 1), Err(why));
     }
 
     #[test]
