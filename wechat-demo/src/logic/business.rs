@@ -241,8 +241,9 @@ impl Business {
 
     /// Looks a name up.
     pub fn find_user(&self, call: lp::FindUserCall) -> Result<terminal::FindUserReply, Status> {
-        let (caller, _, request) = parts(call.caller, call.request)?;
+        let (caller, device_id, request) = parts(call.caller, call.request)?;
         self.may(caller, 1)?;
+        self.logged_in(caller, device_id)?;
         let user = match request.user_id {
             0 => {
                 check::name(&request.name)?;
@@ -269,9 +270,10 @@ impl Business {
         &self,
         call: lp::AddContactCall,
     ) -> Result<terminal::AddContactReply, Status> {
-        let (user, _, request) = parts(call.caller, call.request)?;
+        let (user, device_id, request) = parts(call.caller, call.request)?;
         check::greeting(&request.greeting)?;
         self.may(user, 1)?;
+        self.logged_in(user, device_id)?;
         self.look(user, &request.greeting)?;
         if request.user_id == user.0 {
             return Err(Status::invalid_argument(
@@ -285,6 +287,7 @@ impl Business {
             peer_name: peer.name,
             peer_nickname: peer.nickname,
             greeting: request.greeting,
+            device_id,
         })?;
         Ok(terminal::AddContactReply {
             number: reply.number,
@@ -296,11 +299,12 @@ impl Business {
         &self,
         call: lp::AcceptContactCall,
     ) -> Result<terminal::AcceptContactReply, Status> {
-        let (user, _, request) = parts(call.caller, call.request)?;
+        let (user, device_id, request) = parts(call.caller, call.request)?;
         self.may(user, 1)?;
         let request = pb::AcceptContactRequest {
             user_id: user.0,
             peer: request.user_id,
+            device_id,
         };
         let reply = self.stores.accept_contact(request)?;
         Ok(terminal::AcceptContactReply {
@@ -337,6 +341,13 @@ impl Business {
     pub fn drop_links(&self, request: lp::DropLinksRequest) -> Result<lp::DropLinksReply, Status> {
         check::links(&request.links)?;
         self.stores.drop_links(request)
+    }
+
+    /// Whether the calling device is still one of the user's, before anything is read for it elsewhere.
+    fn logged_in(&self, user: UserId, device_id: u64) -> Result<(), Status> {
+        let user_id = user.0;
+        let device = pb::DeviceOf { user_id, device_id };
+        self.stores.check_device(device).map(drop)
     }
 
     /// Takes `cost` things from what the user may do just now.

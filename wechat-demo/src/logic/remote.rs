@@ -124,6 +124,7 @@ impl Stores for RemoteStores {
         sync(pb::SyncPageRequest) -> pb::SyncPage;
         change(pb::ChangeUser) -> terminal::ChangeReply;
         list_devices(pb::DeviceOf) -> terminal::ListDevicesReply;
+        check_device(pb::DeviceOf) -> pb::CheckDeviceReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;
     }

@@ -40,6 +40,8 @@ pub trait Stores: Send + Sync + 'static {
     fn change(&self, request: pb::ChangeUser) -> Result<terminal::ChangeReply, Status>;
     /// The devices of a user.
     fn list_devices(&self, request: pb::DeviceOf) -> Result<terminal::ListDevicesReply, Status>;
+    /// Whether a device is still logged in.
+    fn check_device(&self, request: pb::DeviceOf) -> Result<pb::CheckDeviceReply, Status>;
     /// Notes links, and reads the newest keys.
     fn register_links(
         &self,

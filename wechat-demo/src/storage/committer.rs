@@ -295,6 +295,7 @@ mod tests {
                 let ask = pb::AskContactRequest {
                     user_id: a.0,
                     peer: b.0,
+                    device_id: 1,
                     ..Default::default()
                 };
                 primary.ask_contact(ask.clone()).unwrap();

@@ -383,6 +383,7 @@ fn accept(user: UserId, peer: UserId) -> Op {
     Op::AcceptContact(pb::AcceptContactRequest {
         user_id: user.0,
         peer: peer.0,
+        ..Default::default()
     })
 }
 

@@ -126,6 +126,7 @@ impl Primary {
 
     /// `Storage.AskContact`.
     pub fn ask_contact(&self, request: pb::AskContactRequest) -> Result<pb::ContactReply, Refusal> {
+        self.check_device(request.user_id, request.device_id)?;
         let number = number(self.execute(Op::AskContact(request))?)?.0;
         Ok(pb::ContactReply { number })
     }
@@ -135,6 +136,7 @@ impl Primary {
         &self,
         request: pb::AcceptContactRequest,
     ) -> Result<pb::ContactReply, Refusal> {
+        self.check_device(request.user_id, request.device_id)?;
         let number = number(self.execute(Op::AcceptContact(request))?)?.0;
         Ok(pb::ContactReply { number })
     }
@@ -273,8 +275,8 @@ impl Primary {
         Ok(terminal::ListDevicesReply { devices })
     }
 
-    /// Every call of a user's names the device it comes from.
-    fn check_device(&self, user: u64, device: u64) -> Result<(), Refusal> {
+    /// Every call of a user's names the device it comes from. `Storage.CheckDevice`.
+    pub fn check_device(&self, user: u64, device: u64) -> Result<(), Refusal> {
         let (user, device) = (UserId(user), DeviceId(device));
         read(timeline::check_device(&*self.engine, user, device))
     }

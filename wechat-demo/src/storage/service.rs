@@ -197,6 +197,16 @@ impl pb::Storage for StorageService {
         self.call(request, Primary::change)
     }
 
+    fn check_device(
+        &self,
+        request: Request<pb::DeviceOf>,
+    ) -> Result<Response<pb::CheckDeviceReply>, Status> {
+        self.call(request, |primary, request| {
+            primary.check_device(request.user_id, request.device_id)?;
+            Ok(pb::CheckDeviceReply {})
+        })
+    }
+
     fn list_devices(
         &self,
         request: Request<pb::DeviceOf>,

@@ -635,6 +635,65 @@ fn a_new_password_logs_every_other_device_out_at_once() {
 }
 
 #[rpc_core::test]
+fn a_logged_out_device_finds_asks_and_accepts_nobody() {
+    let home = Home::start();
+    let ann = home.register("ann", "secret1").unwrap();
+    let bob = home.register("bob", "secret2").unwrap();
+    let device_id = home.login("ann", "secret1").unwrap().device_id;
+    let find = |name: &str, user_id: u64| {
+        let name = name.to_owned();
+        let call = lp::FindUserCall {
+            caller: Some(who(ann, device_id)),
+            request: Some(terminal::FindUserRequest { name, user_id }),
+        };
+        home.logic.find_user(call).map(|reply| reply.user_id)
+    };
+    assert_eq!(find("bob", 0).unwrap(), bob);
+    change(
+        &home,
+        who(ann, 1),
+        Change::LogOut(terminal::LogOut { device_id }),
+    )
+    .unwrap();
+    assert_eq!(code(find("bob", 0)), Code::Unauthenticated);
+    assert_eq!(code(find("", bob)), Code::Unauthenticated);
+    let add = |user_id: u64| {
+        let greeting = String::new();
+        home.logic.add_contact(lp::AddContactCall {
+            caller: Some(who(ann, device_id)),
+            request: Some(terminal::AddContactRequest { user_id, greeting }),
+        })
+    };
+    assert_eq!(code(add(bob)), Code::Unauthenticated);
+    assert_eq!(
+        code(add(bob + 1)),
+        Code::Unauthenticated,
+        "not even whether there is such a user"
+    );
+    let accept = home.logic.accept_contact(lp::AcceptContactCall {
+        caller: Some(who(ann, device_id)),
+        request: Some(terminal::AcceptContactRequest { user_id: bob }),
+    });
+    assert_eq!(code(accept), Code::Unauthenticated);
+    // What the business asks of storage is refused there as well.
+    let ask = home.storage.ask_contact(pb::AskContactRequest {
+        user_id: ann,
+        peer: bob,
+        device_id,
+        ..Default::default()
+    });
+    assert_eq!(code(ask), Code::Unauthenticated);
+    let accept = home.storage.accept_contact(pb::AcceptContactRequest {
+        user_id: ann,
+        peer: bob,
+        device_id,
+    });
+    assert_eq!(code(accept), Code::Unauthenticated);
+    assert_eq!(home.contact(bob, ann), State::Unspecified);
+    home.stop();
+}
+
+#[rpc_core::test]
 fn what_is_too_large_is_refused_with_its_name() {
     let home = Home::start();
     let ann = home.register("ann", "secret1").unwrap();
