@@ -33,6 +33,7 @@ use wechat_demo::terminal::{
 use crate::up::{DEFAULT_PORT, DEMO_PASSWORD};
 
 mod commands;
+mod moments;
 
 use commands::Line;
 
@@ -272,6 +273,8 @@ struct Chat {
     friends: bool,
     /// Key of the history on the screen: items up to it were shown.
     shown: u64,
+    /// The posts that were listed last, in the order of their numbers on the screen.
+    listed: Vec<moments::Listed>,
     /// Names of users met in groups, by id.
     names: HashMap<u64, String>,
     /// The read mark that was told.
@@ -292,6 +295,7 @@ impl Chat {
             held: VecDeque::new(),
             friends: false,
             shown: terminal.store().key(),
+            listed: Vec::new(),
             names: HashMap::new(),
             marked: 0,
             told_down: false,
@@ -447,6 +451,20 @@ impl Chat {
                 match group.left {
                     true => println!("— you are no longer in #{name}"),
                     false => println!("— #{name} has {} members", group.members.len()),
+                }
+            }
+            Ok(pb::Kind::Post) if !item.deleted => {
+                let post = pb::PostPointer::decode(item.payload.clone())?;
+                if post.author != self.me {
+                    println!("— {} has posted; /moments", self.name_of(post.author));
+                }
+            }
+            Ok(pb::Kind::Comment) if !item.deleted => {
+                let comment = pb::Comment::decode(item.payload.clone())?;
+                if comment.by != self.me {
+                    let said = self.said(&comment);
+                    let whose = self.name_of(comment.author);
+                    println!("— to a post of {whose}: {said}");
                 }
             }
             _ => {}

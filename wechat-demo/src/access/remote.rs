@@ -10,8 +10,8 @@ use rpc_core::{CallOptions, Channel, Response, Status};
 use super::backend::{Answer, Backend, Refusal};
 use crate::proto::logic::{
     AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, ChangeCall, DropLinksRequest,
-    FindUserCall, Link, ListDevicesCall, LogicClient, NewestKey, RegisterLinksRequest, SendCall,
-    SyncCall,
+    FindUserCall, Link, ListDevicesCall, LogicClient, NewestKey, OpenAlbumCall, OpenPostCall,
+    RegisterLinksRequest, SendCall, SyncCall,
 };
 use crate::proto::terminal as pb;
 
@@ -101,6 +101,14 @@ impl Backend for RemoteLogic {
             pb::Command::ListDevices => {
                 let request = Some(decode(command, body)?);
                 answer(client.list_devices(ListDevicesCall { caller, request }))
+            }
+            pb::Command::OpenPost => {
+                let request = Some(decode(command, body)?);
+                answer(client.open_post(OpenPostCall { caller, request }))
+            }
+            pb::Command::OpenAlbum => {
+                let request = Some(decode(command, body)?);
+                answer(client.open_album(OpenAlbumCall { caller, request }))
             }
             other => Err(Refusal::unknown(other as u32)),
         }

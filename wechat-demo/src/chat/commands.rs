@@ -33,6 +33,10 @@ const HELP: &str = "\
 /groups         yours; open one with --to '#NAME'
 in a group: /members, /invite NAME…, /kick NAME…, /leave, /rename TEXT, /announce TEXT, /open, /close,
             /owner NAME, /admin NAME, /unadmin NAME
+/post TEXT      for your friends; '@a,b TEXT' for these alone, '!a,b TEXT' for all but these, '- TEXT' for yourself
+/moments        the newest posts, numbered     /album NAME    somebody's
+/look N         post N with what was said      /unpost N      take your own down
+/like N /unlike N, /comment N TEXT, /answer N M TEXT (to comment M of post N), /uncomment N M
 /devices        where you are logged in        /logout ID     log that device out
 /quit           end";
 
@@ -67,6 +71,7 @@ pub(super) enum Line<'a> {
     Open(bool),
     Owner(&'a str),
     Admin(&'a str, bool),
+    Moments(super::moments::Line<'a>),
     Wrong,
 }
 
@@ -118,7 +123,7 @@ pub(super) fn parse(line: &str) -> Line<'_> {
         ("unadmin", name) if !name.is_empty() => Line::Admin(name, false),
         ("devices", "") => Line::Devices,
         ("logout", id) => u64::from_str_radix(id, 16).map_or(Line::Wrong, Line::LogOut),
-        _ => Line::Wrong,
+        (word, rest) => super::moments::parse(word, rest).map_or(Line::Wrong, Line::Moments),
     }
 }
 
@@ -149,6 +154,7 @@ impl Chat {
             Line::Forward(name) => return self.forward(name),
             Line::Status => return self.status(),
             Line::Devices => return self.devices(),
+            Line::Moments(line) => return self.moments(line),
             Line::Edit(text) => Change::Edit(pb::Edit {
                 message_id: self
                     .last(|message| message.sender == me)?
@@ -235,7 +241,7 @@ impl Chat {
             .change(Change::CreateGroup(create), PATIENCE)?;
         println!(
             "— group {:x} is made; open it with --to '#{name}'",
-            made.group_id
+            made.made
         );
         Ok(())
     }
@@ -275,7 +281,7 @@ impl Chat {
     }
 
     /// Whose a name is.
-    fn user(&self, name: &str) -> anyhow::Result<u64> {
+    pub(super) fn user(&self, name: &str) -> anyhow::Result<u64> {
         let request = pb::FindUserRequest {
             name: name.to_owned(),
             user_id: 0,

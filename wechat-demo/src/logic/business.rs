@@ -22,7 +22,7 @@ use crate::{
 
 /// The business over some stores.
 pub struct Business {
-    stores: Arc<dyn Stores>,
+    pub(super) stores: Arc<dyn Stores>,
     passwords: Passwords,
     clock: Arc<dyn Clock>,
     rates: Rates,
@@ -179,6 +179,8 @@ impl Business {
         match change {
             Change::Edit(edit) => self.look(user, &edit.text)?,
             Change::Profile(profile) => self.look(user, &profile.nickname)?,
+            Change::NewPost(post) => self.look(user, &post.text)?,
+            Change::NewComment(comment) => self.look(user, &comment.text)?,
             Change::CreateGroup(create) => self.look(user, &create.name)?,
             Change::Group(GroupChange {
                 what: Some(What::Name(text) | What::Announcement(text)),
@@ -351,7 +353,7 @@ impl Business {
     }
 
     /// Takes `cost` things from what the user may do just now.
-    fn may(&self, user: UserId, cost: usize) -> Result<(), Status> {
+    pub(super) fn may(&self, user: UserId, cost: usize) -> Result<(), Status> {
         self.rates.take(user, cost, self.clock.unix_ms())
     }
 
@@ -411,7 +413,10 @@ impl Business {
 }
 
 /// Takes a call apart: who calls, from which device, and what for.
-fn parts<T>(caller: Option<lp::Caller>, request: Option<T>) -> Result<(UserId, u64, T), Status> {
+pub(super) fn parts<T>(
+    caller: Option<lp::Caller>,
+    request: Option<T>,
+) -> Result<(UserId, u64, T), Status> {
     match (caller, request) {
         (Some(caller), Some(request)) if caller.user_id != 0 => {
             Ok((UserId(caller.user_id), caller.device_id, request))

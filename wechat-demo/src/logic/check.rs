@@ -4,15 +4,15 @@ use rpc_core::Status;
 
 use crate::{
     model::limits::{
-        ADDRESS_BYTES, ANNOUNCEMENT_BYTES, DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES,
-        FILE_NAME_BYTES, GREETING_BYTES, GROUP_MEMBERS, GROUP_NAME_BYTES, HASH_BYTES,
-        LINKS_PER_CALL, MENTIONS, MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES,
-        PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, PUSH_TOKEN_MAX_BYTES, PUSH_TOKEN_MIN_BYTES,
-        QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
+        ADDRESS_BYTES, ANNOUNCEMENT_BYTES, AUDIENCE_USERS, COMMENT_BYTES, DEVICE_LABEL_BYTES,
+        EMOJI_BYTES, FILE_ID_BYTES, FILE_NAME_BYTES, GREETING_BYTES, GROUP_MEMBERS,
+        GROUP_NAME_BYTES, HASH_BYTES, LINKS_PER_CALL, MENTIONS, MESSAGES_PER_SEND, NAME_BYTES,
+        NICKNAME_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, POST_MEDIA, POST_TEXT_BYTES,
+        PUSH_TOKEN_MAX_BYTES, PUSH_TOKEN_MIN_BYTES, QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
     },
     proto::{
         logic as lp,
-        terminal::{self, change_request::Change, group_change::What, media::Sort},
+        terminal::{self, audience::Who, change_request::Change, group_change::What, media::Sort},
     },
 };
 
@@ -87,7 +87,15 @@ pub(super) fn change(change: &Change) -> Result<(), Status> {
             Some(_) => Ok(()),
         },
         Change::PushToken(request) => push_token(&request.token),
-        Change::Block(_)
+        Change::NewPost(post) => new_post(post),
+        Change::NewComment(comment) => {
+            length("a client id", comment.client_id.len(), 16, 16)?;
+            length("a comment", comment.text.len(), 1, COMMENT_BYTES)
+        }
+        Change::DeletePost(_)
+        | Change::Like(_)
+        | Change::DeleteComment(_)
+        | Change::Block(_)
         | Change::RemoveContact(_)
         | Change::Recall(_)
         | Change::Mark(_)
@@ -114,6 +122,32 @@ fn push_token(token: &str) -> Result<(), Status> {
     Err(Status::invalid_argument(text))
 }
 
+fn new_post(post: &terminal::NewPost) -> Result<(), Status> {
+    length("a client id", post.client_id.len(), 16, 16)?;
+    length("a post's text", post.text.len(), 0, POST_TEXT_BYTES)?;
+    if post.media.len() > POST_MEDIA || (post.media.is_empty() && post.text.is_empty()) {
+        let text = format!("a post has a text, or 1 to {POST_MEDIA} pictures, or both");
+        return Err(Status::invalid_argument(text));
+    }
+    post.media.iter().try_for_each(media)?;
+    let Some(audience) = &post.audience else {
+        return Ok(());
+    };
+    let named = audience.user_ids.len();
+    let right = match Who::try_from(audience.who) {
+        Ok(Who::All | Who::Nobody) => named == 0,
+        Ok(Who::Only | Who::Except) => (1..=AUDIENCE_USERS).contains(&named),
+        Err(_) => false,
+    };
+    if right {
+        return Ok(());
+    }
+    let text = format!(
+        "an audience is all, nobody, or 1 to {AUDIENCE_USERS} users that are or are not in it"
+    );
+    Err(Status::invalid_argument(text))
+}
+
 fn members(user_ids: &[u64]) -> Result<(), Status> {
     if (1..GROUP_MEMBERS).contains(&user_ids.len()) {
         return Ok(());
@@ -126,22 +160,25 @@ fn members(user_ids: &[u64]) -> Result<(), Status> {
     Err(Status::invalid_argument(text))
 }
 
-fn extra(extra: &terminal::Extra) -> Result<(), Status> {
-    if let Some(media) = &extra.media {
-        if media.sort() == Sort::Unspecified {
-            return Err(Status::invalid_argument(
-                "a media pointer is to an image, a file or a voice message",
-            ));
-        }
-        length("a file id", media.file_id.len(), 1, FILE_ID_BYTES)?;
-        length("a content hash", media.hash.len(), HASH_BYTES, HASH_BYTES)?;
-        length("a file name", media.name.len(), 0, FILE_NAME_BYTES)?;
-        if media.size == 0 {
-            return Err(Status::invalid_argument(
-                "a media pointer is to at least one byte",
-            ));
-        }
+fn media(media: &terminal::Media) -> Result<(), Status> {
+    if media.sort() == Sort::Unspecified {
+        return Err(Status::invalid_argument(
+            "a media pointer is to an image, a file or a voice message",
+        ));
     }
+    length("a file id", media.file_id.len(), 1, FILE_ID_BYTES)?;
+    length("a content hash", media.hash.len(), HASH_BYTES, HASH_BYTES)?;
+    length("a file name", media.name.len(), 0, FILE_NAME_BYTES)?;
+    if media.size == 0 {
+        return Err(Status::invalid_argument(
+            "a media pointer is to at least one byte",
+        ));
+    }
+    Ok(())
+}
+
+fn extra(extra: &terminal::Extra) -> Result<(), Status> {
+    extra.media.as_ref().map_or(Ok(()), media)?;
     if let Some(quote) = &extra.reply_to {
         length("a quoted text", quote.text.len(), 0, QUOTE_BYTES)?;
     }

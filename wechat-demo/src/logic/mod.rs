@@ -9,6 +9,7 @@
 pub mod business;
 mod check;
 mod moderate;
+mod moments;
 mod password;
 mod rate;
 mod remote;

@@ -124,6 +124,9 @@ impl Stores for RemoteStores {
         sync(pb::SyncPageRequest) -> pb::SyncPage;
         change(pb::ChangeUser) -> terminal::ChangeReply;
         list_devices(pb::DeviceOf) -> terminal::ListDevicesReply;
+        open_post(pb::ReadPost) -> terminal::OpenPostReply;
+        open_album(pb::ReadAlbum) -> terminal::OpenAlbumReply;
+        pick_friends(pb::PickFriendsRequest) -> pb::PickFriendsReply;
         check_device(pb::DeviceOf) -> pb::CheckDeviceReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;

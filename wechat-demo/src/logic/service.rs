@@ -34,6 +34,8 @@ impl Logic for LogicService {
         accept_contact(lp::AcceptContactCall) -> terminal::AcceptContactReply;
         change(lp::ChangeCall) -> terminal::ChangeReply;
         list_devices(lp::ListDevicesCall) -> terminal::ListDevicesReply;
+        open_post(lp::OpenPostCall) -> terminal::OpenPostReply;
+        open_album(lp::OpenAlbumCall) -> terminal::OpenAlbumReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;
     }

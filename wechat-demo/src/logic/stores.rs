@@ -40,6 +40,13 @@ pub trait Stores: Send + Sync + 'static {
     fn change(&self, request: pb::ChangeUser) -> Result<terminal::ChangeReply, Status>;
     /// The devices of a user.
     fn list_devices(&self, request: pb::DeviceOf) -> Result<terminal::ListDevicesReply, Status>;
+    /// A post and what was said to it, as the reader may see it at the author's home.
+    fn open_post(&self, request: pb::ReadPost) -> Result<terminal::OpenPostReply, Status>;
+    /// An author's posts, as the reader may see them there.
+    fn open_album(&self, request: pb::ReadAlbum) -> Result<terminal::OpenAlbumReply, Status>;
+    /// Those among some users whose words a user takes.
+    fn pick_friends(&self, request: pb::PickFriendsRequest)
+    -> Result<pb::PickFriendsReply, Status>;
     /// Whether a device is still logged in.
     fn check_device(&self, request: pb::DeviceOf) -> Result<pb::CheckDeviceReply, Status>;
     /// Notes links, and reads the newest keys.

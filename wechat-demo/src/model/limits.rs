@@ -42,6 +42,24 @@ pub const EMOJI_BYTES: usize = 32;
 pub const REMARK_BYTES: usize = 128;
 /// Bytes of a message's [`Extra`](crate::proto::terminal::Extra), encoded, with all of the above at their most.
 pub const EXTRA_BYTES: usize = 1280;
+/// Bytes of a post's text.
+pub const POST_TEXT_BYTES: usize = 4096;
+/// Pictures and the like of a post.
+pub const POST_MEDIA: usize = 9;
+/// Users named by a post's audience.
+pub const AUDIENCE_USERS: usize = 500;
+/// Bytes of a comment.
+pub const COMMENT_BYTES: usize = 512;
+/// Comments and likes that a post takes, those that were deleted included.
+pub const POST_COMMENTS: u64 = 1000;
+/// Posts of an album's page when the terminal does not say.
+pub const ALBUM_DEFAULT_POSTS: usize = 20;
+/// Posts of an album's page at most.
+pub const ALBUM_MAX_POSTS: usize = 50;
+/// Users whom one task tells of a post or a comment.
+pub const MOMENT_USERS: usize = 500;
+/// Items that one task ends: users times comments.
+pub const GONE_ITEMS: usize = 16_384;
 /// Messages of one send request.
 pub const MESSAGES_PER_SEND: usize = 32;
 /// Items of a sync page when the terminal does not say.
@@ -108,6 +126,22 @@ const LARGEST_TASK: usize = GROUP_MEMBERS
 const _: () = assert!(
     LARGEST_TASK + (1 << 20) <= 8 << 20,
     "an entry with the largest task fits a log's row"
+);
+/// Bytes of a post as others see it, encoded.
+const POST_BYTES: usize =
+    POST_TEXT_BYTES + POST_MEDIA * (FILE_ID_BYTES + FILE_NAME_BYTES + HASH_BYTES + 64) + 64;
+const _: () = assert!(
+    ALBUM_MAX_POSTS * (POST_BYTES + AUDIENCE_USERS * 10) <= FRAME_BYTES,
+    "an album's page fits a frame"
+);
+const _: () = assert!(
+    POST_BYTES + POST_COMMENTS as usize * (COMMENT_BYTES + 128) <= FRAME_BYTES,
+    "a post with all that was said fits a frame"
+);
+const _: () = assert!(
+    MOMENT_USERS * (COMMENT_BYTES + 2 * ITEM_OVERHEAD) <= LARGEST_TASK
+        && GONE_ITEMS * ITEM_OVERHEAD <= LARGEST_TASK,
+    "no task of moments is larger than a group's"
 );
 const _: () = assert!(SYNC_DEFAULT_ITEMS <= SYNC_MAX_ITEMS);
 const _: () = assert!(NAME_BYTES < u8::MAX as usize, "a key's length fits a byte");

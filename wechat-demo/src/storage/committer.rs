@@ -361,6 +361,7 @@ mod tests {
         let ask = pb::AskContactRequest {
             user_id: ann.0,
             peer: bob.0,
+            device_id: 1,
             ..Default::default()
         };
         primary.ask_contact(ask).unwrap();

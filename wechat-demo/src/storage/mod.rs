@@ -33,6 +33,7 @@ pub mod log;
 pub mod meter;
 #[cfg(test)]
 mod model_tests;
+pub mod moments;
 pub mod notify;
 pub mod ops;
 pub mod primary;

@@ -37,6 +37,7 @@ use crate::{
 
 mod changes;
 mod groups;
+mod moments;
 mod push;
 
 /// A seeded source of chance.

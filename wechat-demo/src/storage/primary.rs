@@ -14,13 +14,18 @@ use super::{
     committer::Submit,
     engine::Engine,
     links::{Link, Links},
+    moments,
     ops::{Answer, Op, Refusal, RefusalKind, Stop},
     push::{self, Desk},
     store::Store,
     timeline,
 };
 use crate::{
-    model::{DeviceId, Placement, Seq, SyncKey, UserId, clock::Clock, limits::LINKS_PER_CALL},
+    model::{
+        DeviceId, Placement, Seq, SyncKey, UserId,
+        clock::Clock,
+        limits::{LINKS_PER_CALL, POST_COMMENTS},
+    },
     proto::{
         logic as lp,
         storage::{self as pb, settled_push::Outcome},
@@ -247,9 +252,9 @@ impl Primary {
                 Some(Change::LogOut(_))
             );
         let reply = match self.execute(Op::Change(request))? {
-            Answer::Made(group_id) => terminal::ChangeReply {
-                group_id,
-                ..Default::default()
+            Answer::Made { id, number } => terminal::ChangeReply {
+                number: number.0,
+                made: id,
             },
             other => terminal::ChangeReply {
                 number: number(other)?.0,
@@ -273,6 +278,36 @@ impl Primary {
         let (user, device) = (UserId(request.user_id), DeviceId(request.device_id));
         let devices = read(timeline::devices(&*self.engine, user, device))?;
         Ok(terminal::ListDevicesReply { devices })
+    }
+
+    /// `Storage.OpenPost`.
+    pub fn open_post(&self, request: &pb::ReadPost) -> Result<terminal::OpenPostReply, Refusal> {
+        let asked = request.request.unwrap_or_default();
+        let (author, reader) = (UserId(asked.author), UserId(request.reader));
+        read(moments::post(&*self.engine, author, asked.post_id, reader))
+    }
+
+    /// `Storage.OpenAlbum`.
+    pub fn open_album(&self, request: &pb::ReadAlbum) -> Result<terminal::OpenAlbumReply, Refusal> {
+        let asked = request.request.unwrap_or_default();
+        let (author, reader) = (UserId(asked.author), UserId(request.reader));
+        read(moments::album(&*self.engine, author, &asked, reader))
+    }
+
+    /// `Storage.PickFriends`.
+    pub fn pick_friends(
+        &self,
+        request: &pb::PickFriendsRequest,
+    ) -> Result<pb::PickFriendsReply, Refusal> {
+        self.check_device(request.user_id, request.device_id)?;
+        if request.user_ids.len() as u64 > POST_COMMENTS + 1 {
+            let text = "ask about fewer users at once";
+            return Err(Refusal::new(RefusalKind::InvalidArgument, text));
+        }
+        let user = UserId(request.user_id);
+        let friends = moments::friends_among(&*self.engine, user, &request.user_ids);
+        let user_ids = read(friends.map_err(Stop::Fatal))?;
+        Ok(pb::PickFriendsReply { user_ids })
     }
 
     /// Every call of a user's names the device it comes from. `Storage.CheckDevice`.

@@ -197,6 +197,27 @@ impl pb::Storage for StorageService {
         self.call(request, Primary::change)
     }
 
+    fn open_post(
+        &self,
+        request: Request<pb::ReadPost>,
+    ) -> Result<Response<terminal::OpenPostReply>, Status> {
+        self.call(request, |primary, request| primary.open_post(&request))
+    }
+
+    fn open_album(
+        &self,
+        request: Request<pb::ReadAlbum>,
+    ) -> Result<Response<terminal::OpenAlbumReply>, Status> {
+        self.call(request, |primary, request| primary.open_album(&request))
+    }
+
+    fn pick_friends(
+        &self,
+        request: Request<pb::PickFriendsRequest>,
+    ) -> Result<Response<pb::PickFriendsReply>, Status> {
+        self.call(request, |primary, request| primary.pick_friends(&request))
+    }
+
     fn check_device(
         &self,
         request: Request<pb::DeviceOf>,

@@ -88,6 +88,8 @@ enum Tag {
     GroupCopy = 14,
     Push = 15,
     PushDevices = 16,
+    Post = 17,
+    Comment = 18,
 }
 
 /// What a shard counts besides its users' numbers.
@@ -226,6 +228,26 @@ pub fn group(group: UserId) -> Key {
 /// What a shard with members knows of a group.
 pub fn group_copy(shard: ShardId, group: UserId) -> Key {
     Key::tagged(Tag::GroupCopy, &[&[shard.0], &group.0.to_be_bytes()])
+}
+
+/// A post, at its author's home. Ids given at one shard rise, so an album sorts by age.
+pub fn post(author: UserId, post_id: u64) -> Key {
+    Key::tagged(
+        Tag::Post,
+        &[&author.0.to_be_bytes(), &post_id.to_be_bytes()],
+    )
+}
+
+/// What was said to a post, at the post's home.
+pub fn comment(author: UserId, post_id: u64, comment_id: u64) -> Key {
+    Key::tagged(
+        Tag::Comment,
+        &[
+            &author.0.to_be_bytes(),
+            &post_id.to_be_bytes(),
+            &comment_id.to_be_bytes(),
+        ],
+    )
 }
 
 /// That a user's timeline holds the item of this kind and id, and under which number.

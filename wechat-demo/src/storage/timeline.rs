@@ -175,7 +175,11 @@ pub fn devices(
     Ok(devices)
 }
 
-fn message<M: Message + Default>(engine: &dyn Engine, key: &Key) -> Result<Option<M>, EngineError> {
+/// A row that is a message.
+pub(super) fn message<M: Message + Default>(
+    engine: &dyn Engine,
+    key: &Key,
+) -> Result<Option<M>, EngineError> {
     let Some(row) = engine.get(Table::Rows, key)? else {
         return Ok(None);
     };

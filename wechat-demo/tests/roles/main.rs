@@ -16,6 +16,8 @@ use wechat_demo::{
     storage::{location::Location, role},
 };
 
+mod moments;
+
 /// One home: a coordinator, two storage processes, a logic process.
 struct Home {
     logic: LogicClient,
@@ -527,7 +529,7 @@ fn a_group_is_closed_to_who_is_not_in_it() {
                 change: Some(Change::CreateGroup(create)),
             }),
         };
-        home.logic.change(call).map(|reply| reply.group_id)
+        home.logic.change(call).map(|reply| reply.made)
     };
     assert_eq!(code(create(vec![])), Code::InvalidArgument);
     assert_eq!(code(create(vec![2; 500])), Code::InvalidArgument);

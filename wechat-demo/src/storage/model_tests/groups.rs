@@ -22,7 +22,7 @@ fn group_change(user: UserId, group: UserId, what: What) -> Op {
 }
 
 fn made(answer: Answer) -> UserId {
-    let Answer::Made(id) = answer else {
+    let Answer::Made { id, .. } = answer else {
         panic!("wrong answer: {answer:?}")
     };
     let group = UserId(id);

@@ -110,11 +110,7 @@ pub(super) fn tell_all(
     user: UserId,
     nickname: &str,
 ) -> Result<(), EngineError> {
-    let (from, to) = (
-        table::contact(user, UserId(0)),
-        table::contact(user, UserId(u64::MAX)),
-    );
-    for row in work.draft.messages::<pb::ContactRow>(&from, &to)? {
+    for row in all(work, user)? {
         let Some(contact) = &row.contact else {
             continue;
         };
@@ -206,6 +202,21 @@ pub(super) fn takes_from(
     let taken = takes(&row(work, user, peer)?);
     work.shard.warm.friends.insert((user, peer), taken);
     Ok(taken)
+}
+
+/// All whose words the user takes.
+pub(super) fn friends(work: &Work<'_, '_>, user: UserId) -> Result<Vec<u64>, EngineError> {
+    let rows = all(work, user)?;
+    let contacts = rows.into_iter().filter(takes).filter_map(|row| row.contact);
+    Ok(contacts.map(|contact| contact.user_id).collect())
+}
+
+fn all(work: &Work<'_, '_>, user: UserId) -> Result<Vec<pb::ContactRow>, EngineError> {
+    let (from, to) = (
+        table::contact(user, UserId(0)),
+        table::contact(user, UserId(u64::MAX)),
+    );
+    work.draft.messages(&from, &to)
 }
 
 /// What the other end said, at this end.
@@ -335,7 +346,8 @@ pub(super) fn known(
     Ok(row)
 }
 
-fn takes(row: &pb::ContactRow) -> bool {
+/// Whether a user takes what comes from the contact of this row.
+pub fn takes(row: &pb::ContactRow) -> bool {
     bond(row).state == State::Friend && row.contact.as_ref().is_some_and(|contact| !contact.blocked)
 }
 

@@ -15,9 +15,9 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Answer, Refusal, RefusalKind, Stop, Work, amend, contact, message, roster};
+use super::{Answer, Once, Refusal, RefusalKind, Stop, Work, amend, contact, message, roster};
 use crate::{
-    model::{ClientMsgId, Pos, Seq, ShardId, UserId},
+    model::{Pos, Seq, ShardId, UserId},
     proto::{
         storage::{self as pb, spread::What, task::Effect},
         terminal::{self, GroupChange, Kind, group_change},
@@ -31,25 +31,13 @@ pub(super) fn create(
     user: UserId,
     request: &terminal::CreateGroup,
 ) -> Result<Answer, Stop> {
-    let id = ClientMsgId::from_bytes(&request.client_id)
-        .ok_or_else(|| invalid("a client id has 16 bytes"))?;
-    let hash = blake3::hash(&request.encode_to_vec()).as_bytes()[..16].to_vec();
-    let sent = table::sent(user, id);
-    if let Some(row) = work.draft.message::<pb::SentRow>(&sent)? {
-        if row.body_hash == hash {
-            return Ok(Answer::Made(row.message_id));
-        }
-        let text = format!("client id {id} was used for something else; make a new one");
-        return Err(Refusal::new(RefusalKind::AlreadyExists, text).into());
-    }
+    let once = match work.once(user, &request.client_id, "group", request)? {
+        Once::Before(row) => return Ok(made(row.message_id)),
+        Once::New(once) => once,
+    };
     friends(work, user, &request.members)?;
     let group = work.shard.give_group(work.draft);
-    let row = pb::SentRow {
-        body_hash: hash.into(),
-        message_id: group.0,
-        ..pb::SentRow::default()
-    };
-    work.draft.put_message(&sent, &row);
+    once.done(work, group.0, Seq::ZERO);
     let make = pb::MakeGroup {
         owner: user.0,
         name: request.name.clone(),
@@ -59,7 +47,7 @@ pub(super) fn create(
         user_id: group.0,
         effect: Some(Effect::MakeGroup(make)),
     });
-    Ok(Answer::Made(group.0))
+    Ok(made(group.0))
 }
 
 /// Asks the group's home for a change. What the copy here says is refused at once; what the truth there says
@@ -371,12 +359,7 @@ fn refuse(work: &mut Work<'_, '_>, change: &pb::ChangeGroup, why: &str) {
         reason: why.to_owned(),
         ..terminal::Refused::default()
     };
-    work.add_task(&pb::Task {
-        user_id: change.by,
-        effect: Some(Effect::Refuse(pb::Refuse {
-            refused: Some(refused),
-        })),
-    });
+    work.refuse(UserId(change.by), refused);
 }
 
 fn home(work: &Work<'_, '_>, group: UserId) -> Result<Option<pb::GroupRow>, EngineError> {
@@ -399,6 +382,11 @@ fn friends(work: &mut Work<'_, '_>, user: UserId, others: &[u64]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn made(id: u64) -> Answer {
+    let number = Seq::ZERO;
+    Answer::Made { id, number }
 }
 
 fn not_a_member() -> Refusal {

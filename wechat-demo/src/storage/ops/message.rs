@@ -235,13 +235,7 @@ pub(super) fn refuse(
         receiver: receiver.0,
         reason: why.to_owned(),
     };
-    let refuse = pb::Refuse {
-        refused: Some(refused),
-    };
-    work.add_task(&pb::Task {
-        user_id: sender.0,
-        effect: Some(pb::task::Effect::Refuse(refuse)),
-    });
+    work.refuse(sender, refused);
 }
 
 fn message_item(number: u64, id: MessageId, pos: Pos, payload: Bytes) -> terminal::Item {

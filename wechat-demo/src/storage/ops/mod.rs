@@ -3,15 +3,17 @@
 //! Each checks first and changes afterwards: what is refused has changed nothing. It all happens in
 //! memory, in the draft of the shard's next entry; nobody sees it before that is committed.
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::{
     engine::EngineError,
     sequence::Given,
     shard::{Draft, Home, Shard},
+    table::{self, Key},
 };
 use crate::{
-    model::{DeviceId, Placement, Seq, ShardId, UserId},
+    model::{ClientMsgId, DeviceId, Placement, Seq, ShardId, UserId},
     proto::{
         storage as pb,
         terminal::{self, Kind, change_request::Change},
@@ -25,9 +27,12 @@ mod contact;
 mod conversation;
 mod group;
 mod message;
+mod moments;
 mod push;
 mod roster;
 pub mod task;
+
+pub use contact::takes;
 
 /// A request that changes something.
 #[derive(Clone, PartialEq, Debug)]
@@ -61,8 +66,13 @@ pub enum Answer {
     Sent(terminal::SendReply),
     /// Of the ops that put one item into the caller's timeline: its number.
     Number(Seq),
-    /// Of a change that makes a group: its id.
-    Made(u64),
+    /// Of a change that makes a group, a post or a comment.
+    Made {
+        /// Its id.
+        id: u64,
+        /// Of its item in the caller's timeline; zero = none yet.
+        number: Seq,
+    },
     /// Of the others.
     Done,
 }
@@ -226,11 +236,75 @@ impl Work<'_, '_> {
         Ok(given.number)
     }
 
+    /// What became of a request that makes something under a client id; `what` it makes.
+    fn once(
+        &self,
+        user: UserId,
+        client_id: &[u8],
+        what: &str,
+        request: &impl Message,
+    ) -> Result<Once, Stop> {
+        let id = ClientMsgId::from_bytes(client_id).ok_or_else(|| {
+            let text = format!("a client id has 16 bytes, not {}", client_id.len());
+            Refusal::new(RefusalKind::InvalidArgument, text)
+        })?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(what.as_bytes());
+        hasher.update(&request.encode_to_vec());
+        let body_hash = Bytes::copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        let key = table::sent(user, id);
+        match self.draft.message::<pb::SentRow>(&key)? {
+            None => Ok(Once::New(Making { key, body_hash })),
+            Some(row) if row.body_hash == body_hash => Ok(Once::Before(row)),
+            Some(_) => {
+                let text = format!("client id {id} was used for something else; make a new one");
+                Err(Refusal::new(RefusalKind::AlreadyExists, text).into())
+            }
+        }
+    }
+
+    /// Sends word back to `user` that something was not taken elsewhere.
+    fn refuse(&mut self, user: UserId, refused: terminal::Refused) {
+        let refused = Some(refused);
+        self.add_task(&pb::Task {
+            user_id: user.0,
+            effect: Some(pb::task::Effect::Refuse(pb::Refuse { refused })),
+        });
+    }
+
     /// Sends a task to the home of the user it is for.
     fn add_task(&mut self, task: &pb::Task) {
         let to = self.home.place.shard(UserId(task.user_id));
         self.draft
             .add_task(self.shard, self.home, to, task.encode_to_vec().into());
+    }
+}
+
+/// Whether something was made before.
+enum Once {
+    /// It was; this is what was answered.
+    Before(pb::SentRow),
+    /// It is new.
+    New(Making),
+}
+
+/// Something that is being made for the first time.
+struct Making {
+    key: Key,
+    body_hash: Bytes,
+}
+
+impl Making {
+    /// Notes that it was made, under which id, and with which number in the user's timeline.
+    fn done(self, work: &mut Work<'_, '_>, id: u64, number: Seq) -> pb::SentRow {
+        let row = pb::SentRow {
+            body_hash: self.body_hash,
+            message_id: id,
+            number: number.0,
+            ..pb::SentRow::default()
+        };
+        work.draft.put_message(&self.key, &row);
+        row
     }
 }
 
@@ -260,6 +334,11 @@ fn change(work: &mut Work<'_, '_>, call: &pb::ChangeUser) -> Result<Answer, Stop
         Some(Change::PushToken(set)) => {
             push::set_token(work, user, DeviceId(call.device_id), &set.token)
         }
+        Some(Change::NewPost(post)) => moments::post(work, user, post),
+        Some(Change::DeletePost(post)) => moments::delete_post(work, user, post.post_id),
+        Some(Change::NewComment(comment)) => moments::comment(work, user, comment),
+        Some(Change::Like(like)) => moments::like(work, user, like),
+        Some(Change::DeleteComment(comment)) => moments::delete_comment(work, user, comment),
         Some(Change::NewPassword(_)) | None => {
             let text = "the request names no change that is known here";
             Err(Refusal::new(RefusalKind::InvalidArgument, text).into())

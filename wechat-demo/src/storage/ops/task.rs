@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Work, account, amend, contact, conversation, group, message};
+use super::{Work, account, amend, contact, conversation, group, message, moments};
 use crate::{
     model::UserId,
     proto::storage::{self as pb, task::Effect},
@@ -42,6 +42,8 @@ pub fn apply(
         Some(Effect::ChangeGroup(change)) => group::changed(&mut work, user, &change),
         Some(Effect::GroupSend(sent)) => group::sent(&mut work, user, sent),
         Some(Effect::Spread(spread)) => group::arrived(&mut work, user, spread),
+        Some(Effect::Remark(remark)) => moments::remarked(&mut work, user, remark),
+        Some(Effect::Moment(moment)) => moments::arrived(&mut work, user, &moment),
         Some(Effect::Marked(marked)) => conversation::marked(&mut work, user, &marked),
         Some(Effect::Refuse(pb::Refuse { refused: None })) | None => Err(damaged(
             "a task without an effect; was it written by a newer version?",

@@ -93,6 +93,24 @@ pub trait LocalStore: Send + Sync + 'static {
         }
     }
 
+    /// The newest `limit` posts of the user and of friends, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn posts(&self, limit: usize) -> Result<Vec<pb::PostPointer>, StoreError> {
+        let mut items = self.states(pb::Kind::Post)?;
+        items.retain(|item| !item.deleted);
+        items.sort_unstable_by_key(|item| std::cmp::Reverse(item.number));
+        let posts = items.into_iter().take(limit).map(|item| {
+            pb::PostPointer::decode(item.payload).map_err(|error| StoreError::Malformed {
+                number: item.number,
+                kind: item.kind,
+                what: error.to_string(),
+            })
+        });
+        posts.collect()
+    }
+
     /// The newest version of a state item.
     ///
     /// # Errors
@@ -214,7 +232,9 @@ fn place(owner: u64, item: &pb::Item) -> Result<Place, StoreError> {
             | pb::Kind::Contact
             | pb::Kind::Refused
             | pb::Kind::Conversation
-            | pb::Kind::Group,
+            | pb::Kind::Group
+            | pb::Kind::Post
+            | pb::Kind::Comment,
         ) => Ok(Place::State),
         Ok(pb::Kind::Unspecified) | Err(_) => Ok(Place::Unknown),
     }
