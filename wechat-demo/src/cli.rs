@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use wechat_demo::{access, coordinator, logic, storage};
+use wechat_demo::{access, coordinator, logic, push, storage};
 
 use crate::{bench, chat, replay, simulate, transfer, up};
 
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Coordinator(coordinator::role::Options),
     /// The storage role: a copy of the store, or ready to become one
     Storage(storage::role::Options),
+    /// The push role: wakes devices that have no link, through their system's push service
+    Push(push::role::Options),
 }
 
 /// The parsed command line; or how the process ends, after help or one line that says what to do.
@@ -93,6 +95,11 @@ mod tests {
         for (line, part) in [
             (&["wechat-demo", "up", "--nonsense"][..], "--nonsense"),
             (&["wechat-demo", "chat"], "--user"),
+            (&["wechat-demo", "up", "--apns-topic", "t"], "--apns-key"),
+            (
+                &["wechat-demo", "push", "--listen", "l", "--storage", "s"],
+                "apns",
+            ),
             (&["wechat-demo", "replay"], "FILE"),
             (&["wechat-demo", "replay", "x", "--limit", "many"], "many"),
             (

@@ -11,6 +11,7 @@ pub mod logic;
 pub mod longlink;
 pub mod model;
 pub mod proto;
+pub mod push;
 pub mod storage;
 mod task;
 pub mod terminal;

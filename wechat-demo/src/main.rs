@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use wechat_demo::cluster::parent;
-use wechat_demo::{access, coordinator, logic, storage};
+use wechat_demo::{access, coordinator, logic, push, storage};
 
 use cli::Command;
 
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
             coordinator::role::run(&options).map(|()| ExitCode::SUCCESS)
         }
         Command::Storage(options) => storage::role::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Push(options) => push::role::run(options).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

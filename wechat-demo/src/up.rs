@@ -19,11 +19,12 @@ use rpc_core::Server;
 use rpc_core::time::Instant;
 use wechat_demo::cluster::{Cluster, Layout, Role, figures};
 use wechat_demo::proto::terminal as pb;
+use wechat_demo::push::role::Provider;
 use wechat_demo::storage::location::EngineFlags;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
-/// Port of the long links unless another is asked for; six more follow it.
+/// Port of the long links unless another is asked for; seven more follow it.
 pub(crate) const DEFAULT_PORT: u16 = 7100;
 /// Password of the two ready accounts, and what `chat` uses unless it is given another.
 pub(crate) const DEMO_PASSWORD: &str = "wechat-demo";
@@ -42,11 +43,13 @@ pub(crate) struct Flags {
     /// Directory for everything the cluster keeps; made if it is missing, continued if it is there
     #[arg(long, value_name = "DIR", default_value = "wechat-data")]
     dir: PathBuf,
-    /// Port of the long links; pages and RPC take the six after it. 0 = any free ports
+    /// Port of the long links; pages and RPC take the seven after it. 0 = any free ports
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     port: u16,
     #[command(flatten)]
     engine: EngineFlags,
+    #[command(flatten)]
+    push: Option<Provider>,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
@@ -54,7 +57,14 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let database = flags.engine.database()?;
     let binary = std::env::current_exe().context("the path of this program")?;
     let stop = Stop::on_signal()?;
-    let mut cluster = Cluster::bring_up(&flags.dir, flags.port, database, &[], &binary)?;
+    let mut cluster = Cluster::bring_up(
+        &flags.dir,
+        flags.port,
+        database,
+        flags.push.as_ref(),
+        &[],
+        &binary,
+    )?;
     make_accounts(&cluster.layout().link_address())?;
     greet(cluster.layout());
     watch(&mut cluster, &stop);
@@ -192,7 +202,7 @@ fn greet(layout: &Layout) {
         println!("  {command} chat --user {me} --to {other}{address}");
     }
     println!("\nlook at the roles:");
-    for role in Role::ALL.into_iter().rev() {
+    for role in layout.roles().into_iter().rev() {
         println!("  {role:<16} http://{}/status", layout.rpc(role));
     }
     println!(
@@ -280,5 +290,33 @@ mod tests {
         assert_eq!(rate.of(300.0, at(2_000)), 100.0);
         assert_eq!(rate.of(0.0, at(3_000)), 0.0);
         assert_eq!(rate.of(50.0, at(4_000)), 50.0);
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    #[test]
+    fn devices_are_woken_where_it_is_said_as_whom_and_only_there() {
+        use clap::Parser;
+        let flags = |line: &[&str]| Line::try_parse_from(line).map(|line| line.flags);
+        assert_eq!(flags(&["up"]).unwrap().push, None);
+        let whole = [
+            "up",
+            "--apns-key",
+            "key.p8",
+            "--apns-key-id",
+            "K",
+            "--apns-team-id",
+            "T",
+            "--apns-topic",
+            "org.example.chat",
+        ];
+        let provider = flags(&whole).unwrap().push.unwrap();
+        assert_eq!(provider.flags(), &whole[1..]);
+        let error = flags(&whole[..5]).unwrap_err();
+        assert!(error.to_string().contains("--apns-team-id"), "{error}");
     }
 }

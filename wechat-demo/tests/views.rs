@@ -35,7 +35,7 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
         let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
-        let cluster = Cluster::bring_up(dir.path(), 0, None, &light, binary).unwrap();
+        let cluster = Cluster::bring_up(dir.path(), 0, None, None, &light, binary).unwrap();
         let address = cluster.layout().link_address();
         for name in ["ann", "bob"] {
             patiently(|| match register(&address, name, PASSWORD, name) {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rpc_core::base::rng::Rng;
 
+use crate::push::role::Provider;
+
 /// A process of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -22,10 +24,12 @@ pub enum Role {
     Logic,
     /// Long links.
     Access,
+    /// Wakes devices; only where there is a provider of pushes.
+    Push,
 }
 
 impl Role {
-    /// In the order in which they are started: each finds those it calls already there.
+    /// Those that every cluster has, in the order in which they are started: each finds those it calls already there.
     pub const ALL: [Self; 6] = [
         Self::Coordinator,
         Self::Storage1,
@@ -47,6 +51,7 @@ impl Role {
             Self::Storage3 => "storage-3",
             Self::Logic => "logic",
             Self::Access => "access",
+            Self::Push => "push",
         }
     }
 
@@ -76,6 +81,8 @@ pub struct Ports {
     pub coordinator: u16,
     /// RPC and pages of the storage processes.
     pub storage: [u16; 3],
+    /// Pages of push.
+    pub push: u16,
 }
 
 /// Ports that a cluster cannot have.
@@ -93,14 +100,14 @@ pub enum PortError {
 }
 
 /// Ports of a cluster.
-const PORTS: u16 = 7;
+const PORTS: u16 = 8;
 /// Where free ports are looked for; Linux gives 32768 and above to outgoing connections.
 const FREE_PORTS: Range<u16> = 10_000..32_000;
 /// Ports tried before there is said to be none.
 const ATTEMPTS: usize = 200;
 
 impl Ports {
-    /// `first` and the six after it; 0 = whichever are free.
+    /// `first` and the seven after it; 0 = whichever are free.
     ///
     /// # Errors
     /// [`PortError`]; all are tried, so that a cluster does not come up in part.
@@ -121,13 +128,14 @@ impl Ports {
             *port = listener.local_addr().map_err(PortError::None)?.port();
             held.push(listener);
         }
-        let [link, access, logic, coordinator, first, second, third] = ports;
+        let [link, access, logic, coordinator, first, second, third, push] = ports;
         Ok(Self {
             link,
             access,
             logic,
             coordinator,
             storage: [first, second, third],
+            push,
         })
     }
 }
@@ -156,6 +164,8 @@ pub struct Layout {
     pub ports: Ports,
     /// URL of the database that keeps the store; `None` = the storage processes do, below `dir`.
     pub database: Option<String>,
+    /// As whom devices are woken; `None` = they are not.
+    pub push: Option<Provider>,
     /// Flags of this run for single roles, after the usual ones.
     pub extra: Vec<(Role, String)>,
 }
@@ -168,8 +178,16 @@ impl Layout {
             dir: dir.to_owned(),
             ports,
             database: None,
+            push: None,
             extra: Vec::new(),
         }
+    }
+
+    /// The roles there are, in the order in which they are started.
+    #[must_use]
+    pub fn roles(&self) -> Vec<Role> {
+        let push = self.push.as_ref().map(|_| Role::Push);
+        Role::ALL.into_iter().chain(push).collect()
     }
 
     /// HOST:PORT that terminals connect to.
@@ -188,6 +206,7 @@ impl Layout {
             Role::Storage3 => self.ports.storage[2],
             Role::Logic => self.ports.logic,
             Role::Access => self.ports.access,
+            Role::Push => self.ports.push,
         };
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
@@ -239,6 +258,14 @@ impl Layout {
                 .map(str::to_owned)
                 .into()
             }
+            Role::Push => {
+                let storage = self.ports.storage.map(address).join(",");
+                ["push", "--listen", &own, "--storage", &storage]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(self.push.iter().flat_map(Provider::flags))
+                    .collect()
+            }
         };
         let extra = self
             .extra
@@ -284,8 +311,9 @@ mod tests {
             logic,
             coordinator,
             storage: [first, second, third],
+            push,
         } = Ports::choose(0).unwrap();
-        let ports = [link, access, logic, coordinator, first, second, third];
+        let ports = [link, access, logic, coordinator, first, second, third, push];
         let all = std::collections::HashSet::from(ports);
         assert_eq!(all.len(), PORTS as usize);
         assert!(!all.contains(&0));
@@ -299,6 +327,7 @@ mod tests {
             logic: 3,
             coordinator: 4,
             storage: [5, 6, 7],
+            push: 8,
         };
         let mut layout = Layout::new(Path::new("d"), ports);
         layout.extra.push((Role::Logic, "--fast".to_owned()));
@@ -324,6 +353,23 @@ mod tests {
         assert!(
             storage.contains("--engine mysql --database mysql://x") && !storage.contains("--dir"),
             "{storage}"
+        );
+        assert!(!layout.roles().contains(&Role::Push), "nobody to wake");
+        layout.push = Some(Provider {
+            apns_key: "key.p8".into(),
+            apns_key_id: "KEY1".to_owned(),
+            apns_team_id: "TEAM1".to_owned(),
+            apns_topic: "org.example.chat".to_owned(),
+            apns_server: Some("127.0.0.1:9".to_owned()),
+            apns_roots: None,
+        });
+        assert_eq!(layout.roles().last(), Some(&Role::Push));
+        let push = layout.arguments(Role::Push).join(" ");
+        assert!(
+            push.contains("push --listen 127.0.0.1:8 --storage 127.0.0.1:5,")
+                && push.contains("--apns-key key.p8 --apns-key-id KEY1 --apns-team-id TEAM1")
+                && push.contains("--apns-topic org.example.chat --apns-server 127.0.0.1:9"),
+            "{push}"
         );
         assert!(
             Role::ALL

@@ -12,6 +12,7 @@ use rpc_core::base::time::Instant;
 
 use super::layout::{Layout, PortError, Ports, Role};
 use super::probe::{figures, is_healthy};
+use crate::push::role::Provider;
 
 /// Times that free ports are chosen before a used one is reported.
 const ATTEMPTS: usize = 3;
@@ -81,7 +82,8 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts a whole cluster below `dir` and waits until it is healthy. With `first_port` 0 it takes free
-    /// ports, and others when somebody was faster at one of them. A `database` keeps the store, where there is one.
+    /// ports, and others when somebody was faster at one of them. A `database` keeps the store, where there is one;
+    /// devices are woken where there is a provider of pushes.
     ///
     /// # Errors
     /// What [`Ports::choose`], [`Cluster::start`] or [`Cluster::wait_healthy`] say.
@@ -89,6 +91,7 @@ impl Cluster {
         dir: &Path,
         first_port: u16,
         database: Option<&str>,
+        push: Option<&Provider>,
         extra: &[(Role, String)],
         binary: &Path,
     ) -> Result<Self, ClusterError> {
@@ -96,6 +99,7 @@ impl Cluster {
         loop {
             let mut layout = Layout::new(dir, Ports::choose(first_port)?);
             layout.database = database.map(str::to_owned);
+            layout.push = push.cloned();
             layout.extra = extra.to_vec();
             let mut cluster = Self::start(layout, binary)?;
             match cluster.wait_healthy() {
@@ -124,7 +128,7 @@ impl Cluster {
             binary: binary.to_owned(),
             children: BTreeMap::new(),
         };
-        for role in Role::ALL {
+        for role in cluster.layout.roles() {
             cluster.spawn(role)?;
         }
         Ok(cluster)
@@ -142,7 +146,7 @@ impl Cluster {
     /// [`ClusterError::Ended`] as soon as one has ended, [`ClusterError::Unhealthy`] after a minute.
     pub fn wait_healthy(&mut self) -> Result<(), ClusterError> {
         let until = Instant::now() + START;
-        for role in Role::ALL {
+        for role in self.layout.roles() {
             while !is_healthy(self.layout.rpc(role)) {
                 if let Some((role, status)) = self.ended().into_iter().next() {
                     let (last_words, log) = self.last_words(role);
@@ -252,7 +256,7 @@ impl Cluster {
 
     fn end_all(&mut self) -> Vec<Role> {
         let mut killed = Vec::new();
-        for role in Role::ALL.into_iter().rev() {
+        for role in self.layout.roles().into_iter().rev() {
             let Some(mut child) = self.children.remove(&role) else {
                 continue;
             };
@@ -315,6 +319,7 @@ mod tests {
                 logic: 1,
                 coordinator: 1,
                 storage: [1; 3],
+                push: 1,
             },
         )
     }

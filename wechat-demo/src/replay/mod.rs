@@ -104,7 +104,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     }
     let light = LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned()));
     let binary = std::env::current_exe().context("the path of this program")?;
-    let cluster = Cluster::bring_up(&dir, 0, database, &light, &binary)?;
+    let cluster = Cluster::bring_up(&dir, 0, database, None, &light, &binary)?;
 
     let cluster = Arc::new(Mutex::new(cluster));
     let runtime = Runtime::builder()

@@ -41,6 +41,7 @@ pub mod http1;
 mod http2;
 mod proxy;
 pub mod prpc;
+pub mod requests;
 mod timeout;
 pub(crate) mod tls;
 

@@ -1,0 +1,269 @@
+//! A whole cluster of processes and a push service that speaks Apple's API: whoever is without a link is woken,
+//! whatever the service says and whoever dies.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod apns;
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prost::Message;
+use rpc_core::time::Instant;
+use wechat_demo::cluster::{Cluster, Role, figures};
+use wechat_demo::proto::terminal as pb;
+use wechat_demo::proto::terminal::change_request::Change;
+use wechat_demo::push::role::Provider;
+use wechat_demo::terminal::error::code;
+use wechat_demo::terminal::{Connection, TerminalError, login, new_client_id, register};
+
+use apns::{Apns, Got, KEY_ID, TEAM_ID, TOPIC};
+
+/// Longer than anything here takes, on a busy machine too; a test that hangs ends with words.
+const PATIENCE: Duration = Duration::from_secs(90);
+const PASSWORD: &str = "password";
+const BOB: &str = "b0b0b0b0b0b0b0b0";
+const CY: &str = "c0c0c0c0c0c0c0c0";
+
+/// A cluster that can wake, and three friends of whom two have a token and no link.
+struct Stage {
+    apns: Apns,
+    cluster: Cluster,
+    ann: pb::LoginReply,
+    bob: u64,
+    cy: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Stage {
+    fn set() -> Self {
+        let (apns, dir) = (Apns::start(), tempfile::tempdir().unwrap());
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let provider = Provider {
+            apns_key: file("key.p8", &apns.key),
+            apns_key_id: KEY_ID.to_owned(),
+            apns_team_id: TEAM_ID.to_owned(),
+            apns_topic: TOPIC.to_owned(),
+            apns_server: Some(apns.address.to_string()),
+            apns_roots: Some(file("roots.pem", &apns.roots)),
+        };
+        let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
+        let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
+        let cluster =
+            Cluster::bring_up(dir.path(), 0, None, Some(&provider), &light, binary).unwrap();
+        let address = cluster.layout().link_address();
+        let [ann, bob, cy] = ["ann", "bob", "cy"].map(|name| account(&address, name));
+        for (other, token) in [(&bob, BOB), (&cy, CY)] {
+            befriend(&address, &ann, other);
+            let token = token.to_owned();
+            let set = pb::ChangeRequest {
+                change: Some(Change::PushToken(pb::PushToken { token })),
+            };
+            let _: pb::ChangeReply = call(&address, other, pb::Command::Change, &set);
+        }
+        Self {
+            apns,
+            cluster,
+            ann,
+            bob: bob.user_id,
+            cy: cy.user_id,
+            _dir: dir,
+        }
+    }
+
+    /// Ann says something, and has it acknowledged.
+    fn say(&self, receiver: u64) {
+        let message = pb::Outgoing {
+            client_id: new_client_id(),
+            text: "wake up".to_owned(),
+            extra: None,
+        };
+        let request = pb::SendRequest {
+            receiver,
+            messages: vec![message],
+        };
+        let address = self.cluster.layout().link_address();
+        let _: pb::SendReply = call(&address, &self.ann, pb::Command::Send, &request);
+    }
+
+    /// The next push to a token beyond those before, once the service has taken it.
+    fn next(&self, token: &str, before: &[Got]) -> Got {
+        let seen = before.iter().map(|push| push.number).max().unwrap_or(0);
+        wait_for("a push for something newer", || {
+            let mut taken = self.apns.state.taken(token);
+            taken.retain(|push| push.number > seen);
+            taken.pop()
+        })
+    }
+
+    /// Has bob woken: ann says something, and a push for it is taken.
+    fn wake_bob(&self) -> Got {
+        let before = self.apns.state.taken(BOB);
+        self.say(self.bob);
+        self.next(BOB, &before)
+    }
+
+    fn counted(&self, name: &str) -> f64 {
+        let figures = figures(self.cluster.layout().rpc(Role::Push));
+        let name = format!("wechat_push_{name}_total");
+        figures.sum(&name, &[]).unwrap_or(0.0)
+    }
+
+    fn until_held(&self, before: usize) -> Got {
+        wait_for("the service has it and does not answer", || {
+            self.apns.state.got().get(before).cloned()
+        })
+    }
+}
+
+fn account(address: &str, name: &str) -> pb::LoginReply {
+    patiently(|| match register(address, name, PASSWORD, name) {
+        // An answer was lost.
+        Err(error) if error.is_refusal(code::ALREADY_EXISTS) => Ok(0),
+        other => other,
+    });
+    patiently(|| login(address, name, PASSWORD, "phone"))
+}
+
+/// A command over a link that is closed again.
+fn call<Reply: Message + Default>(
+    address: &str,
+    login: &pb::LoginReply,
+    command: pb::Command,
+    request: &impl Message,
+) -> Reply {
+    patiently(|| {
+        let mut connection = Connection::open(address)?;
+        let auth = pb::AuthRequest {
+            token: login.token.clone(),
+            active: false,
+        };
+        connection.call::<pb::AuthReply>(pb::Command::Auth, &auth)?;
+        connection.call(command, request)
+    })
+}
+
+fn befriend(address: &str, first: &pb::LoginReply, second: &pb::LoginReply) {
+    for (one, other) in [(first, second), (second, first)] {
+        // Who asks somebody that has asked accepts.
+        let request = pb::AddContactRequest {
+            user_id: other.user_id,
+            greeting: String::new(),
+        };
+        let _: pb::AddContactReply = call(address, one, pb::Command::AddContact, &request);
+    }
+}
+
+/// Again while the trouble is transient.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, TerminalError>) -> T {
+    let until = Instant::after(PATIENCE);
+    loop {
+        match ask() {
+            Err(error) if error.is_transient() && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome.unwrap(),
+        }
+    }
+}
+
+/// Polls for something that comes by itself.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::after(PATIENCE);
+    while Instant::now() < until {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("not within {PATIENCE:?}: {what}");
+}
+
+#[test]
+fn a_device_without_a_link_is_woken_whatever_the_service_says() {
+    let stage = Stage::set();
+    let state = &stage.apns.state;
+    let first = stage.wake_bob();
+    assert_eq!(first.collapse_id, format!("{:016x}", stage.bob));
+    let second = stage.wake_bob();
+    assert_eq!(second.collapse_id, first.collapse_id, "a device shows one");
+    assert_ne!(second.id, first.id, "it is another push");
+    assert_eq!(second.bearer, first.bearer, "one signature serves for long");
+
+    // Trouble at the service is waited out: the same push comes again.
+    let before = state.got().len();
+    state.say(&[
+        (429, "TooManyRequests"),
+        (500, "InternalServerError"),
+        (503, "ServiceUnavailable"),
+    ]);
+    let push = stage.wake_bob();
+    let tried = state.got().split_off(before);
+    let outcomes: Vec<u16> = tried.iter().map(|push| push.status).collect();
+    assert_eq!(outcomes, [429, 500, 503, 200]);
+    assert!(tried.iter().all(|tried| tried.id == push.id));
+
+    // The service finds the provider's token too old.
+    state.say(&[(403, "ExpiredProviderToken")]);
+    let push = stage.wake_bob();
+    assert_ne!(push.bearer, first.bearer, "it was signed anew");
+
+    // The service asks to go elsewhere.
+    let connections = state.connections.load(Ordering::SeqCst);
+    state.go_away.store(true, Ordering::SeqCst);
+    wait_for("the service has said so", || {
+        (!state.go_away.load(Ordering::SeqCst)).then_some(())
+    });
+    stage.wake_bob();
+    assert!(state.connections.load(Ordering::SeqCst) > connections);
+
+    // The app was removed from the device.
+    state.say(&[(410, "Unregistered")]);
+    stage.say(stage.bob);
+    wait_for("the token is dropped", || {
+        (stage.counted("tokens_gone") == 1.0).then_some(())
+    });
+    let of_bob = state.taken(BOB).len();
+    stage.say(stage.bob);
+    stage.say(stage.cy);
+    stage.next(CY, &[]);
+    assert_eq!(
+        state.taken(BOB).len(),
+        of_bob,
+        "nobody is there to be woken"
+    );
+    assert_eq!(stage.counted("given_up") + stage.counted("refused"), 0.0);
+}
+
+#[test]
+fn a_push_outlives_the_process_that_has_it() {
+    let mut stage = Stage::set();
+    stage.wake_bob();
+    for victim in ["push", "the store's primary"] {
+        let before = stage.apns.state.got().len();
+        let taken = stage.apns.state.taken(BOB);
+        stage.apns.state.hold.store(true, Ordering::SeqCst);
+        stage.say(stage.bob);
+        let held = stage.until_held(before);
+        let role = match victim {
+            "push" => Role::Push,
+            _ => wait_for("somebody serves", || stage.cluster.primary()),
+        };
+        stage.cluster.kill(role);
+        stage.cluster.spawn(role).unwrap();
+        stage.apns.state.hold.store(false, Ordering::SeqCst);
+        let push = stage.next(BOB, &taken);
+        assert_eq!(push.number, held.number, "{victim}");
+        let mut all = stage.apns.state.got().split_off(before);
+        all.retain(|push| push.number == held.number);
+        let same = |push: &Got| push.id == held.id && push.collapse_id == held.collapse_id;
+        assert!(all.iter().all(same), "{victim}: {all:?}");
+    }
+    // What came before the deaths does not come again, and what comes after them does.
+    stage.wake_bob();
+}
