@@ -38,7 +38,15 @@ const FACADE: u8 = 6;
 /// Roles of wechat-demo: processes that meet over RPC alone.
 const ROLES: [&str; 5] = ["access", "logic", "storage", "push", "terminal"];
 /// What every role may import: the words and the wires they share, and how they start coroutines. These import each other alone.
-const SHARED_BY_ROLES: [&str; 5] = ["model", "proto", "longlink", "task", "coordinator"];
+const SHARED_BY_ROLES: [&str; 7] = [
+    "model",
+    "proto",
+    "longlink",
+    "task",
+    "coordinator",
+    "history",
+    "planted",
+];
 
 /// The files that may say `unsafe`, and why each must. A trailing `/` means the folder.
 const UNSAFE_FILES: &[(&str, &str)] = &[

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use wechat_demo::{access, coordinator, logic, push, storage};
+use wechat_demo::{access, checker, coordinator, logic, push, storage};
 
-use crate::{bench, chat, replay, simulate, transfer, up};
+use crate::{bench, chaos, chat, replay, simulate, transfer, up};
 
 /// Exit status for a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Bench(bench::Flags),
     /// What the terminal's rules come to, on virtual time
     Simulate(simulate::Flags),
+    /// Load a cluster, hurt it in every way there is, and judge what came of it
+    Chaos(chaos::Flags),
+    /// Judge histories of a run: nothing lost, doubled, reordered, invented
+    Check(checker::read::Options),
     /// The access role: long links from terminals
     Access(access::Options),
     /// The logic role: the business

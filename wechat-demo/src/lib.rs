@@ -5,11 +5,14 @@
 //! Read first: `proto/terminal.proto`, then [`model`], then [`storage`].
 
 pub mod access;
+pub mod checker;
 pub mod cluster;
 pub mod coordinator;
+pub mod history;
 pub mod logic;
 pub mod longlink;
 pub mod model;
+pub mod planted;
 pub mod proto;
 pub mod push;
 pub mod storage;

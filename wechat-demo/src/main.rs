@@ -1,6 +1,7 @@
 //! The `wechat-demo` command: one binary, a role per subcommand.
 
 mod bench;
+mod chaos;
 mod chat;
 mod cli;
 mod replay;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use wechat_demo::cluster::parent;
-use wechat_demo::{access, coordinator, logic, push, storage};
+use wechat_demo::{access, checker, coordinator, logic, push, storage};
 
 use cli::Command;
 
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
         Command::Import(flags) => transfer::import(&flags),
         Command::Bench(flags) => bench::run(flags),
         Command::Simulate(flags) => simulate::run(&flags),
+        Command::Chaos(flags) => chaos::run(&flags),
+        Command::Check(options) => checker::read::run(&options),
         Command::Access(options) => access::run(options).map(|()| ExitCode::SUCCESS),
         Command::Logic(options) => logic::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Coordinator(options) => {

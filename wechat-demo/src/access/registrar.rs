@@ -19,6 +19,7 @@ use super::backend::{Backend, Refusal};
 use super::meter::Meter;
 use super::table::{Link, Table};
 use crate::model::limits::LINKS_PER_CALL;
+use crate::planted::{self, Bug};
 use crate::proto::logic;
 use crate::proto::terminal as pb;
 use crate::task::spawn;
@@ -197,6 +198,17 @@ impl Sweep {
     }
 }
 
+/// The key in the answer to a heartbeat: the primary's, or none.
+pub(super) fn beat_key(link: &Link, newest: Option<u64>) -> Option<u64> {
+    if planted::is_on(Bug::NoKeyInBeat) {
+        return None;
+    }
+    if planted::is_on(Bug::BeatFromCache) {
+        return Some(link.tell(0));
+    }
+    newest
+}
+
 /// One call for these links; `false` when one of the primaries could not be asked.
 fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
     let described: Vec<_> = links
@@ -215,7 +227,8 @@ fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
     for (link, newest) in links.iter().zip(newest) {
         reached &= newest.reached;
         let told = link.tell(0);
-        if newest.reached && newest.key > told {
+        let heals = !planted::is_on(Bug::NoKeyInBeat) && !planted::is_on(Bug::BeatFromCache);
+        if heals && newest.reached && newest.key > told {
             Meter::add(&meter.healed);
             link.notify(pb::Notify {
                 prev_key: told,

@@ -18,7 +18,7 @@ use super::backend::{Answer, Backend, Refusal};
 use super::commands;
 use super::link::{Links, Plain};
 use super::meter::Meter;
-use super::registrar::{Registrar, Sweep};
+use super::registrar::{Registrar, Sweep, beat_key};
 use super::session::{Closing, Event, Limits, Request};
 use super::table::{Link, Place, Table};
 use super::websocket::WebSocket;
@@ -213,7 +213,7 @@ impl Access {
                 Some(self.beside(link, false, |access, place| {
                     let link = Arc::clone(&place.link);
                     access.registrar.renew(&link, move |newest| {
-                        place.link.beat(newest);
+                        place.link.beat(beat_key(&place.link, newest));
                     });
                 }))
             }

@@ -2,9 +2,18 @@
 //!
 //! Knows:       how each measurement is asked for.   Does not know: how it is made.
 //!
+//! Load is open-loop: a message is due at a time fixed beforehand, and its latency counts from then, however
+//! late it could be sent (no coordinated omission). It runs in this process; its processor time is told apart
+//! from the servers'. Beside it stands the disk's own append and fdatasync.
+//!
 //! Read first: the file of the measurement.
 
 mod connections;
+mod cost;
+mod disk;
+mod ground;
+mod messages;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -19,6 +28,10 @@ pub(crate) struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Durable messages between pairs, at a fixed rate
+    Messages(messages::Load),
+    /// Bytes of TCP payload for a question and for a message
+    Wire(wire::Load),
     /// Memory of idle links of terminals, over several processes
     Connections(connections::Flags),
     #[command(hide = true)]
@@ -27,9 +40,11 @@ enum What {
     ConnectionsClient(connections::client::Flags),
 }
 
-/// Makes one measurement and prints its report.
+/// Makes one measurement and prints its report. A number is never a failure; what did not work is.
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     match flags.what {
+        What::Messages(load) => messages::run(&load)?,
+        What::Wire(load) => wire::run(&load)?,
         What::Connections(flags) => connections::run(&flags)?,
         What::ConnectionsServer(flags) => connections::server::run(flags)?,
         What::ConnectionsClient(flags) => connections::client::run(&flags)?,

@@ -194,6 +194,22 @@ impl Cluster {
         }
     }
 
+    /// Ends a role in order and waits until it has: it gets time to finish what it does, then it is killed.
+    /// `true` if it had to be. Nothing happens if it does not run.
+    pub fn end(&mut self, role: Role) -> bool {
+        let Some(mut child) = self.children.remove(&role) else {
+            return false;
+        };
+        drop(child.stdin.take());
+        if wait(&mut child, Instant::now() + DRAIN) {
+            return false;
+        }
+        // Both fail only when the child has ended already.
+        let _ = child.kill();
+        wait(&mut child, Instant::NEVER);
+        true
+    }
+
     /// Starts a role that does not run, with the flags it had (C-2).
     ///
     /// # Errors
@@ -255,19 +271,8 @@ impl Cluster {
     }
 
     fn end_all(&mut self) -> Vec<Role> {
-        let mut killed = Vec::new();
-        for role in self.layout.roles().into_iter().rev() {
-            let Some(mut child) = self.children.remove(&role) else {
-                continue;
-            };
-            drop(child.stdin.take());
-            if !wait(&mut child, Instant::now() + DRAIN) {
-                let _ = child.kill();
-                wait(&mut child, Instant::NEVER);
-                killed.push(role);
-            }
-        }
-        killed
+        let roles = self.layout.roles().into_iter().rev();
+        roles.filter(|role| self.end(*role)).collect()
     }
 }
 

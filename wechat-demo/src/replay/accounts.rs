@@ -1,4 +1,4 @@
-//! Accounts and devices for everybody in the log.
+//! Accounts and devices for everybody in a log, or in a crowd.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use rpc_core::time::Instant;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{TerminalError, login, register};
 
-use super::log::Log;
 use super::parallel::parallel;
 
 /// People registered at a time.
@@ -21,25 +20,29 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Everybody's; it protects nothing.
 const PASSWORD: &str = "replay-replay";
 
-/// One person of the log, with two devices.
+/// One person, with two devices.
 #[derive(Clone, Debug)]
-pub(super) struct Person {
-    pub(super) user_id: u64,
+pub(crate) struct Person {
+    pub(crate) user_id: u64,
     /// The device that takes part.
-    pub(super) token: Bytes,
+    pub(crate) token: Bytes,
+    /// Its id.
+    pub(crate) device: u64,
     /// The device that syncs from nothing at the end.
-    pub(super) fresh_token: Bytes,
+    pub(crate) fresh_token: Bytes,
+    /// Its id.
+    pub(crate) fresh_device: u64,
 }
 
 /// Registers everybody and logs two devices in.
-pub(super) fn open(
+pub(crate) fn open(
     address: &str,
-    log: &Arc<Log>,
+    names: Arc<Vec<String>>,
     bar: &ProgressBar,
 ) -> anyhow::Result<Vec<Person>> {
-    let (address, names, counted) = (address.to_owned(), log.clone(), bar.clone());
-    let people = parallel(log.people.len(), WIDTH, move |index| {
-        let name = &names.people[index];
+    let (address, counted) = (address.to_owned(), bar.clone());
+    let people = parallel(names.len(), WIDTH, move |index| {
+        let name = &names[index];
         let trouble = |what: &str, error| anyhow::anyhow!("cannot {what} {name}: {error}");
         // A register whose answer was lost is answered "taken" the second time.
         match patiently(|| register(&address, name, PASSWORD, name)) {
@@ -55,7 +58,9 @@ pub(super) fn open(
         Ok(Person {
             user_id: phone.user_id,
             token: phone.token,
+            device: phone.device_id,
             fresh_token: fresh.token,
+            fresh_device: fresh.device_id,
         })
     });
     bar.finish_and_clear();

@@ -1,17 +1,25 @@
-//! Processes that are killed on the way.
+//! Processes that are killed on the way: at given shares of the lines, or a random one every so often.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rpc_core::base::rng::Rng;
 use rpc_core::time::Instant;
 use wechat_demo::cluster::{Cluster, Role};
+use wechat_demo::history::{Event, History};
 
 /// What the storage process that serves is called.
 const PRIMARY: &str = "storage-primary";
 /// How long a killed process stays away.
 const AWAY: Duration = Duration::from_millis(500);
+/// What a history calls a kill.
+const KILL: &str = "kill";
+/// The planned fault of a run that kills whatever it likes.
+pub(super) const SOME_KILL: &str = "kill *";
+/// The planned fault of a run in which a role ends by itself.
+pub(super) const SOME_END: &str = "end *";
 
 /// Which process.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,27 +73,59 @@ impl FromStr for Kill {
     }
 }
 
+impl Kill {
+    /// Its name in a history.
+    pub(super) fn fault(&self) -> String {
+        match self.target {
+            Target::Role(role) => format!("{KILL} {role}"),
+            // Which of them it is shows when the time has come.
+            Target::Primary => format!("{KILL} storage-*"),
+        }
+    }
+}
+
 /// The kills of one run.
 #[derive(Debug)]
 pub(super) struct Kills {
     /// Not yet due, the next one last.
     ahead: Vec<Kill>,
+    random: Option<Random>,
     done: usize,
 }
 
+/// A random role every so often.
+#[derive(Debug)]
+struct Random {
+    every: Duration,
+    next: Instant,
+    rng: Rng,
+}
+
 impl Kills {
-    pub(super) fn new(kills: &[Kill]) -> Self {
+    pub(super) fn new(kills: &[Kill], every: Option<Duration>, seed: u64) -> Self {
         let mut ahead = kills.to_vec();
         ahead.sort_by(|a, b| b.percent.total_cmp(&a.percent));
-        Self { ahead, done: 0 }
+        let random = every.map(|every| Random {
+            every,
+            next: Instant::now() + every,
+            rng: Rng::from_seed(seed),
+        });
+        Self {
+            ahead,
+            random,
+            done: 0,
+        }
     }
 
     /// What is due now that `delivered` of `all` lines are.
-    pub(super) fn due(&mut self, delivered: usize, all: usize) -> Option<Target> {
+    pub(super) fn due(&mut self, delivered: usize, all: usize, now: Instant) -> Option<Target> {
         let share = 100.0 * delivered as f64 / all as f64;
-        let next = self.ahead.pop_if(|kill| kill.percent <= share)?;
+        let next = match self.ahead.pop_if(|kill| kill.percent <= share) {
+            Some(kill) => kill.target,
+            None => Target::Role(self.random.as_mut()?.due(now)?),
+        };
         self.done += 1;
-        Some(next.target)
+        Some(next)
     }
 
     /// Kills that have happened.
@@ -99,8 +139,36 @@ impl Kills {
     }
 }
 
-/// Kills a process and starts it again a little later. Waits for that: call it beside other work.
-pub(super) fn kill_and_restart(cluster: &Arc<Mutex<Cluster>>, target: Target) {
+impl Random {
+    fn due(&mut self, now: Instant) -> Option<Role> {
+        if now < self.next {
+            return None;
+        }
+        self.next = now + self.every;
+        Some(Role::ALL[self.rng.below(Role::ALL.len() as u64) as usize])
+    }
+}
+
+/// `5s`, `500ms` or `2m`.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write for example 5s, 500ms or 2m");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let count: u64 = digits.parse().map_err(|_| wrong())?;
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => return Err(wrong()),
+    };
+    match count.checked_mul(unit) {
+        Some(millis) if millis > 0 => Ok(Duration::from_millis(millis)),
+        _ => Err(wrong()),
+    }
+}
+
+/// Kills a process, unless it has ended by itself, and starts it again a little later. Waits for that: call it
+/// beside other work.
+pub(super) fn kill_and_restart(cluster: &Arc<Mutex<Cluster>>, target: Target, history: &History) {
     let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
     let role = match target {
         Target::Role(role) => role,
@@ -116,7 +184,15 @@ pub(super) fn kill_and_restart(cluster: &Arc<Mutex<Cluster>>, target: Target) {
             }
         }
     };
+    let what = match cluster.pid(role) {
+        Some(_) => KILL,
+        None => "end",
+    };
     cluster.kill(role);
+    history.tell(Event::Fault {
+        what: what.to_owned(),
+        target: role.to_string(),
+    });
     // The cluster stays locked, so that nobody takes the absence for a death.
     std::thread::sleep(AWAY);
     if let Err(error) = cluster.spawn(role) {
@@ -131,13 +207,42 @@ mod tests {
     #[test]
     fn kills_come_in_the_order_of_their_time_and_once() {
         let kills = ["storage-2@60%", "storage-primary@30"].map(|text| text.parse().unwrap());
-        let mut kills = Kills::new(&kills);
-        assert_eq!(kills.due(29, 100), None);
-        assert_eq!(kills.due(30, 100), Some(Target::Primary));
-        assert_eq!(kills.due(31, 100), None);
+        let mut kills = Kills::new(&kills, None, 0);
+        let now = Instant::now();
+        assert_eq!(kills.due(29, 100, now), None);
+        assert_eq!(kills.due(30, 100, now), Some(Target::Primary));
+        assert_eq!(kills.due(31, 100, now), None);
         assert_eq!((kills.done(), kills.missed()), (1, 1));
-        assert_eq!(kills.due(100, 100), Some(Target::Role(Role::Storage2)));
+        let second = Target::Role(Role::Storage2);
+        assert_eq!(kills.due(100, 100, now), Some(second));
         assert_eq!((kills.done(), kills.missed()), (2, 0));
+    }
+
+    #[test]
+    fn a_random_kill_comes_once_a_period_and_is_told_by_the_seed() {
+        let period = Duration::from_secs(5);
+        let choices = |seed| {
+            let mut kills = Kills::new(&[], Some(period), seed);
+            let began = Instant::now();
+            assert_eq!(kills.due(0, 1, began), None);
+            let later = (1..40).map(|n| kills.due(0, 1, began + period * n + period / 2));
+            let choices: Vec<_> = later.collect::<Option<_>>().expect("one a period");
+            assert_eq!(kills.due(0, 1, began + period * 40), None);
+            choices
+        };
+        assert_eq!(choices(1), choices(1));
+        assert_ne!(choices(1), choices(2));
+        let roles = Role::ALL.map(Target::Role);
+        assert!(roles.iter().all(|role| choices(1).contains(role)));
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(parse_time("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_time("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["5", "s", "0s", "-1s", "5h", "", "99999999999999999999s"] {
+            assert!(parse_time(wrong).unwrap_err().contains("5s"), "{wrong}");
+        }
     }
 
     #[test]

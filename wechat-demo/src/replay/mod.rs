@@ -8,12 +8,12 @@
 //!
 //! Read first: [`schedule`], then [`check`], then `play.rs`.
 
-mod accounts;
+pub(crate) mod accounts;
 mod check;
 mod kill;
 mod log;
-mod parallel;
-mod play;
+pub(crate) mod parallel;
+pub(crate) mod play;
 mod report;
 mod schedule;
 mod views;
@@ -22,18 +22,22 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::Runtime;
+use rpc_core::base::rng::Rng;
+use wechat_demo::checker::{self, read};
 use wechat_demo::cluster::{Cluster, Role};
+use wechat_demo::history::{Event, History};
 use wechat_demo::storage::engine::mysql::Mysql;
 use wechat_demo::storage::location::EngineFlags;
 use wechat_demo::storage::store::Identity;
 
 use check::Verdict;
-use kill::Kill;
+use kill::{Kill, Kills};
 use report::Report;
 
 /// Memory of a password hash in the replay's cluster: 650 people are registered before the first line,
@@ -61,6 +65,24 @@ pub(crate) struct Flags {
     /// storage-primary@30%,storage-2@60%; storage-primary is the storage process that serves then
     #[arg(long, value_name = "ROLE@P%", value_delimiter = ',')]
     kill: Vec<Kill>,
+    /// Kill (SIGKILL) and restart a random process so often, for example 5s
+    #[arg(long, value_name = "TIME", value_parser = kill::parse_time)]
+    kill_every: Option<Duration>,
+    /// Seed of --kill-every's choices [default: a random one, printed]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Start a role again that ends by itself; at least one must
+    #[arg(long)]
+    restart_ended: bool,
+    /// Silence of a terminal before a heartbeat
+    #[arg(long, value_name = "TIME", value_parser = kill::parse_time, default_value = "5s")]
+    heartbeat: Duration,
+    /// Give the play up when nothing has moved for so long
+    #[arg(long, value_name = "TIME", value_parser = kill::parse_time, default_value = "90s")]
+    patience: Duration,
+    /// Write the history that the checker judges here [default: into --dir]
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
     /// Where the terminals keep their conversations
     #[arg(long, value_enum, default_value_t = StoreKind::Durable)]
     store: StoreKind,
@@ -80,7 +102,8 @@ pub(crate) enum StoreKind {
     Memory,
 }
 
-/// Runs the replay; exit status 1 when anything was lost, duplicated or reordered.
+/// Runs the replay; exit status 1 when anything was lost, duplicated or reordered, or when its history shows
+/// another promise broken.
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let log = Arc::new(log::read(&flags.file, flags.limit.unwrap_or(usize::MAX))?);
     let temporary = tempfile::Builder::new().prefix("wechat-replay-").tempdir();
@@ -102,24 +125,57 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
             anyhow::bail!("the database holds a store; a replay starts from nothing");
         }
     }
-    let light = LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned()));
+    let seed = flags.seed.unwrap_or_else(|| Rng::from_entropy().next_u64());
+    if flags.kill_every.is_some() {
+        eprintln!("--seed {seed}");
+    }
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let file = flags
+        .history
+        .clone()
+        .unwrap_or_else(|| dir.join("history.jsonl"));
+    let history = History::create(&file)
+        .with_context(|| format!("the history {} cannot be started", file.display()))?;
+    history.tell(opening(&flags, &log, seed));
     let binary = std::env::current_exe().context("the path of this program")?;
-    let cluster = Cluster::bring_up(&dir, 0, database, None, &light, &binary)?;
+    let cluster = Cluster::bring_up(&dir, 0, database, None, &light_hash(), &binary)?;
 
     let cluster = Arc::new(Mutex::new(cluster));
     let runtime = Runtime::builder()
         .build()
         .context("the runtime cannot start")?;
     let report = {
-        let (flags, cluster) = (flags.clone(), cluster.clone());
-        runtime.block_on(move || play_and_check(&flags, &log, &dir, &cluster))?
+        let (flags, cluster, history) = (flags.clone(), cluster.clone(), history.clone());
+        runtime.block_on(move || play_and_check(&flags, &log, &dir, &cluster, &history, seed))?
     };
+    history.end().context("the history")?;
     let cluster = Arc::into_inner(cluster).expect("everybody who used the cluster has ended");
     cluster
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner)
         .drain();
-    Ok(conclude(&flags, &report))
+    let files = [file];
+    let verdict = read::check(&files)?;
+    eprintln!("{}", read::tell(&verdict, &files)?);
+    Ok(conclude(&flags, &report, &verdict))
+}
+
+/// Flags of a cluster whose many passwords protect nothing.
+pub(crate) fn light_hash() -> [(Role, String); 2] {
+    LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned()))
+}
+
+/// The first line of the history: which faults are planned, how much must be acknowledged.
+fn opening(flags: &Flags, log: &log::Log, seed: u64) -> Event {
+    let planned = flags.kill.iter().map(Kill::fault);
+    let every = flags.kill_every.map(|_| kill::SOME_KILL.to_owned());
+    let ended = flags.restart_ended.then(|| kill::SOME_END.to_owned());
+    Event::Run {
+        what: "replay".to_owned(),
+        seed,
+        faults: planned.chain(every).chain(ended).collect(),
+        least_acks: log.lines.len() as u64,
+    }
 }
 
 /// The body of the replay, as a coroutine.
@@ -128,15 +184,23 @@ fn play_and_check(
     log: &Arc<log::Log>,
     dir: &std::path::Path,
     cluster: &Arc<Mutex<Cluster>>,
+    history: &Arc<History>,
+    seed: u64,
 ) -> anyhow::Result<Report> {
     let address = {
         let cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
         cluster.layout().link_address()
     };
-    let people = accounts::open(&address, log, &bar("registering", log.people.len()))?;
-    let stage = play::Stage::set(&address, log, people, flags, dir)?;
+    let names = Arc::new(log.people.clone());
+    let people = accounts::open(&address, names, &bar("registering", log.people.len()))?;
+    let stage = play::Stage::set(&address, log, people, flags, dir, history)?;
     stage.introduce(&bar("introducing", 0))?;
-    let played = stage.play(flags, cluster, &bar("playing", log.lines.len()))?;
+    let kills = Kills::new(&flags.kill, flags.kill_every, seed);
+    let played = stage.play(flags, kills, cluster, &bar("playing", log.lines.len()))?;
+    history.tell(Event::Healed {});
+    stage.rest(flags.heartbeat);
+    history.tell(Event::Rest {});
+    history.tell(Event::Drain {});
 
     let mut verdict = Verdict::new(log);
     views::look_at_all(
@@ -148,10 +212,12 @@ fn play_and_check(
     Ok(Report::new(played, &verdict))
 }
 
-fn conclude(flags: &Flags, report: &Report) -> ExitCode {
+fn conclude(flags: &Flags, report: &Report, verdict: &checker::Verdict) -> ExitCode {
     report.tell(flags.json);
     if !report.is_faultless() {
         ExitCode::FAILURE
+    } else if !verdict.is_green() {
+        verdict.exit()
     } else if report.missed_kills() > 0 {
         ExitCode::from(INSUFFICIENT)
     } else {

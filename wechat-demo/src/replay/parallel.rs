@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// # Errors
 /// The first error met; the others finish what they are doing.
-pub(super) fn parallel<T: Send + 'static>(
+pub(crate) fn parallel<T: Send + 'static>(
     count: usize,
     width: usize,
     work: impl Fn(usize) -> anyhow::Result<T> + Send + Sync + 'static,

@@ -14,6 +14,7 @@ use rpc_core::JoinHandle;
 use rpc_core::base::rng::fill_secret;
 use rpc_core::time::Instant;
 use wechat_demo::cluster::Cluster;
+use wechat_demo::history::{History, Recorder};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::contact::State;
 use wechat_demo::terminal::store::LocalStore;
@@ -22,7 +23,7 @@ use wechat_demo::terminal::store::memory::Memory;
 use wechat_demo::terminal::{Beats, Config, Observer, Terminal, TerminalError};
 
 use super::accounts::Person;
-use super::kill::{Kills, kill_and_restart};
+use super::kill::{Kills, Target, kill_and_restart};
 use super::log::Log;
 use super::parallel::parallel;
 use super::report::Played;
@@ -33,19 +34,17 @@ use super::{Flags, StoreKind};
 const WIDTH: usize = 32;
 /// Time for one introduction.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Silence of the terminals before a heartbeat. A notify that a kill swallowed heals by the next beat, and
-/// the line after it waits for that.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Time for phones to get level by themselves, beside a heartbeat and a tenth.
+const REST: Duration = Duration::from_secs(5);
 /// Pause between looks at the play.
 const LOOK: Duration = Duration::from_millis(50);
-/// The play is given up when nothing moves for so long: above every time-out on the way.
-const STALL: Duration = Duration::from_secs(90);
 /// Pause before a line is tried again whose sender's outbox was full.
 const FULL: Duration = Duration::from_millis(20);
 
 /// Everything that takes part in the play.
 pub(super) struct Stage {
     address: String,
+    history: Arc<History>,
     log: Arc<Log>,
     people: Vec<Person>,
     /// By user id.
@@ -61,6 +60,8 @@ pub(super) struct Stage {
     /// Nanoseconds on the machine's clock, by line; 0 = not yet.
     sent_at: Vec<AtomicU64>,
     applied_at: Vec<AtomicU64>,
+    /// The newest number acknowledged to each person.
+    newest: Vec<AtomicU64>,
     /// Lines released before their time, or too early for their sender's outbox.
     later: Mutex<BinaryHeap<Reverse<(Instant, usize)>>>,
     /// `later` has a new entry.
@@ -86,6 +87,7 @@ impl Stage {
         people: Vec<Person>,
         flags: &Flags,
         dir: &Path,
+        history: &Arc<History>,
     ) -> anyhow::Result<Arc<Self>> {
         let mut conversations: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (index, line) in log.lines.iter().enumerate() {
@@ -99,6 +101,8 @@ impl Stage {
         let times = || log.lines.iter().map(|_| AtomicU64::new(0)).collect();
         let stage = Arc::new(Self {
             address: address.to_owned(),
+            history: history.clone(),
+            newest: people.iter().map(|_| AtomicU64::new(0)).collect(),
             log: log.clone(),
             indexes: people
                 .iter()
@@ -130,7 +134,8 @@ impl Stage {
                 None => Arc::new(Memory::new(person.user_id)),
             };
             let mut config = Config::new(address, person.token.clone());
-            config.heartbeat = Beats::Fixed(HEARTBEAT);
+            config.heartbeat = Beats::Fixed(flags.heartbeat);
+            config.history = Some(history.recorder(person.user_id, person.device));
             let seat = Seat {
                 stage: Arc::downgrade(&stage),
                 person: index,
@@ -149,7 +154,8 @@ impl Stage {
         let (stage, counted) = (self.clone(), bar.clone());
         parallel(pairs.len(), WIDTH, move |index| {
             let (one, other) = pairs[index];
-            let introduced = stage.introduce_pair(one, other);
+            let ids = (stage.people[one].user_id, stage.people[other].user_id);
+            let introduced = introduce(stage.terminal(one), stage.terminal(other), ids);
             counted.inc(1);
             introduced.map_err(|error| {
                 anyhow::anyhow!(
@@ -163,25 +169,11 @@ impl Stage {
         Ok(())
     }
 
-    fn introduce_pair(&self, one: usize, other: usize) -> anyhow::Result<()> {
-        let (asker, asked) = (self.terminal(one), self.terminal(other));
-        let (asker_id, asked_id) = (self.people[one].user_id, self.people[other].user_id);
-        let request = pb::AddContactRequest {
-            user_id: asked_id,
-            greeting: "hello".to_owned(),
-        };
-        asker.call::<pb::AddContactReply>(pb::Command::AddContact, &request, PATIENCE)?;
-        wait_for(asked, asker_id, State::AskedMe)?;
-        let request = pb::AcceptContactRequest { user_id: asker_id };
-        asked.call::<pb::AcceptContactReply>(pb::Command::AcceptContact, &request, PATIENCE)?;
-        wait_for(asked, asker_id, State::Friend)?;
-        wait_for(asker, asked_id, State::Friend)
-    }
-
     /// Plays every line. Kills what is to be killed on the way.
     pub(super) fn play(
         self: &Arc<Self>,
         flags: &Flags,
+        mut kills: Kills,
         cluster: &Arc<Mutex<Cluster>>,
         bar: &ProgressBar,
     ) -> anyhow::Result<Played> {
@@ -200,9 +192,8 @@ impl Stage {
         for line in first {
             self.release(line);
         }
-        let mut kills = Kills::new(&flags.kill);
         let mut killing = Vec::new();
-        let trouble = self.watch(cluster, &mut kills, &mut killing, bar);
+        let trouble = self.watch(flags, cluster, &mut kills, &mut killing, bar);
         bar.finish_and_clear();
         self.over.store(1, Ordering::Release);
         self.sooner.notify_all();
@@ -228,6 +219,7 @@ impl Stage {
     /// Looks on until all is done; why it ended otherwise. `killing` gets the kills under way.
     fn watch(
         &self,
+        flags: &Flags,
         cluster: &Arc<Mutex<Cluster>>,
         kills: &mut Kills,
         killing: &mut Vec<JoinHandle<()>>,
@@ -258,27 +250,39 @@ impl Stage {
             }
             if moved.0 != acked + delivered {
                 moved = (acked + delivered, Instant::now());
-            } else if moved.1.elapsed() > STALL {
+            } else if moved.1.elapsed() > flags.patience {
                 return Some(format!(
-                    "nothing has moved for {STALL:?}: {acked} acknowledged, {delivered} delivered"
+                    "nothing has moved for {:?}: {acked} acknowledged, {delivered} delivered",
+                    flags.patience
                 ));
             }
-            if let Some(role) = kills.due(delivered, lines) {
+            let ended = match cluster.try_lock() {
+                Ok(mut cluster) => cluster.ended().into_iter().next(),
+                // Somebody is being killed and started.
+                Err(_) => None,
+            };
+            if let Some((role, status)) = ended {
+                if !flags.restart_ended {
+                    let cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
+                    let (last_words, _) = cluster.last_words(role);
+                    return Some(format!("{role} ended ({status}): {last_words}"));
+                }
+                killing.push(self.restart(cluster, Target::Role(role)));
+            }
+            if let Some(target) = kills.due(delivered, lines, Instant::now()) {
                 bar.suspend(|| {
-                    eprintln!("killing {role} with {delivered} of {lines} lines delivered")
+                    eprintln!("killing {target} with {delivered} of {lines} lines delivered")
                 });
-                let cluster = cluster.clone();
-                killing.push(rpc_core::spawn_blocking(move || {
-                    kill_and_restart(&cluster, role);
-                }));
-            } else if let Ok(mut cluster) = cluster.try_lock()
-                && let Some((role, status)) = cluster.ended().into_iter().next()
-            {
-                let (last_words, _) = cluster.last_words(role);
-                return Some(format!("{role} ended ({status}): {last_words}"));
+                killing.push(self.restart(cluster, target));
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// Kills a role and starts it again, beside the play.
+    fn restart(&self, cluster: &Arc<Mutex<Cluster>>, target: Target) -> JoinHandle<()> {
+        let (cluster, history) = (cluster.clone(), self.history.clone());
+        rpc_core::spawn_blocking(move || kill_and_restart(&cluster, target, &history))
     }
 
     /// A line may go: now, or when its time has come.
@@ -343,7 +347,8 @@ impl Stage {
         }
     }
 
-    fn acked(&self, sent: &pb::Sent) {
+    fn acked(&self, person: usize, sent: &pb::Sent) {
+        self.newest[person].fetch_max(sent.number, Ordering::AcqRel);
         let Some(line) = self.line_of(&sent.client_id) else {
             return;
         };
@@ -409,6 +414,24 @@ impl Stage {
         .filter(|(_, applied)| *applied > 0)
         .map(|(sent, applied)| Duration::from_nanos(applied.saturating_sub(sent)))
         .collect()
+    }
+
+    /// Waits until every phone has what was acknowledged to its owner, without being told to ask, as long as
+    /// that may take after the last fault.
+    pub(super) fn rest(&self, heartbeat: Duration) {
+        let until = Instant::now() + heartbeat.mul_f64(1.1) + REST;
+        let is_level = |person: usize| {
+            let newest = self.newest[person].load(Ordering::Acquire);
+            self.terminal(person).store().key() >= newest
+        };
+        while !(0..self.people.len()).all(is_level) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Where a person's devices write what they see.
+    pub(super) fn recorder(&self, person: usize, device: u64) -> Recorder {
+        self.history.recorder(self.people[person].user_id, device)
     }
 
     /// Ends everybody's terminal.
@@ -485,7 +508,7 @@ impl Observer for Seat {
 
     fn acked(&self, sent: &pb::Sent) {
         if let Some(stage) = self.stage.upgrade() {
-            stage.acked(sent);
+            stage.acked(self.person, sent);
         }
     }
 
@@ -494,6 +517,24 @@ impl Observer for Seat {
             stage.refuse(client_id, &why.to_string());
         }
     }
+}
+
+/// Makes two users contacts, the first asking.
+pub(crate) fn introduce(
+    asker: &Terminal,
+    asked: &Terminal,
+    (asker_id, asked_id): (u64, u64),
+) -> anyhow::Result<()> {
+    let request = pb::AddContactRequest {
+        user_id: asked_id,
+        greeting: "hello".to_owned(),
+    };
+    asker.call::<pb::AddContactReply>(pb::Command::AddContact, &request, PATIENCE)?;
+    wait_for(asked, asker_id, State::AskedMe)?;
+    let request = pb::AcceptContactRequest { user_id: asker_id };
+    asked.call::<pb::AcceptContactReply>(pb::Command::AcceptContact, &request, PATIENCE)?;
+    wait_for(asked, asker_id, State::Friend)?;
+    wait_for(asker, asked_id, State::Friend)
 }
 
 /// Waits until a terminal's store shows the other in a state.

@@ -153,6 +153,7 @@ pub fn run(
         if !items.is_empty() {
             moved(items);
         }
+        store.die_between_rounds();
     }
     Ok(())
 }

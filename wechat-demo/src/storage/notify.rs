@@ -25,6 +25,7 @@ use crate::{
         clock::Clock,
         limits::{INLINE_BYTES, LINKS_PER_CALL},
     },
+    planted::{self, Bug},
     proto::{access, terminal},
 };
 
@@ -105,6 +106,9 @@ impl Notifier {
     }
 
     fn put(&self, user: UserId, link: Link, notify: terminal::Notify) {
+        if planted::is_on(Bug::LoseNotifies) && notify.key.is_multiple_of(3) {
+            return;
+        }
         let outbox = self.outbox(&link.access);
         let target = access::Target {
             user_id: user.0,

@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     model::{Incarnation, Placement, ShardId, clock::Clock},
+    planted::{self, Bug, Window},
     proto::storage as pb,
 };
 
@@ -243,7 +244,7 @@ impl Store {
     pub fn has_work(&self) -> bool {
         self.shards.iter().any(|shard| {
             shard.outgoing.any_waiting() || shard.outgoing.removable() >= APPLIED_TASKS
-        })
+        }) || !postponed().is_empty()
     }
 
     /// One round: what waits on streams, then jobs from the front of `jobs` as far as one batch holds them.
@@ -260,8 +261,9 @@ impl Store {
             by_shard: BTreeMap::new(),
             reached: Vec::new(),
         };
+        self.draft_postponed(home, &mut drafts)?;
         self.draft_tasks(home, &mut drafts)?;
-        let answers = self.draft_jobs(home, &mut drafts, jobs)?;
+        let mut answers = self.draft_jobs(home, &mut drafts, jobs)?;
         self.draft_removals(&mut drafts);
         let Drafts {
             by_shard, reached, ..
@@ -277,7 +279,19 @@ impl Store {
                 entries.push((id, Bytes::from(changes.into_bytes())));
             }
         }
+        let sends = answers.iter().any(|(_, answer)| is_sent(answer));
+        if planted::is_on(Bug::AckBeforeSync) {
+            for (reply, sent) in answers.extract_if(.., |(_, answer)| is_sent(answer)) {
+                reply(sent);
+            }
+        }
+        if sends {
+            planted::die_in(Window::BeforeWrite);
+        }
         self.commit(&entries)?;
+        if sends {
+            planted::die_in(Window::BeforeAnswer);
+        }
         self.feed_streams(reached, tasks)?;
         for shard in &mut self.shards {
             shard.shrink();
@@ -312,7 +326,11 @@ impl Store {
                     match shard.incoming.place(from, home.incarnation, n) {
                         Place::Done => {}
                         Place::Next => {
-                            task::apply(shard, home, draft, task)?;
+                            if planted::is_on(Bug::MarkBeforeEffect) {
+                                postponed().push((to, task.clone()));
+                            } else {
+                                task::apply(shard, home, draft, task)?;
+                            }
                             shard.incoming.advance(from, home.incarnation, n);
                             reached = n;
                         }
@@ -325,6 +343,22 @@ impl Store {
                 shard.incoming.note(draft, from, home.incarnation);
                 drafts.reached.push((from, to, reached));
             }
+        }
+        Ok(())
+    }
+
+    /// Passes the window after a round; with [`Bug::MarkBeforeEffect`] only where an effect is still to come.
+    pub fn die_between_rounds(&self) {
+        if !planted::is_on(Bug::MarkBeforeEffect) || !postponed().is_empty() {
+            planted::die_in(Window::AfterRound);
+        }
+    }
+
+    /// Applies what [`Bug::MarkBeforeEffect`] has put off.
+    fn draft_postponed<'e>(&mut self, home: Home, drafts: &mut Drafts<'e>) -> Result<(), Fatal> {
+        for (to, task) in std::mem::take(&mut *postponed()) {
+            let shard = &mut self.shards[usize::from(to.0)];
+            task::apply(shard, home, drafts.of(to), task)?;
         }
         Ok(())
     }
@@ -402,9 +436,19 @@ impl Store {
             });
         }
         self.copies.begin(segments)?;
-        self.engine.write(&[local.as_bytes()], Durability::Synced)?;
+        let written = match planted::is_time(Window::WriteFails) {
+            false => self.engine.write(&[local.as_bytes()], Durability::Synced),
+            true => Err(EngineError::Disk("it failed as planted".to_owned())),
+        };
+        let ignored = written.is_err() && planted::is_on(Bug::CommitAfterFailure);
+        if !ignored {
+            written?;
+        }
         let ends = ends(&self.shards);
         self.copies.finish(&*self.engine, &ends)?;
+        if ignored {
+            return Ok(());
+        }
         let parts: Vec<&[u8]> = changes.iter().map(|(_, changes)| &changes[..]).collect();
         self.engine.write(&parts, Durability::Buffered)?;
         for (id, _) in changes {
@@ -434,6 +478,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn is_sent(answer: &Result<Answer, Refusal>) -> bool {
+    matches!(answer, Ok(Answer::Sent(_)))
+}
+
+/// Tasks whose marks are committed and whose effects are not; empty but for [`Bug::MarkBeforeEffect`].
+fn postponed() -> MutexGuard<'static, Vec<(ShardId, Bytes)>> {
+    static POSTPONED: Mutex<Vec<(ShardId, Bytes)>> = Mutex::new(Vec::new());
+    POSTPONED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'e> Drafts<'e> {

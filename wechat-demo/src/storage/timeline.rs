@@ -18,8 +18,12 @@ use crate::{
         DeviceId, Seq, SyncKey, UserId,
         limits::{SYNC_DEFAULT_ITEMS, SYNC_MAX_ITEMS, SYNC_PAGE_BYTES},
     },
+    planted::{self, Bug},
     proto::{storage as pb, terminal},
 };
+
+/// Numbers that [`Bug::SilentSkip`] still shows.
+const SKIPPED: u64 = 20;
 
 /// The items of `user` above `key`, in number order, one page of them.
 ///
@@ -35,6 +39,11 @@ pub fn sync(
     let limit = match limit {
         0 => SYNC_DEFAULT_ITEMS,
         limit => limit.min(SYNC_MAX_ITEMS),
+    };
+    let key = if planted::is_on(Bug::SilentSkip) {
+        SyncKey(key.0.max(newest(engine, user)?.0.saturating_sub(SKIPPED)))
+    } else {
+        key
     };
     let mut page = pb::SyncPage {
         items: Vec::new(),
@@ -58,6 +67,9 @@ pub fn sync(
     engine.scan(Table::Timeline, span, &mut |row, item| {
         if page.items.len() == limit || bytes >= SYNC_PAGE_BYTES {
             page.more = true;
+            if planted::is_on(Bug::PageCursorOffByOne) {
+                page.key = table::item_number(row).map_or(page.key, |number| number.0);
+            }
             return false;
         }
         let Some(number) = table::item_number(row) else {

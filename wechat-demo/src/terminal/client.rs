@@ -20,6 +20,7 @@ use super::outbox::{Full, Outbox};
 use super::race::History;
 use super::store::{LocalStore, StoreError};
 use super::sync::{Step, Sync};
+use crate::history::{Event as Told, Recorder, Said, Seen, SentAs, cmid, hash_of};
 use crate::proto::terminal as pb;
 use crate::task::spawn;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub keep_signal: bool,
     /// The device has a push token: it acknowledges what it applied, or it would be woken for it.
     pub acknowledges: bool,
+    /// Where the terminal writes what it saw and did; nowhere by default.
+    pub history: Option<Recorder>,
 }
 
 impl Config {
@@ -60,6 +63,7 @@ impl Config {
             active: true,
             keep_signal: false,
             acknowledges: false,
+            history: None,
         }
     }
 }
@@ -141,6 +145,9 @@ impl Terminal {
             shared: Mutex::new(shared),
             changed: Condvar::new(),
         });
+        inner.tell(|| Told::Start {
+            key: inner.store.key(),
+        });
         let (keeper, applier) = (inner.clone(), inner.clone());
         spawn("terminal-keeper", move || {
             keeper.keep();
@@ -209,7 +216,7 @@ impl Terminal {
             let result = self
                 .inner
                 .wait_for_link(until, patience)
-                .and_then(|link| link.request(command, request));
+                .and_then(|link| self.inner.mutate(&link, command, request));
             match result {
                 Err(error) if error.is_transient() && Instant::now() + pause < until => {
                     std::thread::sleep(pause);
@@ -330,6 +337,7 @@ impl Inner {
             shared.link = Some(link.clone());
         }
         self.changed.notify_all();
+        self.tell(|| Told::Linked { newest });
         self.observer.linked();
         let _ = self.events.send(Event::Linked(newest));
         let why = loop {
@@ -339,11 +347,22 @@ impl Inner {
             }
         };
         self.shared().link = None;
+        self.tell(|| Told::Unlinked {});
         why
     }
 
     /// The reader never waits for the applier: replies to others may be behind this push.
     fn hand_on(&self, push: Push) {
+        self.tell(|| match &push {
+            Push::Notify(notify) => Told::Notify {
+                prev: notify.prev_key,
+                key: notify.key,
+                items: notify.items.len() as u32,
+            },
+            Push::Beat(beat) => Told::Beat {
+                newest: beat.newest,
+            },
+        });
         if let Err(TrySendError::Full(Event::Push(push))) = self.events.try_send(Event::Push(push))
         {
             let key = match push {
@@ -384,6 +403,11 @@ impl Inner {
                     after,
                 } => {
                     self.store.apply(before, &items, after)?;
+                    self.tell(|| Told::Apply {
+                        before,
+                        after,
+                        items: items.iter().map(Seen::of).collect(),
+                    });
                     sync.applied();
                     if self.config.acknowledges {
                         acknowledge.get_or_insert_with(|| Instant::now() + ACKNOWLEDGE);
@@ -399,6 +423,9 @@ impl Inner {
                 }
                 Step::Wait(until) => {
                     if sync.is_level() {
+                        if !refreshing.is_empty() {
+                            self.tell(|| Told::Level { key: sync.key() });
+                        }
                         for done in refreshing.drain(..) {
                             // Whoever asked may have lost patience.
                             let _ = done.try_send(sync.key());
@@ -433,11 +460,18 @@ impl Inner {
         let link = self.shared().link.clone();
         let request = pb::SyncRequest { key, limit: 0 };
         let reply = link.ok_or(TerminalError::Stopped).and_then(|link| {
+            self.tell(|| Told::Sync { from: key });
             let reply: pb::SyncReply = link.request(pb::Command::Sync, &request)?;
             Ok((link, reply))
         });
         match reply {
             Ok((link, reply)) => {
+                self.tell(|| Told::Synced {
+                    from: key,
+                    to: reply.key,
+                    more: reply.more,
+                    first: reply.items.first().map_or(0, |item| item.number),
+                });
                 if let Err(nonsense) = sync.answered(reply, Instant::now()) {
                     link.end(&nonsense.to_string());
                 }
@@ -479,9 +513,13 @@ impl Inner {
         let mut pause = RESEND.0;
         loop {
             let link = self.wait_for_link(Instant::NEVER, Duration::MAX).ok()?;
+            let op = self.invoke(request);
             let result = link
                 .request(pb::Command::Send, request)
                 .and_then(|reply| check_sent(request, reply));
+            self.answered(op, &result, |reply| {
+                reply.sent.iter().map(sent_as).collect()
+            });
             match result {
                 Err(error) if error.is_transient() => {
                     self.pause(pause);
@@ -515,6 +553,69 @@ impl Inner {
             let woken = self.changed.wait_timeout(shared, wait);
             shared = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    // ---- What the history is told. ----
+
+    fn tell(&self, event: impl FnOnce() -> Told) {
+        if let Some(history) = &self.config.history {
+            history.tell(event());
+        }
+    }
+
+    /// Tells that a request to send is about to leave; the name of the attempt, 0 without a history.
+    fn invoke(&self, request: &pb::SendRequest) -> u64 {
+        let Some(history) = &self.config.history else {
+            return 0;
+        };
+        let op = history.op();
+        let said = request.messages.iter().map(|message| Said {
+            c: cmid(&message.client_id),
+            h: hash_of(message.text.as_bytes()),
+        });
+        history.tell(Told::Invoke {
+            op,
+            to: request.receiver,
+            said: said.collect(),
+        });
+        op
+    }
+
+    /// Tells what came of an attempt. Without an answer it may have been done.
+    fn answered<T>(
+        &self,
+        op: u64,
+        result: &Result<T, TerminalError>,
+        sent: impl FnOnce(&T) -> Vec<SentAs>,
+    ) {
+        self.tell(|| match result {
+            Ok(reply) => Told::Ok {
+                op,
+                sent: sent(reply),
+            },
+            Err(error @ TerminalError::Refused { code, .. }) if !error.is_transient() => {
+                Told::Fail { op, code: *code }
+            }
+            Err(_) => Told::Info { op },
+        });
+    }
+
+    /// One attempt at a change that is no message.
+    fn mutate<Reply: Message + Default>(
+        &self,
+        link: &Link,
+        command: pb::Command,
+        request: &impl Message,
+    ) -> Result<Reply, TerminalError> {
+        let op = self.config.history.as_ref().map_or(0, Recorder::op);
+        self.tell(|| Told::Mutate {
+            op,
+            command: command as u32,
+            request: cmid(&request.encode_to_vec()),
+        });
+        let result = link.request(command, request);
+        self.answered(op, &result, |_| Vec::new());
+        result
     }
 
     // ---- Ending. ----
@@ -580,6 +681,16 @@ fn take_event(sync: &mut Sync, refreshing: &mut VecDeque<SyncSender<u64>>, event
         Event::Stop => return false,
     }
     true
+}
+
+fn sent_as(sent: &pb::Sent) -> SentAs {
+    let pos = sent.pos.unwrap_or_default();
+    SentAs {
+        c: cmid(&sent.client_id),
+        i: sent.message_id,
+        n: sent.number,
+        p: (pos.count, pos.sender),
+    }
 }
 
 /// A reply that leaves a message out, or answers for another, answers for none.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::Section;
 use super::program;
@@ -64,9 +65,10 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
         "disk alone: 4 KiB append + fdatasync, p99 ms".to_owned(),
         disk_p99.spread(),
     ]);
+    let targets = targets(&mut failures);
     let text = format!(
         "## Messaging\n\n`wechat-demo replay --limit {LINES} --json` on {what}; the cluster, every terminal and the checks share the machine. \
-         A message is acknowledged after two storage processes have synced it.\n\n{}\n{}",
+         A message is acknowledged after two storage processes have synced it.\n\n{}\n{targets}\n{}",
         table.text(),
         report::failures(&failures),
     );
@@ -74,6 +76,108 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
         text,
         plots: Vec::new(),
     })
+}
+
+/// Every target beside what was measured: open-loop load, terminals in memory, everything on this machine.
+fn targets(failures: &mut Vec<String>) -> String {
+    let mut bench = |arguments: &[&str]| {
+        eprintln!("==> messaging, bench {}", arguments.join(" "));
+        let result = bench(arguments);
+        result.unwrap_or_else(|error| {
+            failures.push(format!("bench {}: {error:#}", arguments.join(" ")));
+            Value::Null
+        })
+    };
+    let full = bench(&["messages", "--rate", "10000"]);
+    let low = bench(&["messages", "--rate", "50", "--pairs", "8"]);
+    let wire = bench(&["wire"]);
+    format!(
+        "f is the p99 of an append of 4 KiB and fdatasync before the same run. Latencies count from the time a message was due.\n\n{}",
+        beside(&full, &low, &wire).text()
+    )
+}
+
+/// Targets that this benchmark does not measure.
+const ELSEWHERE: [(&str, &str); 3] = [
+    (
+        "idle long link, user space, TLS off and on; WebSocket",
+        "3 KiB, 20 KiB; 6 KiB",
+    ),
+    (
+        "group of 500 at 5 sends/s: all notified",
+        "p99 at most 60 ms + 4 f",
+    ),
+    (
+        "numbers: waits for a persist in 10^7; a shard of 10^6 users after a restart",
+        "none; 1 s",
+    ),
+];
+
+/// The table: target, measured.
+fn beside(full: &Value, low: &Value, wire: &Value) -> Table {
+    let number = |result: &Value, pointer: &str| {
+        let value = result.pointer(pointer).and_then(Value::as_f64);
+        value.map_or_else(|| "failed".to_owned(), |value| format!("{value:.1}"))
+    };
+    let mut table = Table::new(&["what", "target", "measured"]);
+    let mut row = |what: &str, target: String, measured: String| {
+        table.row(vec![what.to_owned(), target, measured])
+    };
+    let disk = |result: &Value, base: f64, times: f64| {
+        let f = result.pointer("/fdatasync/p99_ms").and_then(Value::as_f64);
+        f.map_or_else(String::new, |f| format!("{:.1} ms", base + times * f))
+    };
+    row(
+        "durable 1:1 messages, two synced copies",
+        format!(
+            "10,000/s, p99 at most 20 ms + 8 f = {}",
+            disk(full, 20.0, 8.0)
+        ),
+        format!(
+            "offered {}/s, acknowledged {}/s, p99 {} ms; f = {} ms; processor time a message: servers {} µs, load {} µs",
+            number(full, "/offered_per_s"),
+            number(full, "/acked_per_s"),
+            number(full, "/due_to_acked/p99_ms"),
+            number(full, "/fdatasync/p99_ms"),
+            number(full, "/servers_cpu_us_per_message"),
+            number(full, "/load_cpu_us_per_message"),
+        ),
+    );
+    row(
+        "send, notified, applied at the other phone, 50/s",
+        format!("p99 at most 5 ms + 4 f = {}", disk(low, 5.0, 4.0)),
+        format!("p99 {} ms", number(low, "/due_to_applied/p99_ms")),
+    );
+    row(
+        "\"anything new?\" – nothing",
+        "at most 64 bytes of TCP payload each way".to_owned(),
+        format!(
+            "{} up, {} down",
+            number(wire, "/nothing_up"),
+            number(wire, "/nothing_down")
+        ),
+    );
+    row(
+        "delivered 20-byte text, both ends, TLS off",
+        "at most 200 bytes of TCP payload".to_owned(),
+        format!("{} bytes", number(wire, "/message")),
+    );
+    row(
+        "a fresh device syncs",
+        "–".to_owned(),
+        format!("{} messages/s", number(full, "/sync_items_per_s")),
+    );
+    for (what, target) in ELSEWHERE {
+        row(what, target.to_owned(), "not measured here".to_owned());
+    }
+    table
+}
+
+fn bench(arguments: &[&str]) -> Result<Value> {
+    let program = program::target_dir()?.join("release/wechat-demo");
+    let mut command = std::process::Command::new(program);
+    command.arg("bench").args(arguments).arg("--json");
+    program::start(&mut command)?.result()
 }
 
 fn measure(input: &Path, fields: &mut [Samples; 8], rates: &mut Samples) -> Result<()> {

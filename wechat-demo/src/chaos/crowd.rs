@@ -1,0 +1,314 @@
+//! The people of a chaos run: terminals in a ring of friends, and what they say.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use rpc_core::base::rng::Rng;
+use rpc_core::time::Instant;
+use wechat_demo::history::{History, Recorder};
+use wechat_demo::proto::terminal as pb;
+use wechat_demo::terminal::store::memory::Memory;
+use wechat_demo::terminal::store::{LocalStore, StoreError, Stored};
+use wechat_demo::terminal::{Beats, Config, Observer, Terminal, new_client_id};
+
+use super::timeline::Figures;
+use crate::replay::accounts::{self, Person};
+use crate::replay::parallel::parallel;
+use crate::replay::play::introduce;
+
+/// Silence of a terminal before a heartbeat: short, so that a run of a minute sees many.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Time for terminals to get level by themselves, beside a heartbeat and a tenth.
+const REST: Duration = Duration::from_secs(5);
+/// Everybody's friends are so many places further round the ring.
+const FRIENDS: [usize; 2] = [1, 2];
+/// Introductions and fresh devices at a time.
+const WIDTH: usize = 16;
+/// Time for one device to get level in the drain.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Everybody.
+pub(super) struct Crowd {
+    /// Past the relay, for the fresh devices.
+    straight: String,
+    relayed: String,
+    people: Vec<Person>,
+    seats: Vec<Mutex<Seat>>,
+    counts: Arc<Counts>,
+    history: Arc<History>,
+}
+
+/// A person's terminal, and what it keeps through restarts.
+struct Seat {
+    terminal: Terminal,
+    store: Arc<Fragile>,
+}
+
+#[derive(Default)]
+struct Counts {
+    offered: AtomicU64,
+    acked: AtomicU64,
+    applied: AtomicU64,
+    /// Newest number acknowledged, by person.
+    newest: Vec<AtomicU64>,
+}
+
+struct Ear {
+    counts: Arc<Counts>,
+    person: usize,
+}
+
+impl Observer for Ear {
+    fn applied(&self, items: &[pb::Item]) {
+        self.counts
+            .applied
+            .fetch_add(items.len() as u64, Ordering::Relaxed);
+    }
+
+    fn acked(&self, sent: &pb::Sent) {
+        self.counts.acked.fetch_add(1, Ordering::Relaxed);
+        self.counts.newest[self.person].fetch_max(sent.number, Ordering::AcqRel);
+    }
+}
+
+impl Crowd {
+    /// Registers `count` people, starts their terminals behind the relay, and makes them friends.
+    pub(super) fn gather(
+        straight: &str,
+        relayed: &str,
+        count: usize,
+        history: &Arc<History>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let names: Vec<String> = (0..count).map(|n| format!("chaos{n}")).collect();
+        let people = accounts::open(straight, Arc::new(names), &ProgressBar::hidden())?;
+        let counts = Arc::new(Counts {
+            newest: people.iter().map(|_| AtomicU64::new(0)).collect(),
+            ..Counts::default()
+        });
+        let mut seats = Vec::with_capacity(count);
+        for (index, person) in people.iter().enumerate() {
+            let store = Arc::new(Fragile::new(person.user_id));
+            let recorder = history.recorder(person.user_id, person.device);
+            let terminal = start(relayed, person, index, &store, &counts, recorder);
+            seats.push(Mutex::new(Seat { terminal, store }));
+        }
+        let crowd = Arc::new(Self {
+            straight: straight.to_owned(),
+            relayed: relayed.to_owned(),
+            people,
+            seats,
+            counts,
+            history: history.clone(),
+        });
+        let meeting = crowd.clone();
+        parallel(count * FRIENDS.len(), WIDTH, move |index| {
+            let one = index / FRIENDS.len();
+            let other = (one + FRIENDS[index % FRIENDS.len()]) % meeting.people.len();
+            let ids = (meeting.people[one].user_id, meeting.people[other].user_id);
+            introduce(&meeting.terminal(one), &meeting.terminal(other), ids)
+        })?;
+        Ok(crowd)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.people.len()
+    }
+
+    /// Offers messages at a steady rate until it is over, whatever becomes of them.
+    pub(super) fn talk(&self, rate: u32, mut rng: Rng, over: &AtomicBool) {
+        let began = Instant::now();
+        let gap = Duration::from_secs(1) / rate;
+        let mut count = 0_u32;
+        while !over.load(Ordering::Acquire) {
+            let due = began + gap * count;
+            let wait = due.saturating_since(Instant::now());
+            if !wait.is_zero() {
+                std::thread::sleep(wait);
+            }
+            count += 1;
+            let sender = rng.below(self.people.len() as u64) as usize;
+            let step = FRIENDS[rng.below(FRIENDS.len() as u64) as usize];
+            let receiver = match rng.below(2) {
+                0 => (sender + step) % self.people.len(),
+                _ => (sender + self.people.len() - step) % self.people.len(),
+            };
+            self.counts.offered.fetch_add(1, Ordering::Relaxed);
+            // A full outbox is what an overloaded phone has: the message is not said.
+            let _ = self.terminal(sender).send(
+                self.people[receiver].user_id,
+                new_client_id(),
+                format!("message {count}"),
+            );
+        }
+    }
+
+    /// What has happened so far.
+    pub(super) fn figures(&self) -> Figures {
+        Figures {
+            offered: self.counts.offered.load(Ordering::Relaxed),
+            acked: self.counts.acked.load(Ordering::Relaxed),
+            applied: self.counts.applied.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends a terminal between receiving something and storing it, and starts it again on its store.
+    pub(super) fn kill_terminal(&self, person: usize) {
+        let mut seat = self.seat(person);
+        seat.store.refuse(true);
+        let until = Instant::now() + Duration::from_secs(2);
+        while seat.terminal.failed().is_none() && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+        seat.terminal.stop();
+        seat.store.refuse(false);
+        seat.terminal = self.start(person, &seat.store);
+    }
+
+    /// Starts a terminal again with nothing, on the same device.
+    pub(super) fn reinstall(&self, person: usize) {
+        let mut seat = self.seat(person);
+        seat.terminal.stop();
+        seat.store = Arc::new(Fragile::new(self.people[person].user_id));
+        seat.terminal = self.start(person, &seat.store);
+    }
+
+    /// Waits until nobody has anything unanswered.
+    pub(super) fn wait_answered(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let unsent = |person| self.terminal(person).unsent() > 0;
+        while (0..self.len()).any(unsent) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Waits until everybody has what was acknowledged to them, as long as that may take by itself.
+    pub(super) fn rest(&self) {
+        let until = Instant::now() + HEARTBEAT.mul_f64(1.1) + REST;
+        let is_level = |person: usize| {
+            let newest = self.counts.newest[person].load(Ordering::Acquire);
+            self.terminal(person).store().key() >= newest
+        };
+        while !(0..self.len()).all(is_level) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Brings everybody level, and a fresh device for each.
+    pub(super) fn drain(self: &Arc<Self>) -> anyhow::Result<()> {
+        let crowd = self.clone();
+        parallel(self.len(), WIDTH, move |index| {
+            let level = crowd.terminal(index).refresh(PATIENCE);
+            level.map_err(|error| anyhow::anyhow!("terminal {index} is not level: {error}"))?;
+            let person = &crowd.people[index];
+            let mut config = Config::new(&crowd.straight, person.fresh_token.clone());
+            config.history = Some(crowd.history.recorder(person.user_id, person.fresh_device));
+            let store = Arc::new(Memory::new(person.user_id));
+            let fresh = Terminal::start(config, store, Arc::new(Deaf));
+            let level = fresh.refresh(PATIENCE);
+            fresh.stop();
+            level.map_err(|error| anyhow::anyhow!("fresh device {index} is not level: {error}"))
+        })?;
+        Ok(())
+    }
+
+    /// Ends every terminal.
+    pub(super) fn close(&self) {
+        (0..self.len()).for_each(|person| self.terminal(person).stop());
+    }
+
+    fn terminal(&self, person: usize) -> Terminal {
+        self.seat(person).terminal.clone()
+    }
+
+    fn start(&self, person: usize, store: &Arc<Fragile>) -> Terminal {
+        let who = &self.people[person];
+        let recorder = self.history.recorder(who.user_id, who.device);
+        start(&self.relayed, who, person, store, &self.counts, recorder)
+    }
+
+    fn seat(&self, person: usize) -> MutexGuard<'_, Seat> {
+        self.seats[person]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn start(
+    address: &str,
+    person: &Person,
+    index: usize,
+    store: &Arc<Fragile>,
+    counts: &Arc<Counts>,
+    recorder: Recorder,
+) -> Terminal {
+    let mut config = Config::new(address, person.token.clone());
+    config.heartbeat = Beats::Fixed(HEARTBEAT);
+    config.history = Some(recorder);
+    let ear = Ear {
+        counts: counts.clone(),
+        person: index,
+    };
+    Terminal::start(config, store.clone(), Arc::new(ear))
+}
+
+/// Listens to nothing.
+struct Deaf;
+
+impl Observer for Deaf {}
+
+/// A store in memory that can be made to refuse, as a process that dies before its write does.
+struct Fragile {
+    memory: Memory,
+    refuses: AtomicBool,
+}
+
+impl Fragile {
+    fn new(user: u64) -> Self {
+        Self {
+            memory: Memory::new(user),
+            refuses: AtomicBool::new(false),
+        }
+    }
+
+    fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Release);
+    }
+}
+
+impl LocalStore for Fragile {
+    fn owner(&self) -> u64 {
+        self.memory.owner()
+    }
+
+    fn key(&self) -> u64 {
+        self.memory.key()
+    }
+
+    fn apply(&self, before: u64, items: &[pb::Item], after: u64) -> Result<(), StoreError> {
+        if self.refuses.load(Ordering::Acquire) {
+            return Err(StoreError::Engine("the terminal was killed".to_owned()));
+        }
+        self.memory.apply(before, items, after)
+    }
+
+    fn messages(&self, other: u64, limit: usize) -> Result<Vec<Stored>, StoreError> {
+        self.memory.messages(other, limit)
+    }
+
+    fn conversations(&self) -> Result<Vec<u64>, StoreError> {
+        self.memory.conversations()
+    }
+
+    fn state(&self, kind: pb::Kind, id: u64) -> Result<Option<pb::Item>, StoreError> {
+        self.memory.state(kind, id)
+    }
+
+    fn states(&self, kind: pb::Kind) -> Result<Vec<pb::Item>, StoreError> {
+        self.memory.states(kind)
+    }
+}

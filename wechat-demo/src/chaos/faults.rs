@@ -1,0 +1,294 @@
+//! Which faults come when, and how they are done.
+//!
+//! Every kind comes once, in an order that the seed shuffles, before any comes again; so a run that is long
+//! enough has seen them all, and the history's first line says which it promises.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use rpc_core::base::rng::Rng;
+use rpc_core::time::Instant;
+use rustix::process::{Pid, Signal, kill_process};
+use wechat_demo::cluster::{Cluster, Role};
+use wechat_demo::history::{Event, History};
+
+use super::crowd::Crowd;
+use super::relay::{Direction, Relay};
+use super::timeline::Done;
+
+/// Shortest and longest quiet between two faults, ms.
+const QUIET_MS: (u64, u64) = (500, 2_500);
+/// Time that a fault and the quiet after it take at most; a run promises the kinds that fit.
+const LONGEST: Duration = Duration::from_secs(12);
+/// How long a process stays away after a kill, ms.
+const AWAY_MS: (u64, u64) = (50, 1_500);
+/// How long a process is stopped, ms: at the least beyond the backup's lease of 2 s.
+const STOPPED_MS: (u64, u64) = (2_500, 5_000);
+/// How long a network trouble lasts, ms.
+const TROUBLE_MS: (u64, u64) = (1_000, 5_000);
+/// Delay of each direction in a slow spell, ms.
+const DELAY_MS: (u64, u64) = (20, 300);
+
+/// What can be done to the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// SIGKILL and start again.
+    Kill,
+    /// SIGSTOP, and SIGCONT beyond the lease.
+    Pause,
+    /// Every role, one after the other, drained and started again.
+    Rolling,
+    /// All links cut at once.
+    Cut,
+    /// One direction or both deliver nothing; the connections stay.
+    Freeze,
+    /// Everything takes longer.
+    Delay,
+    /// A terminal dies between receiving and storing.
+    KillTerminal,
+    /// A terminal starts from nothing.
+    Reinstall,
+}
+
+impl Kind {
+    const ALL: [Self; 8] = [
+        Self::Kill,
+        Self::Pause,
+        Self::Rolling,
+        Self::Cut,
+        Self::Freeze,
+        Self::Delay,
+        Self::KillTerminal,
+        Self::Reinstall,
+    ];
+
+    /// First word of its name in a history.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Rolling => "roll",
+            Self::Cut => "cut",
+            Self::Freeze => "freeze",
+            Self::Delay => "delay",
+            Self::KillTerminal => "kill-terminal",
+            Self::Reinstall => "reinstall",
+        }
+    }
+}
+
+/// The faults that a run of this length promises.
+pub(super) fn planned(length: Duration) -> Vec<String> {
+    let fits = length.as_millis() >= LONGEST.as_millis() * Kind::ALL.len() as u128 / 2;
+    let kinds = if fits { &Kind::ALL[..] } else { &[] };
+    let mut planned: Vec<_> = kinds
+        .iter()
+        .map(|kind| format!("{} *", kind.word()))
+        .collect();
+    if planned.is_empty() {
+        planned.push("*".to_owned());
+    }
+    planned
+}
+
+/// Does them.
+pub(super) struct Faults {
+    rng: Mutex<Rng>,
+    cluster: Arc<Mutex<Cluster>>,
+    crowd: Arc<Crowd>,
+    relay: Arc<Relay>,
+    history: Arc<History>,
+}
+
+impl Faults {
+    pub(super) fn new(
+        seed: u64,
+        cluster: Arc<Mutex<Cluster>>,
+        crowd: Arc<Crowd>,
+        relay: Arc<Relay>,
+        history: Arc<History>,
+    ) -> Self {
+        Self {
+            rng: Mutex::new(Rng::from_seed(seed)),
+            cluster,
+            crowd,
+            relay,
+            history,
+        }
+    }
+
+    /// Fault after fault until the time has come; what was done.
+    pub(super) fn go_on_until(&self, begun: Instant, end: Instant) -> anyhow::Result<Vec<Done>> {
+        let mut done = Vec::new();
+        let mut ahead: Vec<Kind> = Vec::new();
+        loop {
+            let quiet = self.between(QUIET_MS);
+            if Instant::now() + quiet >= end {
+                std::thread::sleep(end.saturating_since(Instant::now()));
+                return Ok(done);
+            }
+            std::thread::sleep(quiet);
+            self.start_ended(begun, &mut done)?;
+            if ahead.is_empty() {
+                ahead = self.shuffled();
+            }
+            let Some(kind) = ahead.pop() else { continue };
+            let from = begun.elapsed();
+            let target = self.fault(kind)?;
+            done.push(Done {
+                from,
+                to: begun.elapsed(),
+                what: format!("{} {target}", kind.word()),
+            });
+        }
+    }
+
+    /// Starts roles again that ended by themselves, as whoever looks after processes would, and tells.
+    fn start_ended(&self, begun: Instant, done: &mut Vec<Done>) -> anyhow::Result<()> {
+        let mut cluster = self.cluster();
+        for (role, status) in cluster.ended() {
+            self.history.tell(Event::Fault {
+                what: "end".to_owned(),
+                target: role.to_string(),
+            });
+            let (last_words, _) = cluster.last_words(role);
+            eprintln!("{role} ended ({status}): {last_words}");
+            cluster.spawn(role)?;
+            done.push(Done {
+                from: begun.elapsed(),
+                to: begun.elapsed(),
+                what: format!("end {role}"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Everything runs, nothing is in the way.
+    pub(super) fn heal(&self) -> anyhow::Result<()> {
+        self.relay.delay(Duration::ZERO);
+        self.relay.stop(Direction::Up, false);
+        self.relay.stop(Direction::Down, false);
+        let mut cluster = self.cluster();
+        for (role, _) in cluster.ended() {
+            cluster.spawn(role)?;
+        }
+        Ok(cluster.wait_healthy()?)
+    }
+
+    /// Does one and undoes it; to whom it was done.
+    fn fault(&self, kind: Kind) -> anyhow::Result<String> {
+        match kind {
+            Kind::Kill => {
+                let (role, away) = (self.role(), self.between(AWAY_MS));
+                self.tell(kind, role.name());
+                let mut cluster = self.cluster();
+                cluster.kill(role);
+                std::thread::sleep(away);
+                cluster.spawn(role)?;
+                Ok(role.to_string())
+            }
+            Kind::Pause => {
+                let (role, length) = (self.role(), self.between(STOPPED_MS));
+                let pid = self
+                    .cluster()
+                    .pid(role)
+                    .and_then(|pid| Pid::from_raw(pid as i32));
+                let pid = pid.with_context(|| format!("{role} does not run"))?;
+                self.tell(kind, role.name());
+                kill_process(pid, Signal::STOP).with_context(|| format!("stopping {role}"))?;
+                std::thread::sleep(length);
+                kill_process(pid, Signal::CONT).with_context(|| format!("continuing {role}"))?;
+                Ok(role.to_string())
+            }
+            Kind::Rolling => {
+                self.tell(kind, "all");
+                for role in Role::ALL {
+                    let mut cluster = self.cluster();
+                    cluster.end(role);
+                    cluster.spawn(role)?;
+                    cluster.wait_healthy()?;
+                }
+                Ok("all".to_owned())
+            }
+            Kind::Cut => {
+                self.tell(kind, "links");
+                self.relay.cut();
+                Ok("links".to_owned())
+            }
+            Kind::Freeze => Ok(self.freeze()),
+            Kind::Delay => {
+                let (delay, length) = (self.between(DELAY_MS), self.between(TROUBLE_MS));
+                self.tell(kind, "links");
+                self.relay.delay(delay);
+                std::thread::sleep(length);
+                self.relay.delay(Duration::ZERO);
+                Ok(format!("links by {delay:?}"))
+            }
+            Kind::KillTerminal | Kind::Reinstall => {
+                let person = self.below(self.crowd.len());
+                let name = format!("terminal-{person}");
+                self.tell(kind, &name);
+                match kind {
+                    Kind::Reinstall => self.crowd.reinstall(person),
+                    _ => self.crowd.kill_terminal(person),
+                }
+                Ok(name)
+            }
+        }
+    }
+
+    fn freeze(&self) -> String {
+        let (directions, name) = match self.below(3) {
+            0 => (&[Direction::Up][..], "up"),
+            1 => (&[Direction::Down][..], "down"),
+            _ => (&[Direction::Up, Direction::Down][..], "both"),
+        };
+        self.tell(Kind::Freeze, name);
+        for &direction in directions {
+            self.relay.stop(direction, true);
+        }
+        std::thread::sleep(self.between(TROUBLE_MS));
+        for &direction in directions {
+            self.relay.stop(direction, false);
+        }
+        name.to_owned()
+    }
+
+    fn tell(&self, kind: Kind, target: &str) {
+        self.history.tell(Event::Fault {
+            what: kind.word().to_owned(),
+            target: target.to_owned(),
+        });
+    }
+
+    fn role(&self) -> Role {
+        Role::ALL[self.below(Role::ALL.len())]
+    }
+
+    /// All kinds in a random order (Fisher and Yates).
+    fn shuffled(&self) -> Vec<Kind> {
+        let mut kinds = Kind::ALL.to_vec();
+        for last in (1..kinds.len()).rev() {
+            kinds.swap(last, self.below(last + 1));
+        }
+        kinds
+    }
+
+    fn between(&self, (least, most): (u64, u64)) -> Duration {
+        let span = most - least + 1;
+        Duration::from_millis(least + self.rng().below(span))
+    }
+
+    fn below(&self, bound: usize) -> usize {
+        self.rng().below(bound as u64) as usize
+    }
+
+    fn rng(&self) -> MutexGuard<'_, Rng> {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

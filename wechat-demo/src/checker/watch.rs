@@ -1,0 +1,473 @@
+//! Judging while lines come.
+
+use super::Invariant::{I3, I4, I5, I6, I7, I8, I12, L1, L3, L5};
+use super::state::{Attempt, Checker, ClientId, Message, Phone, Place, Pos, Send};
+use crate::history::{Device, Event, Line, Said, Seen, SentAs};
+use crate::proto::terminal::Kind;
+
+/// Links of one device within [`STORM_NS`] that are a storm: the ladder's first steps make fewer.
+const STORM: usize = 40;
+/// See [`STORM`].
+const STORM_NS: u64 = 10_000_000_000;
+
+impl Checker {
+    /// Takes the next line.
+    ///
+    /// # Errors
+    /// What makes it no line of a history.
+    pub fn take(&mut self, place: Place, line: &Line) -> Result<(), String> {
+        self.lines += 1;
+        match line.on {
+            Some(device) => self.take_of(device, place, line),
+            None => {
+                self.take_tool(place, &line.event);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_tool(&mut self, place: Place, event: &Event) {
+        match event {
+            Event::Run {
+                faults, least_acks, ..
+            } => {
+                self.planned.extend(faults.iter().cloned());
+                self.least_acks += least_acks;
+            }
+            Event::Fault { what, target } => {
+                *self.faults.entry(format!("{what} {target}")).or_default() += 1;
+            }
+            Event::Rest {} => self.rest(place),
+            Event::Drain {} => {
+                self.draining = true;
+                self.unanswered(place);
+            }
+            Event::End {} => self.ended = true,
+            _ => {}
+        }
+    }
+
+    fn take_of(&mut self, device: Device, place: Place, line: &Line) -> Result<(), String> {
+        match &line.event {
+            Event::Start { key } => self.start(device, place, *key),
+            Event::Linked { .. } => self.linked(device, place, line.t),
+            Event::Unlinked {} => self.phone(device).linked = false,
+            Event::Invoke { op, to, said } => self.invoke(device, place, *op, *to, said)?,
+            Event::Mutate { op, .. } => {
+                let ids = Vec::new();
+                self.ops.insert((device, *op), Attempt { ids, place });
+            }
+            Event::Ok { op, sent } => {
+                self.ops.remove(&(device, *op));
+                for sent in sent {
+                    self.acked(device, place, sent)?;
+                }
+            }
+            Event::Fail { op, .. } => {
+                let attempt = self.ops.remove(&(device, *op));
+                for id in attempt.into_iter().flat_map(|attempt| attempt.ids) {
+                    if let Some(send) = self.sends.get_mut(&id) {
+                        send.failed = true;
+                    }
+                }
+            }
+            Event::Info { op } => drop(self.ops.remove(&(device, *op))),
+            Event::Sync { .. } => {
+                let acked = self.users.entry(device.u).or_default().acked;
+                self.phone(device).asked = Some(acked);
+            }
+            Event::Synced {
+                from,
+                to,
+                more,
+                first,
+            } => self.synced(device, place, (*from, *to, *more, *first)),
+            Event::Apply {
+                before,
+                after,
+                items,
+            } => self.apply(device, place, (*before, *after), items)?,
+            Event::Level { .. } => {
+                let draining = self.draining;
+                let phone = self.phone(device);
+                phone.level = draining.then_some(place);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn phone(&mut self, device: Device) -> &mut Phone {
+        self.devices.entry(device).or_default()
+    }
+
+    fn start(&mut self, device: Device, place: Place, key: u64) {
+        let new = !self.devices.contains_key(&device);
+        let phone = self.phone(device);
+        let (had, at) = (phone.key, phone.at);
+        phone.linked = false;
+        if key == 0 || new {
+            *phone = Phone::default();
+        }
+        // What the terminal had not heard of by then, nobody asks for any more.
+        for send in self.sends.values_mut() {
+            if (send.sender, send.device) == (device.u, device.d) && send.acked.is_none() {
+                send.failed = true;
+            }
+        }
+        self.ops.retain(|(of, _), _| *of != device);
+        let phone = self.phone(device);
+        // Stored, and killed before it could be told.
+        if key > phone.key {
+            let from = phone.key;
+            phone.untold.push((from, key));
+        }
+        (phone.key, phone.at) = (key, place);
+        if key != 0 && key < had {
+            let text = format!(
+                "device {} had key {had} and starts with {key}",
+                name(device)
+            );
+            self.violated(I7, &[at, place], text);
+        }
+    }
+
+    fn linked(&mut self, device: Device, place: Place, t: u64) {
+        let phone = self.phone(device);
+        phone.linked = true;
+        phone.links.push_back(t);
+        while phone
+            .links
+            .front()
+            .is_some_and(|first| t.saturating_sub(*first) > STORM_NS)
+        {
+            phone.links.pop_front();
+        }
+        let links = phone.links.len();
+        if links > STORM {
+            let text = format!("device {} made {links} links in 10 s", name(device));
+            self.violated(L5, &[place], text);
+        }
+    }
+
+    fn invoke(
+        &mut self,
+        device: Device,
+        place: Place,
+        op: u64,
+        to: u64,
+        said: &[Said],
+    ) -> Result<(), String> {
+        let after_own = self
+            .users
+            .entry(device.u)
+            .or_default()
+            .own
+            .get(&to)
+            .copied();
+        let after_read = self.phone(device).read.get(&to).copied();
+        let mut ids = Vec::with_capacity(said.len());
+        for said in said {
+            let id = client_id(&said.c)?;
+            ids.push(id);
+            self.sends.entry(id).or_insert(Send {
+                sender: device.u,
+                device: device.d,
+                receiver: to,
+                hash: said.h,
+                invoked: place,
+                after_own,
+                after_read,
+                acked: None,
+                failed: false,
+            });
+        }
+        self.ops.insert((device, op), Attempt { ids, place });
+        Ok(())
+    }
+
+    fn acked(&mut self, device: Device, place: Place, sent: &SentAs) -> Result<(), String> {
+        let id = client_id(&sent.c)?;
+        let Some(send) = self.sends.get_mut(&id) else {
+            return Err(format!("an answer for {}, which was never sent", sent.c));
+        };
+        let receiver = send.receiver;
+        if let Some((before, at)) = &send.acked {
+            if before != sent {
+                let lines = [*at, place];
+                let text = format!("message {} was acknowledged as two", sent.c);
+                self.violated(I4, &lines, text);
+            }
+            return Ok(());
+        }
+        send.acked = Some((sent.clone(), place));
+        self.acks += 1;
+        let (after_own, after_read, invoked) = (send.after_own, send.after_read, send.invoked);
+        if let Some((pos, at)) = after_own.filter(|(pos, _)| *pos >= sent.p) {
+            let text = format!(
+                "sent after {pos:?} was acknowledged, and placed at {:?}",
+                sent.p
+            );
+            self.violated(I6, &[at, invoked, place], text);
+        }
+        if let Some((pos, at)) = after_read.filter(|(pos, _)| *pos >= sent.p) {
+            let text = format!("sent after {pos:?} was read, and placed at {:?}", sent.p);
+            self.violated(I8, &[at, invoked, place], text);
+        }
+        self.place_message(sent.i, (device.u, receiver), sent.p, id, place);
+        let user = self.users.entry(device.u).or_default();
+        if user.acked.is_none_or(|(number, _)| number < sent.n) {
+            user.acked = Some((sent.n, place));
+        }
+        let own = user.own.entry(receiver).or_insert((sent.p, place));
+        if own.0 < sent.p {
+            *own = (sent.p, place);
+        }
+        if let Some((other, at)) = user.numbers.insert(sent.n, (id, place))
+            && other != id
+        {
+            let text = format!("number {} of user {} was given twice", sent.n, device.u);
+            self.violated(I5, &[at, place], text);
+        }
+        Ok(())
+    }
+
+    /// Holds a message against what is known of it and of its place.
+    fn place_message(
+        &mut self,
+        message: u64,
+        (one, other): (u64, u64),
+        pos: Pos,
+        id: ClientId,
+        place: Place,
+    ) {
+        let known = self
+            .messages
+            .entry(message)
+            .or_insert(Message { pos, id, place });
+        let (known_pos, known_id, at) = (known.pos, known.id, known.place);
+        if known_pos != pos {
+            let text = format!("message {message} stands at {known_pos:?} and at {pos:?}");
+            self.violated(I6, &[at, place], text);
+        }
+        if known_id != id {
+            let text = format!("message id {message} is two messages");
+            self.violated(I4, &[at, place], text);
+        }
+        let conversation = (one.min(other), one.max(other), pos);
+        let (there, at) = *self.places.entry(conversation).or_insert((message, place));
+        if there != message {
+            // The same words under two ids are a duplicate; two different messages are a broken order.
+            let same = self.messages.get(&there).is_some_and(|m| m.id == id);
+            let text = format!("messages {there} and {message} both stand at {pos:?}");
+            self.violated(if same { I4 } else { I6 }, &[at, place], text);
+        }
+    }
+
+    fn synced(
+        &mut self,
+        device: Device,
+        place: Place,
+        (from, to, more, first): (u64, u64, bool, u64),
+    ) {
+        let phone = self.phone(device);
+        let begins = phone.more_from.take() != Some(from);
+        phone.more_from = more.then_some(to);
+        let asked = phone.asked.take().flatten();
+        if begins {
+            let shown = if first == 0 {
+                to.saturating_add(1)
+            } else {
+                first
+            };
+            phone.pages.push((from, shown, place));
+        }
+        if let Some((number, at)) = asked.filter(|(number, _)| !more && to < *number) {
+            let text = format!(
+                "{number} was acknowledged to user {} before device {} asked, and the answer ends at {to}",
+                device.u,
+                name(device)
+            );
+            self.violated(I7, &[at, place], text);
+        }
+    }
+
+    fn apply(
+        &mut self,
+        device: Device,
+        place: Place,
+        (before, after): (u64, u64),
+        items: &[Seen],
+    ) -> Result<(), String> {
+        let phone = self.phone(device);
+        let (key, at) = (phone.key, phone.at);
+        (phone.key, phone.at) = (after, place);
+        if before != key || after < before {
+            let text = format!(
+                "device {} was at key {key}, and moved from {before} to {after}",
+                name(device)
+            );
+            self.violated(I7, &[at, place], text);
+        }
+        for item in items {
+            self.applied += 1;
+            self.show(device, place, item)?;
+        }
+        Ok(())
+    }
+
+    /// A device holds an item now.
+    fn show(&mut self, device: Device, place: Place, item: &Seen) -> Result<(), String> {
+        let user = self.users.entry(device.u).or_default();
+        let (known, known_at) = user
+            .items
+            .entry(item.n)
+            .or_insert_with(|| (item.clone(), place));
+        if known != item {
+            let lines = [*known_at, place];
+            let text = format!("number {} of user {} is two items", item.n, device.u);
+            self.violated(I5, &lines, text);
+        }
+        let phone = self.devices.entry(device).or_default();
+        let before = phone.held.insert((item.k, item.i), item.clone());
+        if let Some(before) = before {
+            let at = self.users[&device.u]
+                .items
+                .get(&before.n)
+                .map_or(place, |(_, at)| *at);
+            if before.v == item.v && before.n != item.n {
+                let text = format!(
+                    "device {} has ({}, {}) under the numbers {} and {}",
+                    name(device),
+                    item.k,
+                    item.i,
+                    before.n,
+                    item.n
+                );
+                self.violated(I4, &[at, place], text);
+            } else if before.v > item.v {
+                let text = format!(
+                    "device {} had version {} of ({}, {}) and was given {}",
+                    name(device),
+                    before.v,
+                    item.k,
+                    item.i,
+                    item.v
+                );
+                self.violated(I12, &[at, place], text);
+            }
+        }
+        match Kind::try_from(item.k) {
+            Ok(Kind::Message) if !item.x => self.show_message(device, place, item),
+            Ok(Kind::Refused) => {
+                if let Some(c) = &item.c {
+                    let id = client_id(c)?;
+                    self.phone(device).refused.insert(id);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn show_message(&mut self, device: Device, place: Place, item: &Seen) -> Result<(), String> {
+        let (Some(c), Some((sender, receiver)), Some(pos)) = (&item.c, item.who, item.p) else {
+            let text = format!("message {} of user {} cannot be read", item.i, device.u);
+            self.violated(I3, &[place], text);
+            return Ok(());
+        };
+        let id = client_id(c)?;
+        self.place_message(item.i, (sender, receiver), pos, id, place);
+        let peer = if sender == device.u { receiver } else { sender };
+        let phone = self.phone(device);
+        let read = phone.read.entry(peer).or_insert((pos, place));
+        if read.0 < pos {
+            *read = (pos, place);
+        }
+        let twin = phone.messages.insert(id, item.i).filter(|i| *i != item.i);
+        if let Some(twin) = twin {
+            let at = self.messages.get(&twin).map_or(place, |m| m.place);
+            let text = format!(
+                "device {} shows {c} as message {twin} and as message {}",
+                name(device),
+                item.i
+            );
+            self.violated(I4, &[at, place], text);
+        }
+        let said = self.sends.get(&id).map(|s| {
+            let same = (s.sender, s.receiver, s.hash) == (sender, receiver, item.h);
+            (same, s.invoked)
+        });
+        match said {
+            Some((true, _)) => {}
+            Some((false, at)) => {
+                let text = format!("device {} shows {c} otherwise than sent", name(device));
+                self.violated(I3, &[at, place], text);
+            }
+            // Who sends without a history may have said it.
+            None if !self.devices.keys().any(|d| d.u == sender) => {}
+            None => {
+                let text = format!("device {} shows {c}, which nobody sent", name(device));
+                self.violated(I3, &[place], text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody linked must be level without having been told to ask.
+    fn rest(&mut self, place: Place) {
+        self.rested = true;
+        let mut behind = Vec::new();
+        for (device, phone) in self.devices.iter().filter(|(_, phone)| phone.linked) {
+            let Some(user) = self.users.get(&device.u) else {
+                continue;
+            };
+            let shown = user.items.last_key_value().map(|(n, (_, at))| (*n, *at));
+            let newest = shown.max(user.acked);
+            if let Some((newest, at)) = newest.filter(|(newest, _)| *newest > phone.key) {
+                let text = format!(
+                    "device {} is at key {} and user {} has {newest}",
+                    name(*device),
+                    phone.key,
+                    device.u
+                );
+                behind.push(([at, phone.at, place], text));
+            }
+        }
+        for (lines, text) in behind {
+            self.violated(L1, &lines, text);
+        }
+    }
+
+    /// Everything was answered, sooner or later.
+    fn unanswered(&mut self, place: Place) {
+        let open: Vec<_> = self
+            .sends
+            .iter()
+            .filter(|(_, send)| send.acked.is_none() && !send.failed)
+            .map(|(id, send)| (*id, send.invoked))
+            .collect();
+        for (id, invoked) in open {
+            let text = format!("message {id:032x} was neither acknowledged nor refused");
+            self.violated(L3, &[invoked, place], text);
+        }
+        let open: Vec<_> = self
+            .ops
+            .values()
+            .filter(|attempt| attempt.ids.is_empty())
+            .map(|attempt| attempt.place)
+            .collect();
+        for asked in open {
+            let text = "a change was neither acknowledged nor refused".to_owned();
+            self.violated(L3, &[asked, place], text);
+        }
+    }
+}
+
+pub(super) fn name(device: Device) -> String {
+    format!("{}/{}", device.u, device.d)
+}
+
+fn client_id(text: &str) -> Result<ClientId, String> {
+    u128::from_str_radix(text, 16).map_err(|_| format!("{text:?} is no client id"))
+}
