@@ -1,5 +1,5 @@
-//! What every coordinator promises, tried on the embedded one over real RPC: a second back end comes in as
-//! another [`Stage`], and the promises stay.
+//! What every coordinator promises, tried on the embedded one over real RPC and on an ensemble of ZooKeeper
+//! servers; and what an ensemble promises when some of its servers are lost.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use libraries::zookeeper::{Ensemble, SERVERS};
 use rpc_core::time::Instant;
 use wechat_demo::coordinator::remote::RemoteCoordinator;
+use wechat_demo::coordinator::zookeeper::ZooKeeperCoordinator;
 use wechat_demo::coordinator::{Agreed, Coordinator, Event, Fault, Kind, Session, agree};
 
 /// A coordinator and the way to it, both of which can fail.
@@ -43,10 +45,10 @@ enum How {
 }
 
 /// Longer than anything here takes; a test that hangs ends with words.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the sessions that are to live.
 const LONG: Duration = Duration::from_secs(30);
-/// Of the sessions that are to die.
+/// Of the sessions that are to die; ZooKeeper makes a second of it.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// The embedded one as a process, behind a relay.
@@ -110,6 +112,39 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// ZooKeeper's three servers; the shaky way leads to the first of them.
+struct Servers {
+    ensemble: Ensemble,
+    relay: Relay,
+}
+
+impl Servers {
+    fn start() -> Self {
+        let ensemble = Ensemble::start().unwrap_or_else(|error| panic!("{error:#}"));
+        let relay = Relay::start(ensemble.addr(0));
+        Self { ensemble, relay }
+    }
+}
+
+impl Stage for Servers {
+    fn client(&self, way: Way) -> Arc<dyn Coordinator> {
+        let servers = match way {
+            Way::Good => self.ensemble.hosts(),
+            Way::Shaky => self.relay.address.to_string(),
+        };
+        Arc::new(ZooKeeperCoordinator::new(&format!("{servers}/some/where")).unwrap())
+    }
+
+    fn crash(&mut self) {
+        (0..SERVERS).for_each(|server| self.ensemble.kill(server));
+        (0..SERVERS).for_each(|server| self.ensemble.restart(server).unwrap());
+    }
+
+    fn shake(&self, how: How) {
+        self.relay.how.store(how as u8, Ordering::SeqCst);
     }
 }
 
@@ -184,24 +219,104 @@ fn wait_for(session: &dyn Session, wanted: &Event) {
     panic!("no {wanted:?} within {PATIENCE:?}");
 }
 
+/// Polls for something that comes by itself.
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::after(PATIENCE);
+    while !holds() {
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until a watcher is told that a node is gone. Reads may be behind: it may be told of the making first.
+fn wait_gone(watcher: &dyn Session, path: &str) {
+    loop {
+        wait_for(watcher, &changed(path));
+        if watcher.read(path).unwrap().is_none() {
+            return;
+        }
+    }
+}
+
 fn changed(path: &str) -> Event {
     Event::Changed(path.to_owned())
 }
 
 /// Every promise, one after the other.
-fn conformance(mut stage: impl Stage) {
-    nodes_change_by_compare_and_set_alone(&stage);
-    sequence_nodes_get_rising_numbers(&stage);
-    of_many_who_propose_one_wins(&stage);
-    a_watch_tells_of_making_changing_and_removing(&stage);
-    ephemeral_nodes_go_with_their_session(&stage);
-    a_proposal_whose_answer_was_lost_is_recognised(&stage);
-    nothing_answered_is_lost_in_a_crash_and_sessions_and_watches_go_on(&mut stage);
+fn conformance(stage: &mut impl Stage) {
+    nodes_change_by_compare_and_set_alone(stage);
+    sequence_nodes_get_rising_numbers(stage);
+    of_many_who_propose_one_wins(stage);
+    a_watch_tells_of_making_changing_and_removing(stage);
+    ephemeral_nodes_go_with_their_session(stage);
+    a_proposal_whose_answer_was_lost_is_recognised(stage);
+    nothing_answered_is_lost_in_a_crash_and_sessions_and_watches_go_on(stage);
 }
 
 #[rpc_core::test]
 fn the_embedded_coordinator_keeps_every_promise() {
-    conformance(Embedded::start());
+    conformance(&mut Embedded::start());
+}
+
+#[rpc_core::test]
+fn zookeeper_keeps_every_promise_and_stands_the_loss_of_servers() {
+    let mut servers = Servers::start();
+    conformance(&mut servers);
+    servers.ensemble.wait_serving().unwrap();
+    // The rest on the same ensemble: it takes seconds to start one.
+    a_lost_server_changes_nothing(&mut servers);
+    without_a_majority_calls_fail_with_words_and_sessions_and_watches_come_back(&mut servers);
+}
+
+fn a_lost_server_changes_nothing(servers: &mut Servers) {
+    let (session, actor) = (
+        open(&servers.client(Way::Good), LONG),
+        open(&servers.client(Way::Good), LONG),
+    );
+    session.create("/stays", b"", Kind::Ephemeral).unwrap();
+    session.watch("/stays").unwrap();
+    let leader = servers.ensemble.leader().unwrap();
+    servers.ensemble.kill(leader);
+    // Its sessions go on at another.
+    assert_eq!(
+        sure(|| agree(&*actor, "/stays", Some(1), b"changed")),
+        Agreed::Ours(2)
+    );
+    wait_for(&*session, &changed("/stays"));
+    let seen = || sure(|| session.read("/stays")).map(|node| node.version);
+    wait_until("the change is seen", || seen() == Some(2));
+    servers.ensemble.restart(leader).unwrap();
+    servers.ensemble.wait_serving().unwrap();
+}
+
+fn without_a_majority_calls_fail_with_words_and_sessions_and_watches_come_back(
+    servers: &mut Servers,
+) {
+    let (session, actor) = (
+        open(&servers.client(Way::Good), LONG),
+        open(&servers.client(Way::Good), LONG),
+    );
+    session.create("/frozen", b"", Kind::Ephemeral).unwrap();
+    session.watch("/frozen").unwrap();
+    servers.ensemble.kill(0);
+    servers.ensemble.kill(1);
+    wait_for(&*session, &Event::Disconnected);
+    let fault = session.set("/frozen", b"x", 1).unwrap_err();
+    let words = fault.to_string();
+    assert!(matches!(fault, Fault::Lost(_)), "{fault:?}");
+    assert!(words.contains("no answer from the coordinator"), "{words}");
+    let fault = servers.client(Way::Good).open(LONG).err().unwrap();
+    assert!(fault.to_string().contains("127.0.0.1:"), "{fault}");
+    servers.ensemble.restart(0).unwrap();
+    servers.ensemble.restart(1).unwrap();
+    wait_for(&*session, &Event::Connected);
+    assert_eq!(sure(|| session.read("/frozen")).unwrap().version, 1);
+    while session.next_event(Duration::from_millis(500)).is_some() {}
+    assert_eq!(
+        sure(|| agree(&*actor, "/frozen", Some(1), b"later")),
+        Agreed::Ours(2)
+    );
+    wait_for(&*session, &changed("/frozen"));
 }
 
 fn nodes_change_by_compare_and_set_alone(stage: &impl Stage) {
@@ -305,15 +420,13 @@ fn ephemeral_nodes_go_with_their_session(stage: &impl Stage) {
     );
     watcher.watch("/closing").unwrap();
     drop(closing);
-    wait_for(&*watcher, &changed("/closing"));
-    assert_eq!(watcher.read("/closing").unwrap(), None);
+    wait_gone(&*watcher, "/closing");
 
     let dying = open(&stage.client(Way::Shaky), SHORT);
     dying.create("/dying", b"", Kind::Ephemeral).unwrap();
     watcher.watch("/dying").unwrap();
     stage.shake(How::Cut);
-    wait_for(&*watcher, &changed("/dying"));
-    assert_eq!(watcher.read("/dying").unwrap(), None);
+    wait_gone(&*watcher, "/dying");
     stage.shake(How::Open);
     wait_for(&*dying, &Event::Expired);
     assert_eq!(dying.read("/cas"), Err(Fault::Expired));

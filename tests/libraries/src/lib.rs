@@ -11,6 +11,7 @@ pub mod http;
 pub mod load;
 pub mod processes;
 pub mod threaded;
+pub mod zookeeper;
 
 use anyhow::{Result, ensure};
 

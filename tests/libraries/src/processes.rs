@@ -140,7 +140,7 @@ impl Process {
 
 /// A child that does not outlive this.
 #[derive(Debug)]
-struct Running(Child);
+pub(crate) struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -151,7 +151,7 @@ impl Drop for Running {
 }
 
 /// `program`, killed by the kernel if the thread that starts it ends first.
-fn guarded(program: &str) -> Command {
+pub(crate) fn guarded(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]);
     command
@@ -168,7 +168,7 @@ fn in_folder(option: &str, folder: impl AsRef<Path>, name: &str) -> String {
 }
 
 /// Says which package is missing.
-fn installed(program: &str, package: &str) -> Result<()> {
+pub(crate) fn installed(program: &str, package: &str) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = std::env::split_paths(&path).any(|folder| folder.join(program).exists());
     ensure!(

@@ -19,7 +19,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 12] = [
     Need {
         package: "curl",
         probe: &["curl", "--version"],
@@ -69,6 +69,16 @@ const NEEDS: [Need; 10] = [
         package: "libcurl4-openssl-dev",
         probe: &["curl-config", "--version"],
         why: "libcurl on coroutines; without it the curl crate compiles a copy of its own",
+    },
+    Need {
+        package: "default-jre-headless",
+        probe: &["java", "-version"],
+        why: "ZooKeeper is a Java program",
+    },
+    Need {
+        package: "libzookeeper-java",
+        probe: &["test", "-e", "/usr/share/java/zookeeper.jar"],
+        why: "an ensemble of three servers is the coordinator, and names our servers",
     },
 ];
 

@@ -291,7 +291,7 @@ fn wire(fault: &Fault) -> pb::Fault {
         Fault::BadVersion => pb::Fault::BadVersion,
         Fault::NotEmpty => pb::Fault::NotEmpty,
         Fault::Expired => pb::Fault::Expired,
-        Fault::Invalid | Fault::Lost(_) => pb::Fault::Invalid,
+        Fault::Invalid | Fault::Refused(_) | Fault::Lost(_) => pb::Fault::Invalid,
         Fault::Full => pb::Fault::Full,
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Knows: nodes, versions, sessions.   Does not know: what a node's data means; user data never gets here.
 //!
-//! [`Coordinator`] and [`Session`] are shaped after what ZooKeeper offers, so that a real ensemble fits
-//! behind them; [`remote`] is the client of the embedded one, which is a process of its own: [`role`].
+//! [`Coordinator`] and [`Session`] are shaped after what ZooKeeper offers. Behind them stand a real ensemble,
+//! [`zookeeper`], or the embedded one, a process of its own: [`remote`] is its client, [`role`] the process.
 //!
 //! Invariants
 //! - K-1  A node changes by compare-and-set alone: [`Session::set`] names the version it replaces.
@@ -11,6 +11,7 @@
 //!   yes nor no, and [`agree`] finds out, because whoever proposes data makes them unmistakable.
 //! - K-3  An ephemeral node lives as long as its session: until it is closed, or the coordinator has not
 //!   heard of it for its time-out. A coordinator that starts again gives every session its full time-out.
+//!   ZooKeeper brings time-outs within bounds of its own (2 to 20 ticks).
 //! - K-4  Reads may be stale elsewhere than in the embedded one; nothing may rest on them but K-1's refusal.
 //! - K-5  Of several changes of a watched path at least the last one is reported, also when it happened
 //!   while the client was cut off.
@@ -23,10 +24,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub mod disk;
+pub mod flags;
 pub mod keeper;
 pub mod remote;
 pub mod role;
 pub mod tree;
+pub mod zookeeper;
 
 /// Bytes of a node's data.
 pub const DATA_BYTES: usize = 64 << 10;
@@ -140,6 +143,9 @@ pub enum Fault {
     /// A bound of the coordinator.
     #[error("the coordinator is full")]
     Full,
+    /// It may not be done here: rights, a quota. Nothing that asking again would change.
+    #[error("the coordinator refuses: {0}")]
+    Refused(String),
     /// No answer: it was done or it was not.
     #[error("no answer from the coordinator: {0}")]
     Lost(String),

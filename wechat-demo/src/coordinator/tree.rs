@@ -302,7 +302,7 @@ impl Tree {
 }
 
 /// The path above `path`; `None` if it cannot be a node's: `/a/b`, no part empty.
-fn parent(path: &str) -> Option<&str> {
+pub(super) fn parent(path: &str) -> Option<&str> {
     let whole = path.len() <= PATH_BYTES
         && path
             .strip_prefix('/')?

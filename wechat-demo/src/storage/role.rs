@@ -38,7 +38,7 @@ use super::{
     wire::RemoteAccess,
 };
 use crate::{
-    coordinator::remote::RemoteCoordinator,
+    coordinator::flags::CoordinatorFlags,
     model::{Placement, clock::SystemClock},
     proto::storage::{ReplicaServer, StorageServer},
 };
@@ -52,9 +52,9 @@ pub struct Options {
     /// Where the copy is
     #[command(flatten)]
     pub location: Location,
-    /// HOST:PORT of the coordinator
-    #[arg(long, value_name = "HOST:PORT")]
-    pub coordinator: String,
+    /// Who agrees on the view
+    #[command(flatten)]
+    pub coordinator: CoordinatorFlags,
     /// Name of the store at the coordinator
     #[arg(long, value_name = "NAME", default_value = "main")]
     pub store: String,
@@ -124,11 +124,9 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         .with_context(|| listening(&options.listen))?;
     let me = member(&server, &*engine, location)?;
     let views = Views::new(me, copy.epoch());
-    let coordinator = RemoteCoordinator::new(&options.coordinator)
-        .with_context(|| format!("--coordinator {}", options.coordinator))?;
     let council = Council {
         views: views.clone(),
-        coordinator: Arc::new(coordinator),
+        coordinator: options.coordinator.reach()?,
         store: options.store.clone(),
         create: copy.identity().is_none().then_some(shards),
         promise: Box::new(move |epoch| way.run(move |copy| Ok(copy.promise(epoch)?)).is_ok()),

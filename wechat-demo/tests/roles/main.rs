@@ -27,11 +27,14 @@ struct Home {
     _dir: tempfile::TempDir,
 }
 
-fn storage(dir: &Path, coordinator: SocketAddr) -> (SocketAddr, ServerHandle) {
+fn storage(dir: &Path, agreeing: SocketAddr) -> (SocketAddr, ServerHandle) {
     let ready = role::start(&role::Options {
         listen: "127.0.0.1:0".to_owned(),
         location: Location::directory(dir),
-        coordinator: coordinator.to_string(),
+        coordinator: coordinator::flags::CoordinatorFlags {
+            coordinator: Some(agreeing.to_string()),
+            zookeeper: None,
+        },
         store: "main".to_owned(),
         min_copies: 2,
         shards: None,

@@ -11,23 +11,30 @@ pub(super) struct Backoff {
     rng: Rng,
     /// Before jitter.
     next: Duration,
+    max: Duration,
 }
 
 impl Backoff {
     pub fn new(rng: Rng) -> Self {
-        Self { rng, next: FIRST }
+        Self::up_to(MAX, rng)
+    }
+
+    /// Waits of at most `max`.
+    pub fn up_to(max: Duration, rng: Rng) -> Self {
+        let next = FIRST.min(max);
+        Self { rng, next, max }
     }
 
     /// The last connection was good: start over.
     pub fn reset(&mut self) {
-        self.next = FIRST;
+        self.next = FIRST.min(self.max);
     }
 
     /// The next wait: a random one between half of the step and the step, so that the clients of a
     /// server that comes back do not come all at once.
     pub fn next(&mut self) -> Duration {
         let step = self.next;
-        self.next = (step * 8 / 5).min(MAX);
+        self.next = (step * 8 / 5).min(self.max);
         let half = step / 2;
         half + Duration::from_nanos(self.rng.below(half.as_nanos() as u64 + 1))
     }

@@ -22,6 +22,7 @@ mod connection;
 mod link;
 mod options;
 mod streams;
+pub mod zookeeper;
 
 pub use channel::{Channel, ChannelBuilder, Wire};
 pub use options::CallOptions;
