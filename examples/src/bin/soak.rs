@@ -390,7 +390,8 @@ fn settle(world: &World, plateau: &mut Plateau) -> Result<String> {
     let kept = made - dropped;
     ensure!(kept <= GUARDS_KEPT, "{made} guards made, {dropped} dropped");
     let held = resident()?;
-    plateau.check(held, open_descriptors()?)?;
+    let checked = plateau.check(held, open_descriptors()?);
+    checked.inspect_err(|_| tell_all())?;
     let stacks = rpc_core::stacks().classes;
     Ok(format!(
         "{} coroutines ended, {} of them before they ran, {} by a panic; {} calls cut; {} MB carried; \
@@ -414,6 +415,19 @@ fn resident() -> Result<u64> {
         .nth(1)
         .context("statm has a second field")?;
     Ok(pages.parse::<u64>()? * 4096)
+}
+
+/// What is open and who is left, for whoever looks for a leak.
+fn tell_all() {
+    for entry in std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let leads_to = std::fs::read_link(entry.path());
+        eprintln!("{}: {leads_to:?}", entry.path().display());
+    }
+    eprintln!("{}", rpc_core::dump());
 }
 
 fn open_descriptors() -> Result<usize> {

@@ -16,6 +16,8 @@ pub struct RpcMeta {
     pub correlation_id: Option<i64>,
     #[prost(int32, optional, tag = "5")]
     pub attachment_size: Option<i32>,
+    #[prost(int32, optional, tag = "10")]
+    pub content_type: Option<i32>,
     #[prost(int32, optional, tag = "11")]
     pub checksum_type: Option<i32>,
     #[prost(bytes = "vec", optional, tag = "12")]

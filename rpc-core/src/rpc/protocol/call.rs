@@ -114,6 +114,8 @@ pub enum BodyFormat {
     Json,
     /// JSON as brpc's json2pb writes it: fields under the schema's names, 64-bit numbers as numbers.
     PlainJson,
+    /// Protocol Buffers' text format.
+    Text,
 }
 
 /// What guards a PRPC body.

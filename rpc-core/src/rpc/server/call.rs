@@ -190,8 +190,9 @@ impl PendingCall {
         let bytes = body.open(&self.incoming.attachment, max)?;
         match (self.incoming.format, &self.incoming.bound) {
             (BodyFormat::Protobuf, _) => Ok(bytes),
+            (BodyFormat::Text, _) => self.method().texts.request_from_text(&bytes),
             (BodyFormat::Json | BodyFormat::PlainJson, None) => {
-                self.method().json.request_from_json(&bytes)
+                self.method().texts.request_from_json(&bytes)
             }
             (BodyFormat::Json | BodyFormat::PlainJson, Some(bound)) => {
                 self.rules().binding(bound).request(bound, &bytes)
@@ -313,7 +314,7 @@ impl PendingCall {
     fn spoken(&self, asked: Compression) -> Compression {
         match self.incoming.format {
             BodyFormat::Protobuf => asked,
-            BodyFormat::Json | BodyFormat::PlainJson => Compression::None,
+            BodyFormat::Json | BodyFormat::PlainJson | BodyFormat::Text => Compression::None,
         }
     }
 
@@ -342,9 +343,10 @@ impl PendingCall {
     fn encoded(&self, message: Vec<u8>, format: BodyFormat) -> Result<Bytes, Status> {
         match format {
             BodyFormat::Protobuf => Ok(message.into()),
+            BodyFormat::Text => self.method().texts.response_to_text(&message),
             BodyFormat::Json | BodyFormat::PlainJson => {
                 let plain = format == BodyFormat::PlainJson;
-                let json = self.method().json.response_to_json(&message, plain)?;
+                let json = self.method().texts.response_to_json(&message, plain)?;
                 Ok(match &self.incoming.bound {
                     Some(bound) => self.rules().binding(bound).answer(json),
                     None => json,

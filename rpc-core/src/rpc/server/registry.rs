@@ -10,10 +10,10 @@ use super::stats::MethodStats;
 use crate::rpc::descriptor::MethodDescriptor;
 use crate::rpc::error::Error;
 use crate::rpc::http_rule::Rules;
-use crate::rpc::json::Transcoder;
 use crate::rpc::protocol::call::no_such_method;
 use crate::rpc::protocol::{HttpRoute, Kind, Route, Routes};
 use crate::rpc::status::Status;
+use crate::rpc::transcode::Transcoder;
 
 /// One method of one service, ready to be called.
 pub(super) struct Method {
@@ -26,7 +26,7 @@ pub(super) struct Method {
     /// Its names.
     pub descriptor: &'static MethodDescriptor,
     /// JSON in and out.
-    pub json: Transcoder,
+    pub texts: Transcoder,
     /// Its numbers.
     pub stats: MethodStats,
 }
@@ -75,7 +75,7 @@ impl Registry {
                     method: methods.len() as u32,
                     kind: Kind::new(method.client_streaming, method.server_streaming),
                 };
-                let json = match descriptor.file_descriptor_set {
+                let texts = match descriptor.file_descriptor_set {
                     [] => Transcoder::none(),
                     _ => {
                         rules.add(&pool, method, route).map_err(unusable)?;
@@ -87,7 +87,7 @@ impl Registry {
                     index,
                     route,
                     descriptor: method,
-                    json,
+                    texts,
                     stats: MethodStats::default(),
                 });
             }

@@ -121,7 +121,8 @@ impl PrpcServer {
         let format = match meta.content_type {
             CONTENT_PROTOBUF => BodyFormat::Protobuf,
             CONTENT_JSON => BodyFormat::PlainJson,
-            _ => BodyFormat::Json,
+            CONTENT_PROTO_JSON => BodyFormat::Json,
+            _ => BodyFormat::Text,
         };
         let (log_id, trace, metadata) = (request.log_id, request.trace(), meta.metadata());
         let attachment = part(&frame.bytes, data_end, frame.bytes.len());
@@ -205,9 +206,9 @@ impl PrpcServer {
             );
             return Err(Status::from_errno(EREQUEST, text));
         }
-        if !(CONTENT_PROTOBUF..=CONTENT_PROTO_JSON).contains(&meta.content_type) {
+        if !(CONTENT_PROTOBUF..=CONTENT_PROTO_TEXT).contains(&meta.content_type) {
             let text = format!(
-                "Fail to parse request: content_type {} is not spoken here, send 0 (protobuf), 1 (JSON) or 2 (protobuf's JSON)",
+                "Fail to parse request: content_type {} is not spoken here, send 0 (protobuf), 1 (JSON), 2 (protobuf's JSON) or 3 (protobuf's text format)",
                 meta.content_type
             );
             return Err(Status::from_errno(EREQUEST, text));
@@ -448,6 +449,8 @@ const CONTENT_PROTOBUF: i32 = 0;
 const CONTENT_JSON: i32 = 1;
 /// JSON in the canonical mapping of Protocol Buffers.
 const CONTENT_PROTO_JSON: i32 = 2;
+/// The text format of Protocol Buffers.
+const CONTENT_PROTO_TEXT: i32 = 3;
 
 /// How a request's body was guarded and written, for its id's tag: its answer's is the same. Always even.
 const fn tag(guard: Checksum, content_type: i32) -> u32 {

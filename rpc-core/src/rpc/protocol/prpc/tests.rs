@@ -176,9 +176,16 @@ fn compressions_are_restored_or_named() {
 }
 
 #[test]
-fn content_types_other_than_protobuf_and_json_are_refused() {
+fn content_types_other_than_brpcs_own_are_refused() {
     let mut meta = request_meta();
-    for (kind, accepted) in [(0, true), (1, true), (2, true), (3, false), (-1, false)] {
+    for (kind, accepted) in [
+        (0, true),
+        (1, true),
+        (2, true),
+        (3, true),
+        (4, false),
+        (-1, false),
+    ] {
         meta.content_type = Some(kind);
         assert_eq!(answer_to(&meta, b"x", b"").is_ok(), accepted, "{kind}");
     }
@@ -186,6 +193,7 @@ fn content_types_other_than_protobuf_and_json_are_refused() {
         BodyFormat::Protobuf,
         BodyFormat::PlainJson,
         BodyFormat::Json,
+        BodyFormat::Text,
     ];
     for (kind, format) in (0..).zip(formats) {
         let mut server = PrpcServer::new(config());

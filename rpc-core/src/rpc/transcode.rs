@@ -1,10 +1,11 @@
-//! JSON for services that speak Protocol Buffers: both ways, driven by descriptors.
+//! JSON and text format for services that speak Protocol Buffers: both ways, driven by descriptors.
 //!
-//! Knows: the canonical JSON mapping (<https://protobuf.dev/programming-guides/json/>).
+//! Knows: the canonical JSON mapping (<https://protobuf.dev/programming-guides/json/>), the text format
+//! (<https://protobuf.dev/reference/protobuf/textformat-spec/>).
 //! Does not know: where the text came from, services.
 //!
 //! Handlers see nothing of it: a request becomes protobuf bytes before they run, their answer becomes
-//! JSON after. Both happen on the side of whoever runs the call, not in a session.
+//! text after. Both happen on the side of whoever runs the call, not in a session.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,10 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Serialize
 use super::status::Status;
 use super::status_map::{EINTERNAL, EREQUEST};
 
-/// JSON in and out for one method.
+/// How deep messages in text format may be nested, as Protocol Buffers' own parsers have it.
+const MAX_DEPTH: usize = 100;
+
+/// JSON and text format in and out for one method.
 #[derive(Clone, Debug)]
 pub struct Transcoder {
     /// Request and answer; `None` = their schema is not known.
@@ -32,7 +36,7 @@ impl Transcoder {
             .map_err(|error| format!("the descriptor set cannot be used: {error}"))
     }
 
-    /// JSON for a method that takes `input` and returns `output`, both full names.
+    /// Texts for a method that takes `input` and returns `output`, both full names.
     ///
     /// # Errors
     /// The pool lacks one of them: the text says which.
@@ -47,7 +51,7 @@ impl Transcoder {
         })
     }
 
-    /// For a method without a schema: it is not called with JSON.
+    /// For a method without a schema: it is called with protobuf only.
     pub fn none() -> Self {
         Self { types: None }
     }
@@ -109,6 +113,70 @@ impl Transcoder {
             .map_err(|error| refuse(&error))?;
         Ok(out.into_inner().into())
     }
+
+    /// A request in text format as protobuf bytes.
+    ///
+    /// # Errors
+    /// It is no text format, nested too deep, or not of the request's shape: EREQUEST with the reason.
+    pub fn request_from_text(&self, text: &[u8]) -> Result<Bytes, Status> {
+        let (input, _) = self.types()?;
+        let refuse = |error: &dyn std::fmt::Display| {
+            let name = input.full_name();
+            Status::from_errno(
+                EREQUEST,
+                format!("the request is no text format of {name}: {error}"),
+            )
+        };
+        let text = std::str::from_utf8(text).map_err(|error| refuse(&error))?;
+        if depth(text) > MAX_DEPTH {
+            let why = format!("messages are nested more than {MAX_DEPTH} deep");
+            return Err(refuse(&why));
+        }
+        let message = DynamicMessage::parse_text_format(input.clone(), text)
+            .map_err(|error| refuse(&error))?;
+        Ok(message.encode_to_vec().into())
+    }
+
+    /// An answer in protobuf bytes as text format, on one line.
+    ///
+    /// # Errors
+    /// The bytes are no message of the answer's type.
+    pub fn response_to_text(&self, message: &[u8]) -> Result<Bytes, Status> {
+        let (_, output) = self.types()?;
+        let message = DynamicMessage::decode(output.clone(), message).map_err(|error| {
+            let name = output.full_name();
+            Status::from_errno(EINTERNAL, format!("the answer is no {name}: {error}"))
+        })?;
+        Ok(message.to_text_format().into())
+    }
+}
+
+/// How many brackets are open at once in `text`, at most; those in strings and comments do not count. The
+/// parser that follows calls itself for each.
+fn depth(text: &str) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'<' | b'[' => {
+                open += 1;
+                most = most.max(open);
+            }
+            b'}' | b'>' | b']' => open = open.saturating_sub(1),
+            b'#' => while bytes.next().is_some_and(|byte| byte != b'\n') {},
+            quote @ (b'"' | b'\'') => loop {
+                match bytes.next() {
+                    Some(b'\\') => drop(bytes.next()),
+                    // A string ends with its line: the parser refuses what follows.
+                    Some(b'\n') | None => break,
+                    Some(byte) if byte == quote => break,
+                    Some(_) => {}
+                }
+            },
+            _ => {}
+        }
+    }
+    most
 }
 
 #[cfg(test)]
@@ -175,6 +243,39 @@ mod tests {
     }
 
     #[test]
+    fn text_format_becomes_protobuf_and_comes_back() {
+        let text = br##"first_name:"Li",id:-1,inner{raw:"{\"<" # {
+            first_name: '#{'}"##;
+        let bytes = transcoder().request_from_text(text).unwrap();
+        let told = transcoder().response_to_text(&bytes).unwrap();
+        let expected = br##"first_name:"Li",id:-1,inner{first_name:"#{",raw:"{\"<"}"##;
+        assert_eq!(told, expected[..]);
+        assert_eq!(transcoder().request_from_text(&told).unwrap(), bytes);
+        assert!(transcoder().request_from_text(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_text_format_is_refused_with_the_reason() {
+        let deep = |n| [&b"inner{".repeat(n)[..], &b"}".repeat(n)].concat();
+        assert!(transcoder().request_from_text(&deep(MAX_DEPTH)).is_ok());
+        for (text, word) in [
+            (&b"id: x"[..], "expected"),
+            (b"nope: 1", "nope"),
+            (b"inner {", "expected"),
+            (b"\xff", "utf-8"),
+            (&deep(MAX_DEPTH + 1), "deep"),
+            (&b"inner<".repeat(100_000), "deep"),
+        ] {
+            let status = transcoder().request_from_text(text).unwrap_err();
+            assert_eq!(status.errno(), EREQUEST);
+            let said = status.message();
+            assert!(said.contains(word) && said.contains("t.Sample"), "{said}");
+        }
+        let junk = transcoder().response_to_text(b"\xff").unwrap_err();
+        assert_eq!(junk.errno(), EINTERNAL);
+    }
+
+    #[test]
     fn nothing_is_an_empty_message() {
         for text in [&b""[..], b" \n", b"{}"] {
             assert!(transcoder().request_from_json(text).unwrap().is_empty());
@@ -211,6 +312,31 @@ mod tests {
                 .errno(),
             EINTERNAL
         );
+    }
+
+    #[test]
+    fn the_deepest_messages_fit_a_coroutines_stack() {
+        let deep = |open: &str, inner: &str| {
+            [
+                open.repeat(MAX_DEPTH - 1),
+                inner.into(),
+                "}".repeat(MAX_DEPTH - 1),
+            ]
+            .concat()
+        };
+        let runtime = crate::Runtime::builder().workers(1).build().unwrap();
+        let call = move || {
+            let transcoder = transcoder();
+            let bytes = transcoder
+                .request_from_text(deep("inner{", "id:1").as_bytes())
+                .unwrap();
+            let text = transcoder.response_to_text(&bytes).unwrap();
+            assert_eq!(transcoder.request_from_text(&text).unwrap(), bytes);
+            let json = transcoder.response_to_json(&bytes, true).unwrap();
+            assert_eq!(json, deep("{\"inner\":", "{\"id\":1}").as_bytes());
+            assert_eq!(transcoder.request_from_json(&json).unwrap(), bytes);
+        };
+        runtime.spawn(call).join().unwrap();
     }
 
     #[test]
