@@ -2,6 +2,7 @@
 //!
 //! Knows: the command line, the terminal.   Does not know: any one example.
 
+pub mod counting;
 pub mod interop;
 
 use std::fmt::Display;
@@ -80,6 +81,15 @@ pub const BURN: &str = "burn";
 
 /// Microseconds that such a call burns.
 pub const BURN_TIME: u64 = 5000;
+
+/// The message that the benchmarks' servers answer with their [`figures`].
+pub const FIGURES: &str = "figures";
+
+/// What a server answers to [`FIGURES`]: its allocations so far, and how many calls waited at once at most.
+pub fn figures(most_waiting: u64) -> String {
+    let allocations = counting::allocations();
+    serde_json::json!({ "allocations": allocations, "most_waiting": most_waiting }).to_string()
+}
 
 /// Units of [`work`] that take so many microseconds on a processor of one's own: by the fastest of many
 /// tries.

@@ -125,6 +125,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "calls C functions that ask who the thread is",
     ),
     ("tests/suite/stacks.rs", "sets limits of a child process"),
+    ("examples/src/counting.rs", "an allocator that counts"),
 ];
 
 /// The files that may ask the OS for the time.

@@ -1,17 +1,22 @@
 //! The load generator of the RPC benchmark: a closed loop of `inflight` callers on each connection.
 //!
 //! Its last line is one JSON object: calls, seconds, rate, failed, latency percentiles in
-//! microseconds, and the CPU seconds this process used per million calls.
+//! microseconds, the CPU seconds this process used per million calls, the allocations of both ends per call, and how
+//! many calls waited at the server at once at most.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use examples::counting::{Counting, allocations};
 use hdrhistogram::Histogram;
 use rpc_core::{Channel, Wire};
 
 rpc_core::include_proto!("example");
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
 
 /// Load example.EchoService and measure it
 #[derive(Parser)]
@@ -46,6 +51,9 @@ enum Protocol {
     Grpc,
 }
 
+/// Longer than any call takes; those that wait wait some seconds.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 /// What the callers look at between two calls.
 #[derive(Default)]
 struct Phase {
@@ -65,7 +73,7 @@ struct Seen {
 fn main() {
     let flags: Flags = examples::parse_flags();
     let phase = Arc::new(Phase::default());
-    let (mut callers, mut connections) = (Vec::new(), Vec::new());
+    let (mut callers, mut connections, mut asker) = (Vec::new(), Vec::new(), None);
     let wire = match flags.protocol {
         Protocol::BaiduStd => Wire::Prpc,
         Protocol::Grpc => Wire::Grpc,
@@ -73,7 +81,7 @@ fn main() {
     for _ in 0..flags.connections {
         let channel = Channel::builder(&flags.addr)
             .protocol(wire)
-            .deadline(Duration::from_secs(10))
+            .deadline(DEADLINE)
             .connect()
             .unwrap_or_else(|error| examples::fail(error));
         let seen = Arc::new(Mutex::new(Seen {
@@ -89,8 +97,11 @@ fn main() {
             }));
         }
         connections.push(seen);
+        asker.get_or_insert_with(|| EchoServiceClient::new(channel));
     }
     rpc_core::time::sleep(Duration::from_secs_f64(flags.warmup));
+    let asker = asker.expect("the flags ask for a connection at least");
+    let before = Look::now(&asker);
     let cpu_before = cpu_seconds();
     let started = Instant::now();
     // Relaxed: the flags guard no other memory; a call more or less at the edges does not matter.
@@ -104,6 +115,7 @@ fn main() {
             examples::fail(format_args!("a caller ended early: {error}"));
         }
     }
+    let after = Look::now(&asker);
     let mut all = examples::latency_histogram();
     let mut failed = 0;
     for seen in &connections {
@@ -115,7 +127,41 @@ fn main() {
             eprintln!("{} calls failed, the first with: {first}", seen.failed);
         }
     }
-    println!("{}", report(&flags, &all, failed, took, cpu));
+    let mut line = report(&flags, &all, failed, took, cpu);
+    // The calls that were on the way when the time was over are among those counted, and the second look came after them.
+    let each = |from: u64, to: u64| (to - from) as f64 / all.len().max(1) as f64;
+    line["server_allocations"] = each(before.server, after.server).into();
+    line["client_allocations"] = each(before.client, after.client).into();
+    line["most_waiting"] = after.most_waiting.into();
+    println!("{line}");
+}
+
+/// What both ends have counted so far.
+struct Look {
+    server: u64,
+    client: u64,
+    most_waiting: u64,
+}
+
+impl Look {
+    fn now(asker: &EchoServiceClient) -> Self {
+        let message = examples::FIGURES.to_owned();
+        let answer = asker.echo(EchoRequest { message });
+        let answer = answer.unwrap_or_else(|status| examples::fail(status));
+        let text = answer.into_inner().message;
+        let figures = serde_json::from_str(&text).unwrap_or(serde_json::Value::Null);
+        let figure = |name: &str| {
+            let value = figures.get(name).and_then(serde_json::Value::as_u64);
+            value.unwrap_or_else(|| {
+                examples::fail(format_args!("the server knows no `{name}`: {text}"))
+            })
+        };
+        Self {
+            server: figure("allocations"),
+            client: allocations(),
+            most_waiting: figure("most_waiting"),
+        }
+    }
 }
 
 fn run_caller(client: &EchoServiceClient, phase: &Phase, seen: &Mutex<Seen>, payload: usize) {

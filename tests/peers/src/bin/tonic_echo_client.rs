@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use peers::counting::Counting;
 use peers::proto::EchoRequest;
 use peers::proto::echo_service_client::EchoServiceClient;
-use peers::{Load, Phase, Seen};
+use peers::{FIGURES, Load, Look, Phase, Seen};
 use tonic::transport::{Channel, Endpoint};
 
 /// Load a gRPC example.EchoService and measure it
@@ -16,11 +17,14 @@ struct Flags {
     load: Load,
 }
 
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let load = Flags::parse().load;
     let phase = Arc::new(Phase::default());
-    let (mut callers, mut connections) = (Vec::new(), Vec::new());
+    let (mut callers, mut connections, mut asker) = (Vec::new(), Vec::new(), None);
     for _ in 0..load.connections {
         let endpoint = Endpoint::from_shared(format!("http://{}", load.addr))?.tcp_nodelay(true);
         let channel = endpoint.connect().await?;
@@ -35,8 +39,21 @@ async fn main() -> anyhow::Result<()> {
             )));
         }
         connections.push(seen);
+        asker.get_or_insert_with(|| EchoServiceClient::new(channel));
     }
     tokio::time::sleep(Duration::from_secs_f64(load.warmup)).await;
+    let mut asker = asker.ok_or_else(|| anyhow::anyhow!("no connection was asked for"))?;
+    let mut look = async || {
+        let message = FIGURES.to_owned();
+        Look::new(
+            &asker
+                .echo(EchoRequest { message })
+                .await?
+                .into_inner()
+                .message,
+        )
+    };
+    let before = look().await?;
     let window = phase.begin();
     tokio::time::sleep(Duration::from_secs_f64(load.seconds)).await;
     let (seconds, cpu) = phase.end(&window);
@@ -47,7 +64,8 @@ async fn main() -> anyhow::Result<()> {
     for seen in &connections {
         all.add(&seen.lock().unwrap_or_else(PoisonError::into_inner));
     }
-    println!("{}", all.line(&load, seconds, cpu));
+    let looks = [before, look().await?];
+    println!("{}", all.line_with(&load, seconds, cpu, looks));
     Ok(())
 }
 

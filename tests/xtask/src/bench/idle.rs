@@ -6,6 +6,7 @@ use super::Section;
 use super::program::{self, CLIENT_CORE, SERVER_CORE, Server};
 use super::report::{self, Table};
 use super::samples::Samples;
+use super::targets::{Bar, Target};
 
 const CONNECTIONS: &str = "2000";
 
@@ -47,7 +48,21 @@ pub(crate) fn run(rounds: u32) -> Section {
     Section {
         text,
         plots: Vec::new(),
+        targets: targets(&all),
     }
+}
+
+fn targets(all: &[Samples; KINDS.len()]) -> Vec<Target> {
+    let target = |what, kind: usize, most| {
+        let word =
+            "The allocator's overhead is in it, and what the connection keeps of its one call.";
+        Target::new(what, all[kind].median(), "bytes", Bar::AtMost(most), word)
+    };
+    vec![
+        target("idle connection, PRPC", 1, 1024.0),
+        target("idle connection, HTTP/1.1", 2, 1024.0),
+        target("idle connection, HTTP/2 (gRPC)", 3, 8192.0),
+    ]
 }
 
 fn measure(args: &[&str]) -> Result<f64> {

@@ -12,6 +12,7 @@ use super::Section;
 use super::program::{self, CLIENT_CORE, SERVER_CORE};
 use super::report::{self, Table};
 use super::samples::Samples;
+use super::targets::{Bar, Target};
 use crate::packages;
 
 /// One kind of call.
@@ -20,6 +21,8 @@ struct Case {
     /// The name of the load, and which server it asks.
     load: &'static str,
     server: &'static str,
+    /// What it is called among the targets, where it is one.
+    target: Option<&'static str>,
 }
 
 const CASES: [Case; 6] = [
@@ -27,31 +30,37 @@ const CASES: [Case; 6] = [
         what: "redis",
         load: "redis",
         server: "redis",
+        target: Some("1,000 redis calls to servers that take 100 ms, one worker"),
     },
     Case {
         what: "mysql, logged in",
         load: "mysql",
         server: "mysql",
+        target: Some("1,000 mysql calls to servers that take 100 ms, one worker"),
     },
     Case {
         what: "ureq",
         load: "ureq",
         server: "http",
+        target: Some("1,000 ureq calls to servers that take 100 ms, one worker"),
     },
     Case {
         what: "ureq in rustls",
         load: "ureq-tls",
         server: "https",
+        target: None,
     },
     Case {
         what: "libcurl",
         load: "curl",
         server: "http",
+        target: Some("1,000 libcurl calls to servers that take 100 ms, one worker"),
     },
     Case {
         what: "redis on tokio, a runtime each",
         load: "tokio",
         server: "redis",
+        target: Some("1,000 tokio-based calls to servers that take 100 ms, one worker"),
     },
 ];
 
@@ -93,6 +102,7 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
     Ok(Section {
         text: text(&all, &failures),
         plots: Vec::new(),
+        targets: targets(&all),
     })
 }
 
@@ -145,6 +155,18 @@ impl Drop for Servers {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
+}
+
+/// The calls themselves; opening connections, with log-in or TLS, is reported and has no target.
+fn targets(all: &All) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (index, case) in CASES.iter().enumerate() {
+        let Some(what) = case.target else { continue };
+        let ours = all.get(&(index, 1, 0)).and_then(Samples::median);
+        let word = "One core made all of the calls, and another all of the answers.";
+        targets.push(Target::new(what, ours, "ms", Bar::AtMost(300.0), word));
+    }
+    targets
 }
 
 fn text(all: &All, failures: &[String]) -> String {

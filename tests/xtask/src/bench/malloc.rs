@@ -68,6 +68,7 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
     Ok(Section {
         text,
         plots: Vec::new(),
+        targets: Vec::new(),
     })
 }
 

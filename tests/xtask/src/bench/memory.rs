@@ -10,6 +10,7 @@ use super::plot::{self, Series};
 use super::program::{self, CLIENT_CORE};
 use super::report::{self, Table};
 use super::samples::Samples;
+use super::targets::{Bar, Target};
 
 const COUNTS: [(&str, &str); 3] = [
     ("1,000", "1000"),
@@ -75,6 +76,7 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
     let svg = plot::lines("Memory of each while all wait", "bytes", &x, &series);
     Ok(Section {
         text: text(&all, &failures),
+        targets: targets(&all),
         plots: vec![("memory.svg".to_owned(), svg)],
     })
 }
@@ -91,6 +93,31 @@ fn measure(side: usize, count: usize, all: &mut All) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn targets(all: &All) -> Vec<Target> {
+    // The greatest count of each identity; mappings are the fourth figure.
+    let million = COUNTS.len() - 1;
+    let figure = |side, figure| all.get(&(side, million, figure)).and_then(Samples::median);
+    let bytes = |what, side, most| {
+        let word =
+            "A page or two of stack, the page tables over it and the coroutine's record are in it.";
+        Target::new(what, figure(side, 0), "bytes", Bar::AtMost(most), word)
+    };
+    let mappings = |what, side| {
+        let word = "Where the kernel has no MADV_GUARD_INSTALL each guard splits a mapping.";
+        Target::new(what, figure(side, 3), "mappings", Bar::AtMost(400.0), word)
+    };
+    vec![
+        bytes("1,000,000 parked, shared identity, each", 1, 5.0 * 1024.0),
+        bytes(
+            "1,000,000 parked, own identity, each (200,000 were aimed at)",
+            2,
+            10.0 * 1024.0,
+        ),
+        mappings("1,000,000 parked, shared identity, in all", 1),
+        mappings("1,000,000 parked, own identity, in all", 2),
+    ]
 }
 
 fn text(all: &All, failures: &[String]) -> String {

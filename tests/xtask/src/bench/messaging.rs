@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::Section;
 use super::program;
 use super::report::{self, Table};
-use super::samples::Samples;
+use super::samples::{Samples, number};
+use super::targets::{Bar, Target};
 use crate::steps;
 
 /// Lines replayed in a round.
@@ -65,112 +66,141 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
         "disk alone: 4 KiB append + fdatasync, p99 ms".to_owned(),
         disk_p99.spread(),
     ]);
-    let targets = targets(&mut failures);
+    let benches = Benches::run(&mut failures);
     let text = format!(
         "## Messaging\n\n`wechat-demo replay --limit {LINES} --json` on {what}; the cluster, every terminal and the checks share the machine. \
-         A message is acknowledged after two storage processes have synced it.\n\n{}\n{targets}\n{}",
+         A message is acknowledged after two storage processes have synced it.\n\n{}\n\
+         `wechat-demo bench messages` offers a fixed rate to terminals that keep their store in memory; latencies count from when a message was due.\n\n{}\n{}",
         table.text(),
+        benches.table().text(),
         report::failures(&failures),
     );
     Ok(Section {
         text,
         plots: Vec::new(),
+        targets: benches.targets(),
     })
 }
 
-/// Every target beside what was measured: open-loop load, terminals in memory, everything on this machine.
-fn targets(failures: &mut Vec<String>) -> String {
-    let mut bench = |arguments: &[&str]| {
-        eprintln!("==> messaging, bench {}", arguments.join(" "));
-        let result = bench(arguments);
-        result.unwrap_or_else(|error| {
-            failures.push(format!("bench {}: {error:#}", arguments.join(" ")));
-            Value::Null
-        })
-    };
-    let full = bench(&["messages", "--rate", "10000"]);
-    let low = bench(&["messages", "--rate", "50", "--pairs", "8"]);
-    let wire = bench(&["wire"]);
-    format!(
-        "f is the p99 of an append of 4 KiB and fdatasync before the same run. Latencies count from the time a message was due.\n\n{}",
-        beside(&full, &low, &wire).text()
-    )
+/// What `wechat-demo bench` says: open-loop load, terminals in memory, everything on this machine.
+struct Benches {
+    /// The rate that is aimed at.
+    full: Value,
+    /// So little that nothing queues.
+    low: Value,
+    /// Bytes of TCP payload.
+    wire: Value,
 }
 
-/// Targets that this benchmark does not measure.
-const ELSEWHERE: [(&str, &str); 3] = [
-    (
-        "idle long link, user space, TLS off and on; WebSocket",
-        "3 KiB, 20 KiB; 6 KiB",
-    ),
-    (
-        "group of 500 at 5 sends/s: all notified",
-        "p99 at most 60 ms + 4 f",
-    ),
-    (
-        "numbers: waits for a persist in 10^7; a shard of 10^6 users after a restart",
-        "none; 1 s",
-    ),
-];
-
-/// The table: target, measured.
-fn beside(full: &Value, low: &Value, wire: &Value) -> Table {
-    let number = |result: &Value, pointer: &str| {
-        let value = result.pointer(pointer).and_then(Value::as_f64);
-        value.map_or_else(|| "failed".to_owned(), |value| format!("{value:.1}"))
-    };
-    let mut table = Table::new(&["what", "target", "measured"]);
-    let mut row = |what: &str, target: String, measured: String| {
-        table.row(vec![what.to_owned(), target, measured])
-    };
-    let disk = |result: &Value, base: f64, times: f64| {
-        let f = result.pointer("/fdatasync/p99_ms").and_then(Value::as_f64);
-        f.map_or_else(String::new, |f| format!("{:.1} ms", base + times * f))
-    };
-    row(
-        "durable 1:1 messages, two synced copies",
-        format!(
-            "10,000/s, p99 at most 20 ms + 8 f = {}",
-            disk(full, 20.0, 8.0)
-        ),
-        format!(
-            "offered {}/s, acknowledged {}/s, p99 {} ms; f = {} ms; processor time a message: servers {} µs, load {} µs",
-            number(full, "/offered_per_s"),
-            number(full, "/acked_per_s"),
-            number(full, "/due_to_acked/p99_ms"),
-            number(full, "/fdatasync/p99_ms"),
-            number(full, "/servers_cpu_us_per_message"),
-            number(full, "/load_cpu_us_per_message"),
-        ),
-    );
-    row(
-        "send, notified, applied at the other phone, 50/s",
-        format!("p99 at most 5 ms + 4 f = {}", disk(low, 5.0, 4.0)),
-        format!("p99 {} ms", number(low, "/due_to_applied/p99_ms")),
-    );
-    row(
-        "\"anything new?\" – nothing",
-        "at most 64 bytes of TCP payload each way".to_owned(),
-        format!(
-            "{} up, {} down",
-            number(wire, "/nothing_up"),
-            number(wire, "/nothing_down")
-        ),
-    );
-    row(
-        "delivered 20-byte text, both ends, TLS off",
-        "at most 200 bytes of TCP payload".to_owned(),
-        format!("{} bytes", number(wire, "/message")),
-    );
-    row(
-        "a fresh device syncs",
-        "–".to_owned(),
-        format!("{} messages/s", number(full, "/sync_items_per_s")),
-    );
-    for (what, target) in ELSEWHERE {
-        row(what, target.to_owned(), "not measured here".to_owned());
+impl Benches {
+    fn run(failures: &mut Vec<String>) -> Self {
+        let mut bench = |arguments: &[&str]| {
+            eprintln!("==> messaging, bench {}", arguments.join(" "));
+            bench(arguments).unwrap_or_else(|error| {
+                failures.push(format!("bench {}: {error:#}", arguments.join(" ")));
+                Value::Null
+            })
+        };
+        Self {
+            full: bench(&["messages", "--rate", "10000"]),
+            low: bench(&["messages", "--rate", "50", "--pairs", "8"]),
+            wire: bench(&["wire"]),
+        }
     }
-    table
+
+    /// Figures beside those that are aimed at.
+    fn table(&self) -> Table {
+        let mut table = Table::new(&["figure", "10,000/s offered", "50/s offered"]);
+        for (what, pointer) in [
+            ("offered/s", "/offered_per_s"),
+            ("acknowledged/s", "/acked_per_s"),
+            ("due to acknowledged, p99 ms", "/due_to_acked/p99_ms"),
+            (
+                "due to applied by the receiver, p99 ms",
+                "/due_to_applied/p99_ms",
+            ),
+            (
+                "processor µs a message, servers",
+                "/servers_cpu_us_per_message",
+            ),
+            ("processor µs a message, load", "/load_cpu_us_per_message"),
+            ("messages/s that a fresh device syncs", "/sync_items_per_s"),
+            ("disk alone before the run, p99 ms (f)", "/fdatasync/p99_ms"),
+        ] {
+            let shown = |result| figure(result, pointer).map_or_else(|| "–".to_owned(), number);
+            table.row(vec![what.to_owned(), shown(&self.full), shown(&self.low)]);
+        }
+        table
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let disk = |result, base, times| {
+            let f = figure(result, "/fdatasync/p99_ms");
+            Bar::AtMost(f.map_or(f64::NAN, |f| base + times * f))
+        };
+        let both_ways = [
+            figure(&self.wire, "/nothing_up"),
+            figure(&self.wire, "/nothing_down"),
+        ];
+        let [up, down] = both_ways;
+        let not_here = |what, wanted, word| Target::absent(what, wanted, "not measured here", word);
+        vec![
+            Target::new(
+                "durable 1:1 messages, two synced copies",
+                figure(&self.full, "/acked_per_s"),
+                "messages/s",
+                Bar::AtLeast(10_000.0),
+                "Servers and load share two cores, and each message costs them the processor time shown with the figures.",
+            ),
+            Target::new(
+                "their p99 (20 ms + 8 f)",
+                figure(&self.full, "/due_to_acked/p99_ms"),
+                "ms",
+                disk(&self.full, 20.0, 8.0),
+                "More is offered than two cores carry, so that messages queue; latencies count from when they were due.",
+            ),
+            Target::new(
+                "send → notify → synced, 50/s, p99 (5 ms + 4 f)",
+                figure(&self.low, "/due_to_applied/p99_ms"),
+                "ms",
+                disk(&self.low, 5.0, 4.0),
+                "A message waits for four syncs in a row: sender's and receiver's home, each in two copies.",
+            ),
+            Target::new(
+                "\"anything new?\" – nothing, the longer way",
+                up.zip(down).map(|(up, down)| up.max(down)),
+                "bytes",
+                Bar::AtMost(64.0),
+                "Header, key and the answer's own key.",
+            ),
+            Target::new(
+                "delivered 20-byte text, both ends, TLS off",
+                figure(&self.wire, "/message"),
+                "bytes",
+                Bar::AtMost(200.0),
+                "The sender's device is told its own message once more, and an item repeats ids that its message has as well.",
+            ),
+            not_here(
+                "idle link, in user space: plain, WebSocket, TLS",
+                "≤ 3, 6, 20 KiB",
+                "`wechat-demo bench connections` weighs them, see docs/links.md.",
+            ),
+            not_here(
+                "a group of 500 at 5 sends/s: all notified",
+                "p99 ≤ 60 ms + 4 f",
+                "there is no fan-out benchmark yet.",
+            ),
+            not_here(
+                "numbers: no allocation waits for a persist; a shard of 10^6 users serves after a restart",
+                "10^7 numbers; ≤ 1 s",
+                "these runs have too few people and messages.",
+            ),
+        ]
+    }
+}
+
+fn figure(result: &Value, pointer: &str) -> Option<f64> {
+    result.pointer(pointer).and_then(Value::as_f64)
 }
 
 fn bench(arguments: &[&str]) -> Result<Value> {

@@ -21,9 +21,11 @@ mod rpc_tail;
 mod runtime;
 mod samples;
 mod sockets;
+mod targets;
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -38,10 +40,10 @@ pub(crate) struct Options {
     #[arg(value_enum)]
     what: Option<What>,
     /// Seconds each load runs
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 3.0, value_parser = load_seconds)]
     seconds: f64,
     /// How often each side runs; the report shows medians, least and greatest
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
     /// Also write the report to docs/bench.md, to be committed
     #[arg(long)]
@@ -56,7 +58,7 @@ enum What {
     Memory,
     /// Hooked echo with 1,000 connections and with 4 streaming, a hook's own cost; against tokio
     Sockets,
-    /// One connection with 1, 64, 200 calls in flight, 64 connections; against tonic and a bare loop
+    /// Calls in flight, connections, large messages, long tails, memory; against tonic, tarpc and a bare loop
     Rpc,
     /// A chat log replayed through a cluster of its own; against the disk's own latency
     Messaging,
@@ -68,18 +70,33 @@ pub(crate) struct Section {
     text: String,
     /// File name and SVG text of the plots the text shows.
     plots: Vec<(String, String)>,
+    /// What was aimed at; the report shows those of all sections together.
+    targets: Vec<targets::Target>,
+}
+
+impl Section {
+    /// A part whose measurement as a whole failed: the others are reported all the same.
+    fn or_failed(name: &str, section: Result<Self>) -> Self {
+        section.unwrap_or_else(|error| Self {
+            text: format!("## {name}\n\nNot measured: {error:#}\n"),
+            plots: Vec::new(),
+            targets: Vec::new(),
+        })
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |what| options.what.is_none() || options.what == Some(what);
     build(options)?;
     let conditions = report::conditions(options.rounds, options.seconds);
+    let started = Instant::now();
     let mut sections = Vec::new();
     if wanted(What::Runtime) {
         sections.push(runtime::run(options.rounds)?);
         sections.push(long_tail::run(options.rounds)?);
         sections.push(malloc::run(options.rounds)?);
-        sections.push(libraries::run(options.rounds)?);
+        let section = libraries::run(options.rounds);
+        sections.push(Section::or_failed("Libraries", section));
     }
     if wanted(What::Memory) {
         sections.push(memory::run(options.rounds)?);
@@ -88,14 +105,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         sections.push(sockets::run(options.rounds, options.seconds)?);
     }
     if wanted(What::Rpc) {
-        sections.push(rpc::run(options.rounds, options.seconds)?);
+        sections.push(rpc::run(options.rounds, options.seconds));
         sections.push(rpc_tail::run(options.rounds, options.seconds));
         sections.push(idle::run(options.rounds));
     }
     if wanted(What::Messaging) {
-        sections.push(messaging::run(options.rounds)?);
+        let section = messaging::run(options.rounds);
+        sections.push(Section::or_failed("Messaging", section));
     }
-    let text = report::whole(&conditions, &sections);
+    let text = report::whole(&conditions, started.elapsed(), &sections);
     println!("\n{text}");
     write(&target_dir()?.join("bench"), "report.md", &text, &sections)?;
     if options.commit_report {
@@ -159,4 +177,11 @@ fn write(folder: &Path, name: &str, text: &str, sections: &[Section]) -> Result<
     }
     eprintln!("==> wrote {}", folder.join(name).display());
     Ok(())
+}
+
+fn load_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.5..=60.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds between 0.5 and 60".to_owned()),
+    }
 }

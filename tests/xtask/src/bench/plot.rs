@@ -17,11 +17,13 @@ const RIGHT: f64 = 30.0;
 const TOP: f64 = 60.0;
 const BOTTOM: f64 = 70.0;
 /// Told apart by people who see colours differently, too (Okabe and Ito's set).
-const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
+const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"];
 
 /// Where values lie on the drawing: named points from left to right, whole decades upwards.
 struct Frame {
     points: usize,
+    /// From one entry of the legend to the next.
+    key_step: f64,
     /// Powers of ten at the lower and the upper edge; the upper is the greater.
     low: f64,
     high: f64,
@@ -47,6 +49,7 @@ impl Frame {
             .ceil();
         Self {
             points,
+            key_step: f64::min(220.0, (WIDTH - LEFT) / series.len().max(1) as f64),
             low,
             high: high.max(low + 1.0),
         }
@@ -122,7 +125,7 @@ fn draw(body: &mut String, frame: &Frame, line: &Series, index: usize) {
         "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
     );
     add(body, &line_element);
-    let key = LEFT + 220.0 * index as f64;
+    let key = LEFT + frame.key_step * index as f64;
     for (x, y) in points.into_iter().chain([(key, 46.0)]) {
         add(
             body,

@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use super::Section;
 use super::program;
+use super::targets;
 use crate::steps;
 
 /// A Markdown table, columns padded so that it also reads as text.
@@ -105,12 +107,16 @@ pub(crate) fn failures(failures: &[String]) -> String {
     )
 }
 
-pub(crate) fn whole(conditions: &str, sections: &[Section]) -> String {
+pub(crate) fn whole(conditions: &str, took: Duration, sections: &[Section]) -> String {
     let parts = sections
         .iter()
         .map(|s| format!("\n{}", s.text))
         .collect::<String>();
-    format!("# Benchmark report\n\nWritten by `cargo xtask bench`.\n\n{conditions}{parts}")
+    let targets = targets::text(sections.iter().flat_map(|s| &s.targets));
+    let minutes = took.as_secs().div_ceil(60);
+    format!(
+        "# Benchmark report\n\nWritten by `cargo xtask bench`.\n\n{conditions}- took {minutes} min\n{targets}{parts}"
+    )
 }
 
 #[cfg(test)]

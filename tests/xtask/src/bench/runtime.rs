@@ -8,6 +8,7 @@ use super::Section;
 use super::program::{self, CLIENT_CORE, SERVER_CORE, Server};
 use super::report::{self, Table};
 use super::samples::Samples;
+use super::targets::{Bar, Target};
 
 /// One line of the table.
 struct Case {
@@ -152,6 +153,7 @@ pub(crate) fn run(rounds: u32) -> Result<Section> {
     Ok(Section {
         text: text(&cases, &all, &failures),
         plots: Vec::new(),
+        targets: targets(&cases, &all),
     })
 }
 
@@ -179,6 +181,41 @@ fn measure(case: &Case, index: usize, all: &mut All) -> Result<()> {
         all.entry((index, figure)).or_default().push(value);
     }
     Ok(())
+}
+
+fn targets(cases: &[Case], all: &All) -> Vec<Target> {
+    let figure = |what, side| {
+        let case = cases
+            .iter()
+            .position(|c| c.what == what && c.side == side)?;
+        all.get(&(case, 0))?.median()
+    };
+    let yields = |what, side, most| {
+        let word = "Beside the switch a turn puts the coroutine into the ready queue, takes the next and counts its budget.";
+        Target::new(what, figure(YIELD, side), "ns", Bar::AtMost(most), word)
+    };
+    let spawns = |what, side, most| {
+        let word = "A coroutine is listed for dump(), has a place for its result and a join that wakes; each is memory touched.";
+        Target::new(what, figure(SPAWN, side), "ns", Bar::AtMost(most), word)
+    };
+    vec![
+        yields(
+            "yield and back, shared identity",
+            "rpc-core, shared identity",
+            25.0,
+        ),
+        yields("yield and back, own identity", "rpc-core", 60.0),
+        spawns(
+            "spawn + join, thread-locals reused",
+            "rpc-core, thread-locals reused",
+            150.0,
+        ),
+        spawns(
+            "spawn + join, thread-locals fresh",
+            "rpc-core, thread-locals fresh",
+            250.0,
+        ),
+    ]
 }
 
 fn text(cases: &[Case], all: &All, failures: &[String]) -> String {

@@ -10,6 +10,7 @@ use super::Section;
 use super::program::{self, CLIENT_CORE, Running, SERVER_CORE, Server};
 use super::report::{self, Table};
 use super::samples::Samples;
+use super::targets::{Bar, Target};
 
 /// Seconds a load runs before it counts.
 const WARMUP: f64 = 0.5;
@@ -146,6 +147,34 @@ fn count_system_calls(side: Side, load: Load, into: &mut Figures) -> Result<()> 
     Ok(())
 }
 
+fn targets(all: &All, call: &Call) -> Vec<Target> {
+    let echo = |what, load| {
+        let rate = |side| all[&(load, side)].rate.median();
+        let word = "The one load thread answers in the order in which the server's batches come; by messages for each CPU second \
+                    of the server, in the table of this part, see what the server itself costs.";
+        Target::new(
+            what,
+            rate(Side::Ours),
+            "messages/s",
+            Bar::AtLeast(1.0),
+            word,
+        )
+        .times(Side::Tokio.name(), rate(Side::Tokio))
+    };
+    let word = "The hook looks up the descriptor, and the coroutine that calls.";
+    vec![
+        echo("std::net echo, 1,000 connections ping-pong", LOADS[0]),
+        echo("std::net echo, 4 connections streaming", LOADS[1]),
+        Target::new(
+            "a hook's own part in a write and a read that need not wait",
+            call[2].median(),
+            "ns",
+            Bar::AtMost(20.0),
+            word,
+        ),
+    ]
+}
+
 fn section(all: &All, call: &Call, failures: &[String]) -> Section {
     let mut table = Table::new(&[
         "load",
@@ -185,5 +214,6 @@ fn section(all: &All, call: &Call, failures: &[String]) -> Section {
     Section {
         text,
         plots: Vec::new(),
+        targets: targets(all, call),
     }
 }
