@@ -10,7 +10,7 @@
 //! the store, committed. So a push may be sent twice when a process dies, never zero times; its `apns-id` and
 //! its `apns-collapse-id` are the same then, and the device shows one.
 //!
-//! Read first: [`sender`], then [`apns`].
+//! Read first: `sender.rs`, then `apns.rs`.
 
 mod apns;
 mod connection;
