@@ -372,7 +372,10 @@ fn settle(world: &World, plateau: &mut Plateau) -> Result<String> {
         get(&counters.begun),
         get(&counters.ended)
     );
-    // What was spawned on the side ends a little later; so do thread-locals.
+    rpc_core::time::sleep(Duration::from_millis(50));
+    rpc_core::trim_stacks();
+    // What was spawned on the side ends a little later, and connections that their clients gave up are
+    // still to be accepted: only what stays open is a leak.
     let mut descriptors = open_descriptors()?;
     let patience = Instant::now() + PATIENCE;
     while plateau
@@ -383,14 +386,12 @@ fn settle(world: &World, plateau: &mut Plateau) -> Result<String> {
         rpc_core::time::sleep(Duration::from_millis(5));
         descriptors = open_descriptors()?;
     }
-    rpc_core::time::sleep(Duration::from_millis(50));
-    rpc_core::trim_stacks();
     let (made, dropped) = (get(&counters.guards_made), get(&counters.guards_dropped));
     // Each worker keeps some stacks, whose thread-locals may have been left to the next coroutine.
     let kept = made - dropped;
     ensure!(kept <= GUARDS_KEPT, "{made} guards made, {dropped} dropped");
     let held = resident()?;
-    let checked = plateau.check(held, open_descriptors()?);
+    let checked = plateau.check(held, descriptors);
     checked.inspect_err(|_| tell_all())?;
     let stacks = rpc_core::stacks().classes;
     Ok(format!(

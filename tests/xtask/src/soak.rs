@@ -30,5 +30,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(seed) = options.seed {
         soak.args(["--seed", &seed.to_string()]);
     }
+    // The allocator (mallopt(3)) gives large buffers back at once: what is held is then what is in use, not what
+    // was at a crowded moment.
+    soak.env("MALLOC_MMAP_THRESHOLD_", "65536");
     steps::last_step(&mut soak)
 }
