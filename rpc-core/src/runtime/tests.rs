@@ -277,7 +277,8 @@ fn a_coroutine_that_keeps_its_worker_does_not_keep_the_others_from_running() {
         other.join().unwrap();
     });
     assert!(rt.metrics().rescues >= 1);
-    assert_eq!(rt.metrics().live, 0);
+    // The thread that has lost the worker gives its coroutine back after the answer was there.
+    spin_until(|| rt.metrics().live == 0);
 }
 
 #[test]

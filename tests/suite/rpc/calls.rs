@@ -312,30 +312,33 @@ fn a_dropped_channel_leaves_no_connection_behind() {
     server.stop();
 }
 
-#[test]
+#[rpc_core::test]
 fn a_call_is_answered_in_the_content_type_it_was_made_in() {
     let server = Served::start();
-    let mut peer = Peer::connect(server.addr);
-    let texts = [
-        (1, r#"{"text":"two \u0041"}"#, r#"{"text":"two A"}"#),
-        (2, r#"{"text":"three"}"#, r#"{"text":"three"}"#),
-        (3, "# by hand\ntext: 'four' ' five'", r#"text:"four five""#),
-    ];
-    for (content_type, ask, told) in texts {
-        let mut call = Frame::call(i64::from(content_type), "probe.Probe", "Echo", &());
-        call.meta.content_type = Some(content_type);
-        call.body = ask.into();
-        peer.send(&call);
-        let answer = peer.receive().unwrap();
-        assert_eq!(answer.meta.content_type, Some(content_type));
-        assert_eq!(
-            answer.body.escape_ascii().to_string(),
-            told.as_bytes().escape_ascii().to_string()
-        );
-        call.body = b"text: {".into();
-        peer.send(&call);
-        let refused = peer.receive().unwrap();
-        assert_eq!(refused.error_code(), 1003, "EREQUEST");
-    }
+    let addr = server.addr;
+    on_a_thread(move || {
+        let mut peer = Peer::connect(addr);
+        let texts = [
+            (1, r#"{"text":"two \u0041"}"#, r#"{"text":"two A"}"#),
+            (2, r#"{"text":"three"}"#, r#"{"text":"three"}"#),
+            (3, "# by hand\ntext: 'four' ' five'", r#"text:"four five""#),
+        ];
+        for (content_type, ask, told) in texts {
+            let mut call = Frame::call(i64::from(content_type), "probe.Probe", "Echo", &());
+            call.meta.content_type = Some(content_type);
+            call.body = ask.into();
+            peer.send(&call);
+            let answer = peer.receive().unwrap();
+            assert_eq!(answer.meta.content_type, Some(content_type));
+            assert_eq!(
+                answer.body.escape_ascii().to_string(),
+                told.as_bytes().escape_ascii().to_string()
+            );
+            call.body = b"text: {".into();
+            peer.send(&call);
+            let refused = peer.receive().unwrap();
+            assert_eq!(refused.error_code(), 1003, "EREQUEST");
+        }
+    });
     server.stop();
 }

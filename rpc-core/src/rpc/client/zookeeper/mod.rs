@@ -149,7 +149,9 @@ impl ZooKeeper {
             let port = address
                 .rsplit_once(':')
                 .map(|(host, port)| (host, port.parse::<u16>()));
-            if !matches!(port, Some((host, Ok(1..))) if !host.is_empty()) {
+            // Another separator than the comma would make one server of several.
+            let is_host = |host: &str| !host.is_empty() && !host.contains([';', ' ']);
+            if !matches!(port, Some((host, Ok(1..))) if is_host(host)) {
                 return Err(Error::Config(format!(
                     "{address:?} is no ZooKeeper server: expected HOST:PORT,HOST:PORT,… with ports from 1 to 65535"
                 )));
