@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod patience;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -16,8 +18,8 @@ use wechat_demo::proto::storage as sp;
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
-/// Longer than anything here takes, on a busy machine too; a test that hangs ends with words.
-const PATIENCE: Duration = Duration::from_secs(90);
+use patience::{PATIENCE, patiently, wait_for};
+
 const PASSWORD: &str = "password";
 
 /// A cluster, and one phone that sends.
@@ -149,31 +151,6 @@ impl Stage {
                 .success()
         );
     }
-}
-
-/// Again while the trouble is transient.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, TerminalError>) -> T {
-    let until = Instant::after(PATIENCE);
-    loop {
-        match ask() {
-            Err(error) if error.is_transient() && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            outcome => return outcome.unwrap(),
-        }
-    }
-}
-
-/// Polls for something that comes by itself.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::after(PATIENCE);
-    while Instant::now() < until {
-        if let Some(found) = look() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("not within {PATIENCE:?}: {what}");
 }
 
 #[test]

@@ -281,6 +281,18 @@ impl Pair {
     }
 }
 
+/// Brings each device up to its user's newest item, and shows that a fresh one then has the same; the fresh ones.
+fn level_with_fresh(pair: &mut Pair, devices: &mut [Device], users: &[UserId]) -> Vec<Device> {
+    let level = |(device, &user): (&mut Device, &UserId)| {
+        while device.sync(pair, user, 3) {}
+        let mut fresh = Device::default();
+        while fresh.sync(pair, user, 1000) {}
+        assert_eq!(fresh.state, device.state, "incremental = full");
+        fresh
+    };
+    devices.iter_mut().zip(users).map(level).collect()
+}
+
 /// A device: what it has, and the key up to which it has it.
 #[derive(Default)]
 struct Device {

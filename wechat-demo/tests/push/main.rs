@@ -4,24 +4,23 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod apns;
+#[path = "../patience/mod.rs"]
+mod patience;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use prost::Message;
-use rpc_core::time::Instant;
 use wechat_demo::cluster::{Cluster, Role, figures};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::change_request::Change;
 use wechat_demo::push::role::Provider;
 use wechat_demo::terminal::error::code;
-use wechat_demo::terminal::{Connection, TerminalError, login, new_client_id, register};
+use wechat_demo::terminal::{Connection, login, new_client_id, register};
 
 use apns::{Apns, Got, KEY_ID, TEAM_ID, TOPIC};
+use patience::{patiently, wait_for};
 
-/// Longer than anything here takes, on a busy machine too; a test that hangs ends with words.
-const PATIENCE: Duration = Duration::from_secs(90);
 const PASSWORD: &str = "password";
 const BOB: &str = "b0b0b0b0b0b0b0b0";
 const CY: &str = "c0c0c0c0c0c0c0c0";
@@ -157,31 +156,6 @@ fn befriend(address: &str, first: &pb::LoginReply, second: &pb::LoginReply) {
         };
         let _: pb::AddContactReply = call(address, one, pb::Command::AddContact, &request);
     }
-}
-
-/// Again while the trouble is transient.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, TerminalError>) -> T {
-    let until = Instant::after(PATIENCE);
-    loop {
-        match ask() {
-            Err(error) if error.is_transient() && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            outcome => return outcome.unwrap(),
-        }
-    }
-}
-
-/// Polls for something that comes by itself.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::after(PATIENCE);
-    while Instant::now() < until {
-        if let Some(found) = look() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("not within {PATIENCE:?}: {what}");
 }
 
 #[test]

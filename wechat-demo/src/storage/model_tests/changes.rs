@@ -96,11 +96,8 @@ fn world(seed: u64, steps: u32) -> BTreeMap<i32, usize> {
     }
     pair.set_faults(false);
     pair.drain();
-    for (device, &user) in devices.iter_mut().zip(&users) {
-        while device.sync(&mut pair, user, 3) {}
-        let mut fresh = Device::default();
-        while fresh.sync(&mut pair, user, 1000) {}
-        assert_eq!(fresh.state, device.state, "incremental = full");
+    let all_fresh = level_with_fresh(&mut pair, &mut devices, &users);
+    for (device, fresh) in devices.iter().zip(&all_fresh) {
         assert_eq!(fresh.key, device.key);
         let newest = fresh.state.values().map(|item| item.number).max();
         assert_eq!(

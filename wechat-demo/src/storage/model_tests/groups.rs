@@ -97,12 +97,7 @@ fn world(seed: u64, steps: u32) -> usize {
     }
     pair.set_faults(false);
     pair.drain();
-    for (device, &user) in devices.iter_mut().zip(&users) {
-        while device.sync(&mut pair, user, 3) {}
-        let mut fresh = Device::default();
-        while fresh.sync(&mut pair, user, 1000) {}
-        assert_eq!(fresh.state, device.state, "incremental = full");
-    }
+    level_with_fresh(&mut pair, &mut devices, &users);
     check(&devices, &users, group);
     placed(&devices[0], group).len()
 }

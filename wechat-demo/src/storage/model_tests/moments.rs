@@ -97,12 +97,7 @@ fn world(seed: u64, steps: u64) -> [usize; 3] {
     }
     pair.set_faults(false);
     pair.drain();
-    for (device, &user) in devices.iter_mut().zip(&users) {
-        while device.sync(&mut pair, user, 3) {}
-        let mut fresh = Device::default();
-        while fresh.sync(&mut pair, user, 1000) {}
-        assert_eq!(fresh.state, device.state, "incremental = full");
-    }
+    level_with_fresh(&mut pair, &mut devices, &users);
     let (mut live, mut gone) = (0, 0);
     for &(author, post_id) in &known.posts {
         match check(&mut pair, &users, &devices, author, post_id) {

@@ -15,6 +15,7 @@ use super::{Event, Fault, PENDING, WATCHES};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::rpc::client::backoff::Backoff;
+use crate::runtime::Deadline;
 use crate::sync::oneshot::{Receiver, Sender, oneshot};
 use crate::sync::{Condvar, Mutex, WaitError};
 
@@ -250,9 +251,10 @@ impl Line {
         self.write_locked(frame);
     }
 
-    /// Writes a frame; the lock of `sending` keeps frames apart.
+    /// Writes a frame; the lock of `sending` keeps frames apart. It takes as long as the socket's own timeout allows:
+    /// a deadline of the caller's would cut the connection for all.
     fn write_locked(&self, frame: &[u8]) {
-        if (&self.stream).write_all(frame).is_err() {
+        if Deadline::shield(|| (&self.stream).write_all(frame)).is_err() {
             // Half a frame may be out: the reader finds the end and fails what waits.
             let _ = self.stream.shutdown(Shutdown::Both);
         }
