@@ -16,6 +16,8 @@ pub const DEVICE_LABEL_BYTES: usize = 128;
 pub const DEVICES_PER_USER: usize = 32;
 /// Bytes of a contact request's greeting.
 pub const GREETING_BYTES: usize = 512;
+/// Contacts of a user: friends, and those where one has asked and the other has not answered.
+pub const CONTACTS_PER_USER: u64 = 5000;
 /// Bytes of a message's text.
 pub const TEXT_BYTES: usize = 8192;
 /// Members of a group.

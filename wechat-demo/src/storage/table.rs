@@ -90,6 +90,7 @@ enum Tag {
     PushDevices = 16,
     Post = 17,
     Comment = 18,
+    Contacts = 30,
 }
 
 /// What a shard counts besides its users' numbers.
@@ -200,6 +201,11 @@ pub fn contact(user: UserId, peer: UserId) -> Key {
         Tag::Contact,
         &[&user.0.to_be_bytes(), &peer.0.to_be_bytes()],
     )
+}
+
+/// How many contacts `user` has: friends, and those where one has asked.
+pub fn contacts(user: UserId) -> Key {
+    Key::tagged(Tag::Contacts, &[&user.0.to_be_bytes()])
 }
 
 /// What became of a message that `sender` sent under a client id.

@@ -2,7 +2,10 @@
 //! fresh one gets, both ends of a conversation come to the same messages, friendship is mutual.
 
 use super::*;
-use crate::proto::terminal::{change_request::Change, contact::State};
+use crate::{
+    model::limits::CONTACTS_PER_USER,
+    proto::terminal::{change_request::Change, contact::State},
+};
 
 pub(super) fn change(user: UserId, change: Change) -> Op {
     Op::Change(pb::ChangeUser {
@@ -142,6 +145,47 @@ fn check_pair(a: &Device, ann: UserId, b: &Device, bob: UserId) {
         assert!(marks.read <= marks.received && marks.received <= newest);
         assert!(marks.peer_read <= marks.peer_received);
     }
+}
+
+#[test]
+fn who_has_all_contacts_there_can_be_asks_and_is_asked_in_vain() {
+    let mut pair = Pair::new(11);
+    let [ann, bob, cy] = ["ann", "bob", "cy"].map(|name| register(&mut pair, name));
+    pair.drain();
+    let asked: Vec<Op> = (1..CONTACTS_PER_USER)
+        .map(|n| ask(bob, UserId::from_count(1000 + n, 0)))
+        .collect();
+    assert!(pair.round(asked).unwrap().iter().all(Result::is_ok));
+    pair.must(ask(bob, cy));
+    let refused = pair.round(vec![ask(bob, ann)]).unwrap().remove(0);
+    assert_eq!(refused.unwrap_err().kind, RefusalKind::FailedPrecondition);
+    // A request that waits already may be answered.
+    pair.drain();
+    pair.must(accept(cy, bob));
+    pair.must(ask(ann, bob));
+    pair.drain();
+    let told = |pair: &mut Pair| {
+        let mut device = Device::default();
+        while device.sync(pair, ann, 1000) {}
+        let refused = device
+            .state
+            .keys()
+            .filter(|(kind, _)| *kind == i32::from(Kind::Refused));
+        (contact(&device, bob).state(), refused.count())
+    };
+    assert_eq!(told(&mut pair), (State::Removed, 1));
+    // One fewer makes room for one.
+    let user_id = cy.0;
+    pair.must(change(
+        bob,
+        Change::RemoveContact(terminal::RemoveContact { user_id }),
+    ));
+    pair.must(ask(ann, bob));
+    pair.drain();
+    assert_eq!(told(&mut pair), (State::Asked, 1));
+    pair.must(accept(bob, ann));
+    pair.drain();
+    assert_eq!(told(&mut pair), (State::Friend, 1));
 }
 
 proptest! {

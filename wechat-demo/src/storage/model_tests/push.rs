@@ -184,6 +184,57 @@ fn somebody_who_asks_to_be_a_contact_wakes_the_other() {
 }
 
 #[test]
+fn posts_and_comments_of_friends_wake_whom_they_concern_likes_do_not() {
+    let (mut pair, ann, bob) = pair_with_token();
+    let mut woken = |by: UserId, what: Change| {
+        let answer = pair.must(change(by, what));
+        pair.drain();
+        let row = pending(&mut pair, bob);
+        for push in take(&mut pair, &Desk::new(0), LATER) {
+            pair.must(settle(&push, over()));
+        }
+        let Answer::Made { id, .. } = answer else {
+            return (0, row.is_some());
+        };
+        (id, row.is_some())
+    };
+    let post = |id: u8| {
+        Change::NewPost(terminal::NewPost {
+            client_id: vec![id; 16].into(),
+            text: "a picture".to_owned(),
+            ..Default::default()
+        })
+    };
+    let comment = |author: UserId, post_id, id: u8| {
+        Change::NewComment(terminal::NewComment {
+            author: author.0,
+            post_id,
+            client_id: vec![id; 16].into(),
+            text: "nice".to_owned(),
+            reply_to: 0,
+        })
+    };
+    let (_, woke) = woken(ann, post(1));
+    assert!(woke, "a friend's post");
+    let (own, woke) = woken(bob, post(2));
+    assert!(!woke, "the own post");
+    let like = Change::Like(terminal::Like {
+        author: bob.0,
+        post_id: own,
+        liked: true,
+    });
+    assert!(!woken(ann, like).1, "a like");
+    assert!(woken(ann, comment(bob, own, 3)).1, "what a friend says");
+    assert!(!woken(bob, comment(bob, own, 4)).1, "the own words");
+    let (peer, muted) = (ann.0, true);
+    woken(bob, Change::Mute(terminal::Mute { peer, muted }));
+    assert!(
+        !woken(ann, post(5)).1,
+        "of those one does not want to hear of"
+    );
+}
+
+#[test]
 fn a_device_with_a_link_has_time_to_sync() {
     let (mut pair, ann, bob) = pair_with_token();
     say(&mut pair, ann, bob, 1);

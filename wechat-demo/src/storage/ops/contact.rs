@@ -1,5 +1,9 @@
 //! Who is whose contact: the two ends of a [`Bond`] as rows and items, what the user calls them, whom the
 //! user blocks.
+//!
+//! Invariant
+//! - N-1  A user has at most [`CONTACTS_PER_USER`] contacts, requests that wait included. Who asks a user that has as
+//!   many is turned down and told so, and leaves no row there.
 
 use super::{
     Answer, Refusal, RefusalKind, Stop, Work, account,
@@ -7,12 +11,12 @@ use super::{
     push,
 };
 use crate::{
-    model::{Seq, UserId},
+    model::{Seq, UserId, limits::CONTACTS_PER_USER},
     proto::{
         storage::{self as pb, task::Effect},
         terminal::{self, Kind, contact::State},
     },
-    storage::{engine::EngineError, table},
+    storage::{engine::EngineError, shard::damaged, table},
 };
 
 /// Asks `peer` to be a contact. Asking somebody who asked first is accepting.
@@ -30,6 +34,12 @@ pub(super) fn ask(
     let (bond, word) = bond(&row).after(Event::Ask);
     if word.is_none() {
         return Ok(Answer::Number(Seq(row.number)));
+    }
+    if !counts(&row) && count(work, user)? >= CONTACTS_PER_USER {
+        let text = format!(
+            "you have {CONTACTS_PER_USER} contacts, requests included; remove some before you ask others"
+        );
+        return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
     }
     let mut contact = row.contact.clone().unwrap_or_default();
     if bond.state == State::Asked {
@@ -157,8 +167,13 @@ pub(super) fn asked(
     let Some(own) = work.draft.message(&table::account(user))? else {
         return Ok(());
     };
+    let from = UserId(asked.from);
+    if !counts(&row(work, user, from)?) && count(work, user)? >= CONTACTS_PER_USER {
+        turn_down(work, user, from, asked.round);
+        return Ok(());
+    }
     let word = Word::Asked(asked.round);
-    hear(work, user, UserId(asked.from), word, &own, |contact| {
+    hear(work, user, from, word, &own, |contact| {
         contact.name = asked.name;
         contact.nickname = asked.nickname;
         contact.greeting = asked.greeting;
@@ -244,6 +259,19 @@ fn hear(
     Ok(())
 }
 
+/// Says no to `peer`, who asked in `round`, because there is no room (N-1).
+fn turn_down(work: &mut Work<'_, '_>, user: UserId, peer: UserId, round: u64) {
+    let own = pb::AccountRow::default(); // a removal names nobody
+    tell(work, user, peer, Some(Word::Removed(round)), &own, "");
+    let refused = terminal::Refused {
+        message_id: work.shard.give_message(work.draft, work.home.incarnation).0,
+        receiver: user.0,
+        reason: format!("{user} has as many contacts as one can have"),
+        ..terminal::Refused::default()
+    };
+    work.refuse(peer, refused);
+}
+
 fn tell(
     work: &mut Work<'_, '_>,
     user: UserId,
@@ -311,6 +339,7 @@ fn write(
         ..contact
     };
     let version = before.version + 1;
+    let counted = counts(&before);
     let before = (before.version > 0).then_some(Seq(before.number));
     let number = work.put_state(user, Kind::Contact, peer.0, version, before, &contact)?;
     let row = pb::ContactRow {
@@ -319,6 +348,12 @@ fn write(
         number: number.0,
         round: bond.round,
     };
+    if counted != counts(&row) {
+        let others = count(work, user)? - u64::from(counted);
+        let count = others + u64::from(!counted);
+        let key = table::contacts(user);
+        work.draft.put_row(&key, &count.to_be_bytes());
+    }
     let taken = takes(&row);
     work.shard.warm.friends.insert((user, peer), taken);
     work.draft.put_message(&table::contact(user, peer), &row);
@@ -330,6 +365,22 @@ fn row(work: &Work<'_, '_>, user: UserId, peer: UserId) -> Result<pb::ContactRow
         .draft
         .message(&table::contact(user, peer))?
         .unwrap_or_default())
+}
+
+/// How many contacts the user has.
+fn count(work: &Work<'_, '_>, user: UserId) -> Result<u64, EngineError> {
+    match work.draft.row(&table::contacts(user))? {
+        None => Ok(0),
+        Some(row) => table::number(&row).ok_or_else(|| damaged("a count of contacts")),
+    }
+}
+
+/// Whether a row is one of those that are counted.
+fn counts(row: &pb::ContactRow) -> bool {
+    matches!(
+        bond(row).state,
+        State::Asked | State::AskedMe | State::Friend
+    )
 }
 
 /// The row of somebody there is one of.

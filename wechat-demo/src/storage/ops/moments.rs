@@ -6,7 +6,8 @@
 //!  comment, like, delete ──▶ checks audience and block, gives the place ───▶ an item for author and who took part
 //! ```
 //! A post lies at its author's home alone and is read there ([`moments`](crate::storage::moments)); what
-//! stands in timelines are pointers to posts, and comments. A like is a comment without words.
+//! stands in timelines are pointers to posts, and comments. A like is a comment without words, and wakes no device;
+//! a pointer and a comment do.
 //!
 //! Invariants
 //! - M-1  The post's home alone gives places, and ships in their order: nobody has an answer before its question.
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Answer, Once, Refusal, RefusalKind, Stop, Work, contact};
+use super::{Answer, Once, Refusal, RefusalKind, Stop, Work, contact, push};
 use crate::{
     model::{
         Pos, Seq, ShardId, UserId,
@@ -70,7 +71,8 @@ pub(super) fn post(
         posted_ms: post.posted_ms,
     };
     let post_id = post.post_id;
-    let number = put(work, user, there(Kind::Post, post_id, None, &pointer))?;
+    let item = there(Kind::Post, post_id, None, &pointer);
+    let number = put(work, user, item)?.unwrap_or(Seq::ZERO);
     let row = pb::PostRow {
         post: Some(post),
         told: told.clone(),
@@ -112,7 +114,7 @@ pub(super) fn delete_post(
         }
     }
     comment_ids.sort_unstable();
-    let number = put(work, user, gone(Kind::Post, post_id))?;
+    let number = put(work, user, gone(Kind::Post, post_id))?.unwrap_or(Seq::ZERO);
     let left = pb::PostRow {
         post: Some(terminal::Post {
             post_id,
@@ -444,7 +446,9 @@ pub(super) fn arrived(
             Some(What::Posted(pointer)) => {
                 if contact::takes_from(work, user, author)? {
                     let item = there(Kind::Post, pointer.post_id, None, pointer);
-                    put(work, user, item)?;
+                    if let Some(number) = put(work, user, item)? {
+                        push::intend(work, user, author, number)?;
+                    }
                 }
             }
             Some(What::Said(said)) => {
@@ -456,7 +460,13 @@ pub(super) fn arrived(
                         sender: by.0,
                     };
                     let id = comment.comment_id;
-                    put(work, user, there(Kind::Comment, id, Some(pos), &comment))?;
+                    let item = there(Kind::Comment, id, Some(pos), &comment);
+                    if let Some(number) = put(work, user, item)?
+                        && user != by
+                        && !comment.like
+                    {
+                        push::intend(work, user, by, number)?;
+                    }
                 }
             }
             Some(What::Gone(dead)) => {
@@ -473,12 +483,12 @@ pub(super) fn arrived(
     Ok(())
 }
 
-/// Puts an item into a timeline in the place of an older version; its number there. What is no newer changes
-/// nothing, nor does the end of what never came.
-fn put(work: &mut Work<'_, '_>, user: UserId, item: Item) -> Result<Seq, EngineError> {
+/// Puts an item into a timeline in the place of an older version, and returns its number there. What is no newer
+/// changes nothing, nor does the end of what never came.
+fn put(work: &mut Work<'_, '_>, user: UserId, item: Item) -> Result<Option<Seq>, EngineError> {
     let held = table::held(user, item.kind, item.id);
     let before = match work.draft.row(&held)? {
-        None if item.deleted => return Ok(Seq::ZERO),
+        None if item.deleted => return Ok(None),
         None => None,
         Some(row) => {
             let number = table::number(&row).ok_or_else(|| damaged("a held item's number"))?;
@@ -490,7 +500,7 @@ fn put(work: &mut Work<'_, '_>, user: UserId, item: Item) -> Result<Seq, EngineE
         let there = work.draft.item(user, before)?.map(Item::decode).transpose();
         let there = there.map_err(|error| damaged(&format!("an item of {user}: {error}")))?;
         if there.is_none_or(|there| there.version >= item.version) {
-            return Ok(before);
+            return Ok(None);
         }
     }
     let given = work.add_item(user, |number| Item { number, ..item })?;
@@ -498,7 +508,7 @@ fn put(work: &mut Work<'_, '_>, user: UserId, item: Item) -> Result<Seq, EngineE
         work.draft.supersede(user, before);
     }
     work.draft.put_row(&held, &given.number.0.to_be_bytes());
-    Ok(given.number)
+    Ok(Some(given.number))
 }
 
 fn there(kind: Kind, id: u64, pos: Option<Pos>, payload: &impl Message) -> Item {
