@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libraries::processes::Process;
+use libraries::zookeeper::Ensemble;
 use serde_json::Value;
 use tests::{bin, recorded, run};
 
@@ -58,6 +59,25 @@ fn a_store_in_mariadb_loses_nothing_when_its_primary_is_killed() {
     let again = [&["replay", file.to_str().unwrap()][..], &database].concat();
     let (_, line) = refused(&again);
     assert!(line.contains("starts from nothing"), "{line}");
+}
+
+#[test]
+fn views_in_a_zookeeper_ensemble_lose_nothing_when_primaries_are_killed() {
+    let servers = Ensemble::start().unwrap();
+    let ensemble = format!("{}/replay", servers.hosts());
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ["--zookeeper", &ensemble];
+    let kills = ["--kill", "storage-primary@30%,storage-primary@60%"];
+    let figures = replay(&log(dir.path()), &[&zookeeper[..], &kills].concat());
+    assert_faultless(&figures);
+    let file = dir.path().join("again.tsv");
+    std::fs::write(&file, made(SEED, 1)).unwrap();
+    let again = [&["replay", file.to_str().unwrap()][..], &zookeeper].concat();
+    let (_, line) = refused(&again);
+    assert!(line.contains("starts from nothing"), "{line}");
+    let elsewhere = ["--zookeeper", &servers.hosts(), "--kill", "coordinator@5%"];
+    let (_, line) = refused(&[&["replay", file.to_str().unwrap()][..], &elsewhere].concat());
+    assert!(line.contains("no such process"), "{line}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::Server;
 use rpc_core::time::Instant;
-use wechat_demo::cluster::{Cluster, Layout, Role, figures};
+use wechat_demo::cluster::{Cluster, EnsembleFlags, Layout, Plan, Role, figures};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::push::role::Provider;
 use wechat_demo::storage::location::EngineFlags;
@@ -49,22 +49,26 @@ pub(crate) struct Flags {
     #[command(flatten)]
     engine: EngineFlags,
     #[command(flatten)]
+    coordination: EnsembleFlags,
+    #[command(flatten)]
     push: Option<Provider>,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let database = flags.engine.database()?;
+    let database = flags.engine.database()?.map(str::to_owned);
+    // Where a database keeps the store, the directory says nothing about it.
+    let no_store = database.is_none() && !flags.dir.join(Role::Storage1.name()).exists();
+    flags.coordination.look(no_store)?;
+    let plan = Plan {
+        database,
+        zookeeper: flags.coordination.zookeeper.clone(),
+        push: flags.push.clone(),
+        extra: Vec::new(),
+    };
     let binary = std::env::current_exe().context("the path of this program")?;
     let stop = Stop::on_signal()?;
-    let mut cluster = Cluster::bring_up(
-        &flags.dir,
-        flags.port,
-        database,
-        flags.push.as_ref(),
-        &[],
-        &binary,
-    )?;
+    let mut cluster = Cluster::bring_up(&flags.dir, flags.port, &plan, &binary)?;
     make_accounts(&cluster.layout().link_address())?;
     greet(cluster.layout());
     watch(&mut cluster, &stop);
@@ -204,6 +208,9 @@ fn greet(layout: &Layout) {
     println!("\nlook at the roles:");
     for role in layout.roles().into_iter().rev() {
         println!("  {role:<16} http://{}/status", layout.rpc(role));
+    }
+    if let Some(ensemble) = &layout.plan.zookeeper {
+        println!("  {:<16} {ensemble}", "ZooKeeper");
     }
     println!(
         "\nCtrl-C ends it; {} keeps its data for the next time\n",

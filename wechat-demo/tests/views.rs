@@ -10,10 +10,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
+use libraries::zookeeper::Ensemble;
 use prost::Message;
 use rpc_core::Channel;
 use rpc_core::time::Instant;
-use wechat_demo::cluster::{Cluster, Role, figures};
+use wechat_demo::cluster::{Cluster, Plan, Role, figures};
 use wechat_demo::proto::storage as sp;
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
@@ -34,10 +35,20 @@ struct Stage {
 
 impl Stage {
     fn set() -> Self {
+        Self::with(None)
+    }
+
+    /// A ZooKeeper ensemble keeps the views, if one is given.
+    fn with(zookeeper: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
+        let plan = Plan {
+            zookeeper,
+            extra: light.into(),
+            ..Plan::default()
+        };
         let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
-        let cluster = Cluster::bring_up(dir.path(), 0, None, None, &light, binary).unwrap();
+        let cluster = Cluster::bring_up(dir.path(), 0, &plan, binary).unwrap();
         let address = cluster.layout().link_address();
         for name in ["ann", "bob"] {
             patiently(|| match register(&address, name, PASSWORD, name) {
@@ -141,6 +152,14 @@ impl Stage {
         });
     }
 
+    /// Sends for longer than every lease.
+    fn send_past_leases(&mut self) {
+        let until = Instant::after(Duration::from_secs(5));
+        while Instant::now() < until {
+            self.send(5);
+        }
+    }
+
     fn signal(&self, role: Role, signal: &str) {
         let pid = self.cluster.pid(role).unwrap().to_string();
         assert!(
@@ -235,16 +254,39 @@ fn data_are_served_while_the_coordinator_is_away() {
     stage.send(10);
     let primary = stage.primary();
     stage.cluster.kill(Role::Coordinator);
-    let until = Instant::after(Duration::from_secs(5));
-    // Longer than every lease.
-    while Instant::now() < until {
-        stage.send(5);
-    }
+    stage.send_past_leases();
     assert_eq!(stage.primary(), primary);
     // A second failure waits for it; then the backup takes over.
     stage.cluster.kill(primary);
     stage.cluster.spawn(Role::Coordinator).unwrap();
     stage.send(10);
     assert_ne!(stage.primary(), primary);
+    stage.check();
+}
+
+#[test]
+fn views_are_zookeepers_with_or_without_a_majority() {
+    let mut servers = Ensemble::start().unwrap_or_else(|error| panic!("{error:#}"));
+    let mut stage = Stage::with(Some(format!("{}/one/cluster", servers.hosts())));
+    assert_eq!(stage.cluster.pid(Role::Coordinator), None);
+    stage.send(10);
+    let first = stage.primary();
+    stage.cluster.kill(first);
+    stage.send(10);
+    stage.until_copies(2);
+    let second = stage.primary();
+    assert_ne!(second, first);
+    stage.cluster.spawn(first).unwrap();
+    // Without a majority nobody can agree on anything, and nobody has to.
+    servers.kill(0);
+    servers.kill(1);
+    stage.send_past_leases();
+    assert_eq!(stage.primary(), second);
+    // A second failure waits for it; then the backup takes over.
+    stage.cluster.kill(second);
+    servers.restart(0).unwrap();
+    servers.restart(1).unwrap();
+    stage.send(10);
+    assert_ne!(stage.primary(), second);
     stage.check();
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use wechat_demo::cluster::{Cluster, Role};
+use wechat_demo::cluster::Cluster;
 
 /// Percentiles in ms.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -37,7 +37,8 @@ impl Latency {
 
 /// Processor time used so far: by the cluster's processes, and by this one.
 pub(super) fn processor_time(cluster: &Cluster) -> (Duration, Duration) {
-    let roles = Role::ALL.into_iter().filter_map(|role| cluster.pid(role));
+    let roles = cluster.layout().roles().into_iter();
+    let roles = roles.filter_map(|role| cluster.pid(role));
     let servers = roles.map(|pid| used(&pid.to_string())).sum();
     (servers, used("self"))
 }

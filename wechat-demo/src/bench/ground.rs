@@ -62,7 +62,7 @@ impl Ground {
         };
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let binary = std::env::current_exe().context("the path of this program")?;
-        let cluster = Cluster::bring_up(&dir, 0, None, None, &replay::light_hash(), &binary)?;
+        let cluster = Cluster::bring_up(&dir, 0, &replay::cheap(), &binary)?;
         let address = cluster.layout().link_address();
         let names: Vec<String> = (0..2 * pairs).map(|n| format!("bench{n}")).collect();
         let asked = address.clone();

@@ -203,7 +203,7 @@ impl Faults {
             }
             Kind::Rolling => {
                 self.tell(kind, "all");
-                for role in Role::ALL {
+                for role in self.roles() {
                     let mut cluster = self.cluster();
                     cluster.end(role);
                     cluster.spawn(role)?;
@@ -263,7 +263,12 @@ impl Faults {
     }
 
     fn role(&self) -> Role {
-        Role::ALL[self.below(Role::ALL.len())]
+        let roles = self.roles();
+        roles[self.below(roles.len())]
+    }
+
+    fn roles(&self) -> Vec<Role> {
+        self.cluster().layout().roles()
     }
 
     /// All kinds in a random order (Fisher and Yates).

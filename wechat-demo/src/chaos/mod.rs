@@ -25,7 +25,7 @@ use rpc_core::Runtime;
 use rpc_core::base::rng::Rng;
 use rpc_core::time::Instant;
 use wechat_demo::checker::read;
-use wechat_demo::cluster::Cluster;
+use wechat_demo::cluster::{Cluster, EnsembleFlags, Plan};
 use wechat_demo::history::{Event, History};
 
 use crate::replay;
@@ -62,6 +62,8 @@ pub(crate) struct Flags {
     /// Write the timeline of faults against throughput here, as SVG [default: into --dir]
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    #[command(flatten)]
+    coordination: EnsembleFlags,
 }
 
 /// Runs it; exit status 1 for a violation, 2 for insufficient evidence.
@@ -74,6 +76,11 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         .dir
         .clone()
         .unwrap_or_else(|| temporary.path().to_owned());
+    flags.coordination.look(true)?;
+    let plan = Plan {
+        zookeeper: flags.coordination.zookeeper.clone(),
+        ..replay::cheap()
+    };
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let file = dir.join("history.jsonl");
     let history = History::create(&file)
@@ -87,7 +94,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         least_acks: (offered * LEAST_SHARE) as u64,
     });
     let binary = std::env::current_exe().context("the path of this program")?;
-    let cluster = Cluster::bring_up(&dir, 0, None, None, &replay::light_hash(), &binary)?;
+    let cluster = Cluster::bring_up(&dir, 0, &plan, &binary)?;
     let cluster = Arc::new(Mutex::new(cluster));
     let runtime = Runtime::builder()
         .build()

@@ -12,7 +12,7 @@ use crate::push::role::Provider;
 /// A process of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// Who is primary, who is there.
+    /// Who is primary, who is there; only where no ZooKeeper ensemble says it.
     Coordinator,
     /// A copy of the store, or a spare: which of the three is primary the views say.
     Storage1,
@@ -29,7 +29,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Those that every cluster has, in the order in which they are started: each finds those it calls already there.
+    /// Those of a usual cluster, in the order in which they are started: each finds those it calls already there.
     pub const ALL: [Self; 6] = [
         Self::Coordinator,
         Self::Storage1,
@@ -155,6 +155,31 @@ fn any_free(rng: &mut Rng) -> Result<TcpListener, PortError> {
     Err(PortError::None(refused.expect("there was an attempt")))
 }
 
+/// What a cluster has beside what every cluster has, and what others do for it.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// URL of the database that keeps the store; `None` = the storage processes do, below the cluster's directory.
+    pub database: Option<String>,
+    /// The ZooKeeper ensemble that keeps the views, as `HOST:PORT,…[/PATH]`; `None` = the coordinator role does.
+    pub zookeeper: Option<String>,
+    /// As whom devices are woken; `None` = they are not.
+    pub push: Option<Provider>,
+    /// Flags of this run for single roles, after the usual ones.
+    pub extra: Vec<(Role, String)>,
+}
+
+impl Plan {
+    /// The roles there are, in the order in which they are started.
+    #[must_use]
+    pub fn roles(&self) -> Vec<Role> {
+        let usual = Role::ALL.into_iter();
+        let usual = usual.filter(|role| self.zookeeper.is_none() || *role != Role::Coordinator);
+        usual
+            .chain(self.push.as_ref().map(|_| Role::Push))
+            .collect()
+    }
+}
+
 /// A cluster's processes: their flags and their places.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -162,32 +187,25 @@ pub struct Layout {
     pub dir: PathBuf,
     /// Where everybody listens.
     pub ports: Ports,
-    /// URL of the database that keeps the store; `None` = the storage processes do, below `dir`.
-    pub database: Option<String>,
-    /// As whom devices are woken; `None` = they are not.
-    pub push: Option<Provider>,
-    /// Flags of this run for single roles, after the usual ones.
-    pub extra: Vec<(Role, String)>,
+    /// What there is.
+    pub plan: Plan,
 }
 
 impl Layout {
     /// A cluster below `dir`.
     #[must_use]
-    pub fn new(dir: &Path, ports: Ports) -> Self {
+    pub fn new(dir: &Path, ports: Ports, plan: Plan) -> Self {
         Self {
             dir: dir.to_owned(),
             ports,
-            database: None,
-            push: None,
-            extra: Vec::new(),
+            plan,
         }
     }
 
     /// The roles there are, in the order in which they are started.
     #[must_use]
     pub fn roles(&self) -> Vec<Role> {
-        let push = self.push.as_ref().map(|_| Role::Push);
-        Role::ALL.into_iter().chain(push).collect()
+        self.plan.roles()
     }
 
     /// HOST:PORT that terminals connect to.
@@ -230,14 +248,17 @@ impl Layout {
                     .into()
             }
             Role::Storage1 | Role::Storage2 | Role::Storage3 => {
-                let coordinator = address(self.ports.coordinator);
-                let keeper = match &self.database {
+                let (flag, agreeing) = match &self.plan.zookeeper {
+                    None => ("--coordinator", address(self.ports.coordinator)),
+                    Some(ensemble) => ("--zookeeper", ensemble.clone()),
+                };
+                let keeper = match &self.plan.database {
                     None => vec!["--dir".to_owned(), path(role.name())],
                     Some(url) => ["--engine", "mysql", "--database", url]
                         .map(str::to_owned)
                         .into(),
                 };
-                ["storage", "--listen", &own, "--coordinator", &coordinator]
+                ["storage", "--listen", &own, flag, &agreeing]
                     .map(str::to_owned)
                     .into_iter()
                     .chain(keeper)
@@ -263,11 +284,12 @@ impl Layout {
                 ["push", "--listen", &own, "--storage", &storage]
                     .map(str::to_owned)
                     .into_iter()
-                    .chain(self.push.iter().flat_map(Provider::flags))
+                    .chain(self.plan.push.iter().flat_map(Provider::flags))
                     .collect()
             }
         };
         let extra = self
+            .plan
             .extra
             .iter()
             .filter(|(of, _)| *of == role)
@@ -329,8 +351,8 @@ mod tests {
             storage: [5, 6, 7],
             push: 8,
         };
-        let mut layout = Layout::new(Path::new("d"), ports);
-        layout.extra.push((Role::Logic, "--fast".to_owned()));
+        let mut layout = Layout::new(Path::new("d"), ports, Plan::default());
+        layout.plan.extra.push((Role::Logic, "--fast".to_owned()));
         let logic = layout.arguments(Role::Logic).join(" ");
         assert!(
             logic.contains("--listen 127.0.0.1:3 --storage 127.0.0.1:5,127.0.0.1:6,127.0.0.1:7"),
@@ -348,14 +370,21 @@ mod tests {
             storage.contains("--listen 127.0.0.1:6 --coordinator 127.0.0.1:4"),
             "{storage}"
         );
-        layout.database = Some("mysql://x".to_owned());
+        layout.plan.database = Some("mysql://x".to_owned());
         let storage = layout.arguments(Role::Storage2).join(" ");
         assert!(
             storage.contains("--engine mysql --database mysql://x") && !storage.contains("--dir"),
             "{storage}"
         );
-        assert!(!layout.roles().contains(&Role::Push), "nobody to wake");
-        layout.push = Some(Provider {
+        assert_eq!(layout.roles(), Role::ALL, "nobody to wake");
+        layout.plan.zookeeper = Some("z:1,z:2/here".to_owned());
+        let storage = layout.arguments(Role::Storage2).join(" ");
+        assert!(
+            storage.contains("--zookeeper z:1,z:2/here") && !storage.contains("--coordinator"),
+            "{storage}"
+        );
+        assert!(!layout.roles().contains(&Role::Coordinator));
+        layout.plan.push = Some(Provider {
             apns_key: "key.p8".into(),
             apns_key_id: "KEY1".to_owned(),
             apns_team_id: "TEAM1".to_owned(),

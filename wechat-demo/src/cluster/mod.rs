@@ -11,11 +11,13 @@
 //!
 //! Read first: [`layout`], then [`process`].
 
+mod ensemble;
 pub mod layout;
 pub mod parent;
 mod probe;
 pub mod process;
 
-pub use layout::{Layout, Ports, Role};
+pub use ensemble::EnsembleFlags;
+pub use layout::{Layout, Plan, Ports, Role};
 pub use probe::{Figures, figures};
 pub use process::Cluster;

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use rpc_core::base::time::Instant;
 
-use super::layout::{Layout, PortError, Ports, Role};
+use super::layout::{Layout, Plan, PortError, Ports, Role};
 use super::probe::{figures, is_healthy};
-use crate::push::role::Provider;
 
 /// Times that free ports are chosen before a used one is reported.
 const ATTEMPTS: usize = 3;
@@ -82,25 +81,19 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts a whole cluster below `dir` and waits until it is healthy. With `first_port` 0 it takes free
-    /// ports, and others when somebody was faster at one of them. A `database` keeps the store, where there is one;
-    /// devices are woken where there is a provider of pushes.
+    /// ports, and others when somebody was faster at one of them.
     ///
     /// # Errors
     /// What [`Ports::choose`], [`Cluster::start`] or [`Cluster::wait_healthy`] say.
     pub fn bring_up(
         dir: &Path,
         first_port: u16,
-        database: Option<&str>,
-        push: Option<&Provider>,
-        extra: &[(Role, String)],
+        plan: &Plan,
         binary: &Path,
     ) -> Result<Self, ClusterError> {
         let mut attempt = 1;
         loop {
-            let mut layout = Layout::new(dir, Ports::choose(first_port)?);
-            layout.database = database.map(str::to_owned);
-            layout.push = push.cloned();
-            layout.extra = extra.to_vec();
+            let layout = Layout::new(dir, Ports::choose(first_port)?, plan.clone());
             let mut cluster = Self::start(layout, binary)?;
             match cluster.wait_healthy() {
                 Err(ClusterError::Ended { last_words, .. })
@@ -326,6 +319,7 @@ mod tests {
                 storage: [1; 3],
                 push: 1,
             },
+            Plan::default(),
         )
     }
 

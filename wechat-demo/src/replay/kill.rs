@@ -87,6 +87,8 @@ impl Kill {
 /// The kills of one run.
 #[derive(Debug)]
 pub(super) struct Kills {
+    /// Who can be killed.
+    roles: Vec<Role>,
     /// Not yet due, the next one last.
     ahead: Vec<Kill>,
     random: Option<Random>,
@@ -97,24 +99,42 @@ pub(super) struct Kills {
 #[derive(Debug)]
 struct Random {
     every: Duration,
-    next: Instant,
+    /// `None` until somebody asks for the first time: the first period begins then.
+    next: Option<Instant>,
     rng: Rng,
 }
 
 impl Kills {
-    pub(super) fn new(kills: &[Kill], every: Option<Duration>, seed: u64) -> Self {
+    /// These, and a random one every so often, of a cluster that has these roles.
+    ///
+    /// # Errors
+    /// A role that it does not have.
+    pub(super) fn new(
+        kills: &[Kill],
+        every: Option<Duration>,
+        seed: u64,
+        roles: Vec<Role>,
+    ) -> anyhow::Result<Self> {
         let mut ahead = kills.to_vec();
         ahead.sort_by(|a, b| b.percent.total_cmp(&a.percent));
+        for kill in kills {
+            if let Target::Role(role) = kill.target
+                && !roles.contains(&role)
+            {
+                anyhow::bail!("--kill {role}: this cluster has no such process");
+            }
+        }
         let random = every.map(|every| Random {
             every,
-            next: Instant::now() + every,
+            next: None,
             rng: Rng::from_seed(seed),
         });
-        Self {
+        Ok(Self {
+            roles,
             ahead,
             random,
             done: 0,
-        }
+        })
     }
 
     /// What is due now that `delivered` of `all` lines are.
@@ -122,7 +142,7 @@ impl Kills {
         let share = 100.0 * delivered as f64 / all as f64;
         let next = match self.ahead.pop_if(|kill| kill.percent <= share) {
             Some(kill) => kill.target,
-            None => Target::Role(self.random.as_mut()?.due(now)?),
+            None => Target::Role(self.random.as_mut()?.due(now, &self.roles)?),
         };
         self.done += 1;
         Some(next)
@@ -140,12 +160,12 @@ impl Kills {
 }
 
 impl Random {
-    fn due(&mut self, now: Instant) -> Option<Role> {
-        if now < self.next {
+    fn due(&mut self, now: Instant, roles: &[Role]) -> Option<Role> {
+        if now < *self.next.get_or_insert(now + self.every) {
             return None;
         }
-        self.next = now + self.every;
-        Some(Role::ALL[self.rng.below(Role::ALL.len() as u64) as usize])
+        self.next = Some(now + self.every);
+        Some(roles[self.rng.below(roles.len() as u64) as usize])
     }
 }
 
@@ -207,7 +227,7 @@ mod tests {
     #[test]
     fn kills_come_in_the_order_of_their_time_and_once() {
         let kills = ["storage-2@60%", "storage-primary@30"].map(|text| text.parse().unwrap());
-        let mut kills = Kills::new(&kills, None, 0);
+        let mut kills = Kills::new(&kills, None, 0, Role::ALL.into()).unwrap();
         let now = Instant::now();
         assert_eq!(kills.due(29, 100, now), None);
         assert_eq!(kills.due(30, 100, now), Some(Target::Primary));
@@ -222,7 +242,7 @@ mod tests {
     fn a_random_kill_comes_once_a_period_and_is_told_by_the_seed() {
         let period = Duration::from_secs(5);
         let choices = |seed| {
-            let mut kills = Kills::new(&[], Some(period), seed);
+            let mut kills = Kills::new(&[], Some(period), seed, Role::ALL.into()).unwrap();
             let began = Instant::now();
             assert_eq!(kills.due(0, 1, began), None);
             let later = (1..40).map(|n| kills.due(0, 1, began + period * n + period / 2));
@@ -234,6 +254,13 @@ mod tests {
         assert_ne!(choices(1), choices(2));
         let roles = Role::ALL.map(Target::Role);
         assert!(roles.iter().all(|role| choices(1).contains(role)));
+    }
+
+    #[test]
+    fn what_the_cluster_does_not_have_is_not_killed() {
+        let kill = "coordinator@5%".parse().unwrap();
+        let error = Kills::new(&[kill], None, 0, Role::STORAGE.into()).unwrap_err();
+        assert!(error.to_string().contains("coordinator"), "{error}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::Runtime;
 use rpc_core::base::rng::Rng;
 use wechat_demo::checker::{self, read};
-use wechat_demo::cluster::{Cluster, Role};
+use wechat_demo::cluster::{Cluster, EnsembleFlags, Plan, Role};
 use wechat_demo::history::{Event, History};
 use wechat_demo::storage::engine::mysql::Mysql;
 use wechat_demo::storage::location::EngineFlags;
@@ -91,6 +91,8 @@ pub(crate) struct Flags {
     dir: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineFlags,
+    #[command(flatten)]
+    coordination: EnsembleFlags,
 }
 
 /// Back ends of the terminals' stores.
@@ -125,7 +127,14 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
             anyhow::bail!("the database holds a store; a replay starts from nothing");
         }
     }
+    flags.coordination.look(true)?;
+    let plan = Plan {
+        database: database.map(str::to_owned),
+        zookeeper: flags.coordination.zookeeper.clone(),
+        ..cheap()
+    };
     let seed = flags.seed.unwrap_or_else(|| Rng::from_entropy().next_u64());
+    let kills = Kills::new(&flags.kill, flags.kill_every, seed, plan.roles())?;
     if flags.kill_every.is_some() {
         eprintln!("--seed {seed}");
     }
@@ -138,7 +147,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("the history {} cannot be started", file.display()))?;
     history.tell(opening(&flags, &log, seed));
     let binary = std::env::current_exe().context("the path of this program")?;
-    let cluster = Cluster::bring_up(&dir, 0, database, None, &light_hash(), &binary)?;
+    let cluster = Cluster::bring_up(&dir, 0, &plan, &binary)?;
 
     let cluster = Arc::new(Mutex::new(cluster));
     let runtime = Runtime::builder()
@@ -146,7 +155,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         .context("the runtime cannot start")?;
     let report = {
         let (flags, cluster, history) = (flags.clone(), cluster.clone(), history.clone());
-        runtime.block_on(move || play_and_check(&flags, &log, &dir, &cluster, &history, seed))?
+        runtime.block_on(move || play_and_check(&flags, &log, &dir, &cluster, &history, kills))?
     };
     history.end().context("the history")?;
     let cluster = Arc::into_inner(cluster).expect("everybody who used the cluster has ended");
@@ -160,9 +169,12 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     Ok(conclude(&flags, &report, &verdict))
 }
 
-/// Flags of a cluster whose many passwords protect nothing.
-pub(crate) fn light_hash() -> [(Role, String); 2] {
-    LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned()))
+/// A cluster whose many passwords protect nothing.
+pub(crate) fn cheap() -> Plan {
+    Plan {
+        extra: LIGHT_HASH.map(|flag| (Role::Logic, flag.to_owned())).into(),
+        ..Plan::default()
+    }
 }
 
 /// The first line of the history: which faults are planned, how much must be acknowledged.
@@ -185,7 +197,7 @@ fn play_and_check(
     dir: &std::path::Path,
     cluster: &Arc<Mutex<Cluster>>,
     history: &Arc<History>,
-    seed: u64,
+    kills: Kills,
 ) -> anyhow::Result<Report> {
     let address = {
         let cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
@@ -195,7 +207,6 @@ fn play_and_check(
     let people = accounts::open(&address, names, &bar("registering", log.people.len()))?;
     let stage = play::Stage::set(&address, log, people, flags, dir, history)?;
     stage.introduce(&bar("introducing", 0))?;
-    let kills = Kills::new(&flags.kill, flags.kill_every, seed);
     let played = stage.play(flags, kills, cluster, &bar("playing", log.lines.len()))?;
     history.tell(Event::Healed {});
     stage.rest(flags.heartbeat);

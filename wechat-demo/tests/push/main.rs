@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use prost::Message;
-use wechat_demo::cluster::{Cluster, Role, figures};
+use wechat_demo::cluster::{Cluster, Plan, Role, figures};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::change_request::Change;
 use wechat_demo::push::role::Provider;
@@ -52,9 +52,13 @@ impl Stage {
             apns_roots: Some(file("roots.pem", &apns.roots)),
         };
         let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
+        let plan = Plan {
+            push: Some(provider),
+            extra: light.into(),
+            ..Plan::default()
+        };
         let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
-        let cluster =
-            Cluster::bring_up(dir.path(), 0, None, Some(&provider), &light, binary).unwrap();
+        let cluster = Cluster::bring_up(dir.path(), 0, &plan, binary).unwrap();
         let address = cluster.layout().link_address();
         let [ann, bob, cy] = ["ann", "bob", "cy"].map(|name| account(&address, name));
         for (other, token) in [(&bob, BOB), (&cy, CY)] {

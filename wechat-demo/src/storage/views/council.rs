@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Of how many looks at a store that nobody knows one is written down.
 const LOOKS_PER_WARNING: u64 = 100;
 
+/// The node of the coordinator below which each store has one, by its name.
+pub const STORES: &str = "/stores";
+
 /// What the thread is made of.
 pub struct Council {
     /// This process's part.
@@ -69,13 +72,13 @@ impl Council {
     }
 
     fn path(&self, name: &str) -> String {
-        format!("/stores/{}/{name}", self.store)
+        format!("{STORES}/{}/{name}", self.store)
     }
 
     /// Opens a session and says that this process lives, as long as the session does.
     fn take_seat(&self) -> Result<Seat, Fault> {
         let session = self.coordinator.open(SESSION)?;
-        let above = ["/stores".to_owned(), format!("/stores/{}", self.store)];
+        let above = [STORES.to_owned(), format!("{STORES}/{}", self.store)];
         for path in above.into_iter().chain([self.path("live")]) {
             match session.create(&path, b"", Kind::Lasting) {
                 Ok(_) | Err(Fault::NodeExists) => {}

@@ -43,7 +43,7 @@ pub mod machine;
 mod model_tests;
 
 pub use beacons::send_beacons;
-pub use council::Council;
+pub use council::{Council, STORES};
 
 /// One process's part in the views of its store, shared by its threads. Cheap to clone.
 #[derive(Clone)]
