@@ -158,6 +158,27 @@ fn strangers_become_contacts_before_anything_is_said() {
 }
 
 #[test]
+fn contacts_see_who_is_there_and_who_is_typing() {
+    let up = Up::start();
+    let mut alice = up.chat("alice", &["--to", "bob"]);
+    alice.hears("type a line");
+    let mut bob = up.chat("bob", &["--to", "alice"]);
+    bob.hears("alice is here");
+    alice.hears("bob is here");
+    bob.say("/typing");
+    alice.hears("bob is typing");
+    bob.say("/away");
+    alice.hears("bob has gone");
+    bob.say("/back");
+    alice.hears("bob is here");
+    bob.end();
+    alice.hears("bob has gone");
+    alice.say("/who");
+    alice.hears("bob: not here");
+    alice.end();
+}
+
+#[test]
 fn a_role_that_dies_is_started_again_and_chats_go_on() {
     let mut up = Up::start();
     let mut alice = up.chat("alice", &["--to", "bob"]);

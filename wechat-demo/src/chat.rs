@@ -34,6 +34,7 @@ use crate::up::{DEFAULT_PORT, DEMO_PASSWORD};
 
 mod commands;
 mod moments;
+mod presence;
 
 use commands::Line;
 
@@ -217,6 +218,7 @@ enum Event {
     /// The input has ended.
     End,
     Applied(Vec<pb::Item>),
+    Passed(Vec<pb::Sign>),
     Acked,
     NotSent(String),
     Linked,
@@ -252,6 +254,13 @@ impl Observer for Ears {
         self.tell(Event::NotSent(why.to_string()));
     }
 
+    fn signs(&self, signs: &[pb::Sign]) {
+        // They are worth no wait, least of all the link's.
+        if self.open.load(Ordering::Acquire) {
+            let _ = self.events.try_send(Event::Passed(signs.to_vec()));
+        }
+    }
+
     fn linked(&self) {
         self.tell(Event::Linked);
     }
@@ -277,6 +286,8 @@ struct Chat {
     listed: Vec<moments::Listed>,
     /// Names of users met in groups, by id.
     names: HashMap<u64, String>,
+    /// Which of the contacts that are watched were there, as far as was told.
+    here: HashMap<u64, bool>,
     /// The read mark that was told.
     marked: u64,
     /// The link is down and the user was told.
@@ -297,6 +308,7 @@ impl Chat {
             shown: terminal.store().key(),
             listed: Vec::new(),
             names: HashMap::new(),
+            here: HashMap::new(),
             marked: 0,
             told_down: false,
             ended: false,
@@ -307,6 +319,7 @@ impl Chat {
         }
         chat.befriend()?;
         chat.mark_read()?;
+        chat.watch()?;
         println!(
             "— {} and {}; type a line to send it, /help for more, /quit to end",
             chat.name, chat.peer_name
@@ -356,6 +369,7 @@ impl Chat {
                 }
                 self.mark_read()?;
             }
+            Event::Passed(signs) => self.show_signs(&signs),
             Event::NotSent(why) => println!("! not sent: {why}"),
             Event::Linked => {
                 if std::mem::take(&mut self.told_down) {
@@ -437,7 +451,7 @@ impl Chat {
                 let contact = pb::Contact::decode(item.payload.clone())?;
                 match contact.state() {
                     State::AskedMe => self.accept(&contact)?,
-                    State::Friend if contact.user_id == self.peer => self.now_friends(),
+                    State::Friend if contact.user_id == self.peer => self.now_friends()?,
                     State::Removed if contact.user_id == self.peer => {
                         self.friends = false;
                         println!("— {} and you are no longer contacts", self.peer_name);
@@ -535,18 +549,19 @@ impl Chat {
             Err(error) => return Err(error.into()),
         }
         if contact.user_id == self.peer {
-            self.now_friends();
+            self.now_friends()?;
         }
         Ok(())
     }
 
-    fn now_friends(&mut self) {
+    fn now_friends(&mut self) -> anyhow::Result<()> {
         if !std::mem::replace(&mut self.friends, true) {
             println!("— {} is a contact now", self.peer_name);
         }
         while let Some(line) = self.held.pop_front() {
             self.send(line);
         }
+        self.watch()
     }
 }
 

@@ -17,7 +17,8 @@ pub(super) fn parse(cmd: u32) -> Result<pb::Command, Refusal> {
             pb::Command::Unspecified
             | pb::Command::Noop
             | pb::Command::SignalKeep
-            | pb::Command::PushNotify,
+            | pb::Command::PushNotify
+            | pb::Command::PushEphemeral,
         ) => Err(Refusal::unknown(cmd)),
         Some(command) => Ok(command),
     }

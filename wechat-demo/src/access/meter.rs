@@ -20,6 +20,8 @@ pub struct Meter {
     pub beats: AtomicU64,
     /// Notifies put on links.
     pub notifies: AtomicU64,
+    /// Lots of signs put on links.
+    pub signs: AtomicU64,
     /// Notifies for links that are no longer here.
     pub gone: AtomicU64,
     /// Notifies by the sweep, for terminals that were behind.
@@ -67,6 +69,7 @@ impl Meter {
         line("refusals_total", "counter", &self.refusals);
         line("beats_total", "counter", &self.beats);
         line("notifies_total", "counter", &self.notifies);
+        line("signs_total", "counter", &self.signs);
         line("gone_total", "counter", &self.gone);
         line("healed_total", "counter", &self.healed);
         text.push_str("# TYPE wechat_access_closed_total counter\n");

@@ -149,6 +149,7 @@ impl Registrar {
             device_id,
             link: link.number,
             access: self.address.clone(),
+            active: link.is_active(),
         })
     }
 }
@@ -296,7 +297,7 @@ mod tests {
         for number in 1..=CALLS * LINKS_PER_CALL as u64 {
             let link = Arc::new(Link::new(number, Limits::default(), Arc::clone(&meter)));
             let (user_id, device_id) = (number, 1);
-            link.begin_auth(Caller { user_id, device_id });
+            link.begin_auth(Caller { user_id, device_id }, true);
             link.tell(1);
             table.insert(link);
         }

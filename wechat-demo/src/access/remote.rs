@@ -11,7 +11,7 @@ use super::backend::{Answer, Backend, Refusal};
 use crate::proto::logic::{
     AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, ChangeCall, DropLinksRequest,
     FindUserCall, Link, ListDevicesCall, LogicClient, NewestKey, OpenAlbumCall, OpenPostCall,
-    RegisterLinksRequest, SendCall, SyncCall,
+    PresenceCall, RegisterLinksRequest, SendCall, SyncCall, TypingCall,
 };
 use crate::proto::terminal as pb;
 
@@ -109,6 +109,14 @@ impl Backend for RemoteLogic {
             pb::Command::OpenAlbum => {
                 let request = Some(decode(command, body)?);
                 answer(client.open_album(OpenAlbumCall { caller, request }))
+            }
+            pb::Command::Typing => {
+                let request = Some(decode(command, body)?);
+                answer(client.typing(TypingCall { caller, request }))
+            }
+            pb::Command::Presence => {
+                let request = Some(decode(command, body)?);
+                answer(client.presence(PresenceCall { caller, request }))
             }
             other => Err(Refusal::unknown(other as u32)),
         }

@@ -143,16 +143,18 @@ impl Access {
             let link = self.table.get(target.link);
             let link =
                 link.filter(|link| link.caller().is_some_and(|c| c.user_id == target.user_id));
-            match (link, target.notify) {
-                (Some(link), Some(notify)) => {
-                    Meter::add(&self.meter.notifies);
-                    link.notify(notify);
-                }
-                (Some(_), None) => {}
-                (None, _) => {
-                    Meter::add(&self.meter.gone);
-                    gone.push(target.link);
-                }
+            let Some(link) = link else {
+                Meter::add(&self.meter.gone);
+                gone.push(target.link);
+                continue;
+            };
+            if let Some(notify) = target.notify {
+                Meter::add(&self.meter.notifies);
+                link.notify(notify);
+            }
+            if !target.signs.is_empty() {
+                Meter::add(&self.meter.signs);
+                link.sign(target.signs);
             }
         }
         gone
@@ -247,10 +249,31 @@ impl Access {
                 }))
             }
             (_, None) => refuse(Refusal::not_authenticated(command)),
+            (pb::Command::SetActive, Some(_)) => {
+                Some(self.beside(link, false, move |access, place| {
+                    access.set_active(&place.link, seq, body);
+                }))
+            }
             (_, Some(caller)) => Some(self.beside(link, false, move |access, place| {
                 let result = access.backend.command(caller, command, body);
                 access.answer(&place.link, cmd, seq, result);
             })),
+        }
+    }
+
+    /// Answers, then tells the home: that somebody is there, or no longer.
+    fn set_active(&self, link: &Arc<Link>, seq: u32, body: Bytes) {
+        let command = pb::Command::SetActive;
+        match pb::SetActiveRequest::decode(body) {
+            Ok(request) => {
+                self.answer(link, command as u32, seq, Ok(Answer::default()));
+                link.set_active(request.active);
+                self.registrar.renew(link, drop);
+            }
+            Err(error) => {
+                let refusal = Refusal::undecodable(command, &error);
+                self.answer(link, command as u32, seq, Err(refusal));
+            }
         }
     }
 
@@ -279,7 +302,7 @@ impl Access {
         let request = pb::AuthRequest::decode(body)
             .map_err(|error| Refusal::undecodable(pb::Command::Auth, &error))?;
         let caller = self.backend.authenticate(request.token)?;
-        link.begin_auth(caller);
+        link.begin_auth(caller, request.active);
         if let Some(older) = self.table.insert(Arc::clone(link)) {
             older.close(Closing::TakenOver);
         }

@@ -14,6 +14,8 @@
 //!   AuthReply notifies are held.
 //! - S-3  Unsent bytes and frames are bounded; a terminal that does not read loses its link, and nobody
 //!   else notices.
+//! - S-4  Signs never stand before the AuthReply either; those of that time are dropped. While nobody uses the
+//!   terminal they wait, bounded: of presence the newest word of each contact, of typing none.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,7 +25,8 @@ use bytes::{Bytes, BytesMut};
 use rpc_core::base::time::Instant;
 
 use crate::longlink::{BadFrame, Decoder, Frame, SEQ_NOOP, SEQ_PUSH, SEQ_RESERVED, TooLarge};
-use crate::proto::terminal as pb;
+use crate::model::limits::SIGNS;
+use crate::proto::terminal::{self as pb, sign::What};
 
 /// The bounds of a link.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,8 @@ pub struct Limits {
     pub bytes: usize,
     /// Notifies held while AUTH is under way; beyond, only the newest key is kept.
     pub held: usize,
+    /// Signs that wait until somebody uses the terminal; beyond, the oldest is forgotten.
+    pub signs: usize,
 }
 
 impl Default for Limits {
@@ -48,6 +53,7 @@ impl Default for Limits {
             frames: 1_024,
             bytes: 4 << 20,
             held: 64,
+            signs: SIGNS,
         }
     }
 }
@@ -276,6 +282,10 @@ pub struct Outbound {
     bytes: usize,
     /// S-2: notifies that wait for the AuthReply; `None` while nothing is held back.
     held: Option<VecDeque<pb::Notify>>,
+    /// Somebody uses the terminal.
+    active: bool,
+    /// S-4: signs that wait until somebody does.
+    signs: Vec<pb::Sign>,
     /// Set once; then nothing more is taken in.
     closing: Option<Closing>,
 }
@@ -289,6 +299,8 @@ impl Outbound {
             packets: VecDeque::new(),
             bytes: 0,
             held: None,
+            active: false,
+            signs: Vec::new(),
             closing: None,
         }
     }
@@ -313,6 +325,40 @@ impl Outbound {
                 });
             }
         }
+    }
+
+    /// Passes signs on, or has them wait (S-4).
+    pub fn sign(&mut self, signs: Vec<pb::Sign>) {
+        if self.held.is_some() || self.closing.is_some() {
+            return;
+        }
+        if self.active {
+            return self.push_signs(signs);
+        }
+        for sign in signs {
+            if matches!(sign.what, Some(What::Here(_))) {
+                self.signs.retain(|other| other.from != sign.from);
+                if self.signs.len() >= self.limits.signs {
+                    self.signs.remove(0);
+                }
+                self.signs.push(sign);
+            }
+        }
+    }
+
+    /// Somebody begins or ceases to use the terminal; what has waited for that goes out.
+    pub fn set_active(&mut self, active: bool) {
+        self.active = active;
+        if active && !self.signs.is_empty() {
+            let signs = std::mem::take(&mut self.signs);
+            self.push_signs(signs);
+        }
+    }
+
+    /// Whether somebody uses the terminal.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active
     }
 
     /// From here on notifies wait for [`Outbound::release`] (S-2).
@@ -375,6 +421,14 @@ impl Outbound {
     #[must_use]
     pub fn unsent(&self) -> usize {
         self.bytes
+    }
+
+    fn push_signs(&mut self, signs: Vec<pb::Sign>) {
+        let cmd = pb::Command::PushEphemeral as u32;
+        // What is too large for a packet came from no storage process of ours.
+        if let Ok(frame) = Frame::of(cmd, SEQ_PUSH, &pb::Ephemeral { signs }) {
+            self.push(frame.to_bytes());
+        }
     }
 
     fn push_notify(&mut self, notify: pb::Notify) {
@@ -535,6 +589,37 @@ mod tests {
         out.notify(notify(5, 6));
         let cmds: Vec<u32> = frames(&mut out).iter().map(|f| f.cmd).collect();
         assert_eq!(cmds, [2, 10001, 10001]);
+    }
+
+    #[test]
+    fn signs_wait_while_nobody_uses_the_terminal_and_the_newest_stands_for_all() {
+        let sign = |from, what| pb::Sign {
+            from,
+            what: Some(what),
+        };
+        let mut out = Outbound::new(Limits {
+            signs: 2,
+            ..Limits::default()
+        });
+        let told = |out: &mut Outbound| -> Vec<Vec<pb::Sign>> {
+            let frames = frames(out).into_iter();
+            let decode = |frame: Frame| pb::Ephemeral::decode(frame.body).unwrap().signs;
+            frames.map(decode).collect()
+        };
+        out.sign(vec![sign(1, What::Here(true)), sign(1, What::Typing(true))]);
+        out.sign(vec![sign(2, What::Here(true))]);
+        out.sign(vec![sign(1, What::Here(false)), sign(3, What::Here(true))]);
+        assert!(told(&mut out).is_empty());
+        out.set_active(true);
+        let newest = vec![sign(1, What::Here(false)), sign(3, What::Here(true))];
+        assert_eq!(told(&mut out), [newest], "in one packet");
+        out.set_active(true);
+        out.sign(vec![sign(2, What::Typing(true))]);
+        assert_eq!(told(&mut out), [vec![sign(2, What::Typing(true))]]);
+        out.hold();
+        out.sign(vec![sign(2, What::Typing(true))]);
+        out.release();
+        assert!(told(&mut out).is_empty(), "none before the AuthReply");
     }
 
     #[test]

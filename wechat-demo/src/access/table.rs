@@ -70,10 +70,13 @@ impl Link {
         self.caller.get().copied()
     }
 
-    /// From here on the link speaks for `caller`, and notifies wait for the AuthReply.
-    pub(super) fn begin_auth(&self, caller: Caller) {
+    /// From here on the link speaks for `caller`, and notifies wait for the AuthReply. `active`: somebody uses
+    /// the terminal.
+    pub(super) fn begin_auth(&self, caller: Caller, active: bool) {
         self.caller.set(caller).expect("a link authenticates once");
-        self.state.lock().out.hold();
+        let mut state = self.state.lock();
+        state.out.hold();
+        state.out.set_active(active);
     }
 
     /// Queues the AuthReply, then whatever was held.
@@ -120,6 +123,23 @@ impl Link {
         self.tell(notify.key);
         self.change(|state| state.out.notify(notify));
         self.wake();
+    }
+
+    /// Passes on what passes.
+    pub(super) fn sign(&self, signs: Vec<pb::Sign>) {
+        self.change(|state| state.out.sign(signs));
+        self.wake();
+    }
+
+    /// Somebody begins or ceases to use the terminal.
+    pub(super) fn set_active(&self, active: bool) {
+        self.change(|state| state.out.set_active(active));
+        self.wake();
+    }
+
+    /// Whether somebody uses the terminal.
+    pub(super) fn is_active(&self) -> bool {
+        self.state.lock().out.is_active()
     }
 
     /// Notes that the terminal knows of `key`; what it knew before.

@@ -37,6 +37,8 @@ in a group: /members, /invite NAME…, /kick NAME…, /leave, /rename TEXT, /ann
 /moments        the newest posts, numbered     /album NAME    somebody's
 /look N         post N with what was said      /unpost N      take your own down
 /like N /unlike N, /comment N TEXT, /answer N M TEXT (to comment M of post N), /uncomment N M
+/typing         let them see that you write    /who           which contacts are there
+/away /back     whether you look at this
 /devices        where you are logged in        /logout ID     log that device out
 /quit           end";
 
@@ -72,6 +74,7 @@ pub(super) enum Line<'a> {
     Owner(&'a str),
     Admin(&'a str, bool),
     Moments(super::moments::Line<'a>),
+    Presence(super::presence::Line),
     Wrong,
 }
 
@@ -123,7 +126,10 @@ pub(super) fn parse(line: &str) -> Line<'_> {
         ("unadmin", name) if !name.is_empty() => Line::Admin(name, false),
         ("devices", "") => Line::Devices,
         ("logout", id) => u64::from_str_radix(id, 16).map_or(Line::Wrong, Line::LogOut),
-        (word, rest) => super::moments::parse(word, rest).map_or(Line::Wrong, Line::Moments),
+        (word, rest) => match super::presence::parse(word, rest) {
+            Some(line) => Line::Presence(line),
+            None => super::moments::parse(word, rest).map_or(Line::Wrong, Line::Moments),
+        },
     }
 }
 
@@ -155,6 +161,7 @@ impl Chat {
             Line::Status => return self.status(),
             Line::Devices => return self.devices(),
             Line::Moments(line) => return self.moments(line),
+            Line::Presence(line) => return self.presence(&line),
             Line::Edit(text) => Change::Edit(pb::Edit {
                 message_id: self
                     .last(|message| message.sender == me)?

@@ -13,7 +13,11 @@ use super::{
     check, moderate::Moderator, password::Passwords, rate::Rates, stores::Stores, token::Token,
 };
 use crate::{
-    model::{DeviceId, UserId, clock::Clock, limits::TOKEN_LIFE_MS},
+    model::{
+        DeviceId, UserId,
+        clock::Clock,
+        limits::{SIGNS_PER_SECOND, TOKEN_LIFE_MS},
+    },
     proto::{
         logic as lp, storage as pb,
         terminal::{self, GroupChange, Item, change_request::Change, group_change::What},
@@ -26,6 +30,8 @@ pub struct Business {
     passwords: Passwords,
     clock: Arc<dyn Clock>,
     rates: Rates,
+    /// Of what passes; whatever the others are.
+    signs: Rates,
     moderator: Box<dyn Moderator>,
 }
 
@@ -43,6 +49,7 @@ impl Business {
             passwords,
             clock,
             rates,
+            signs: Rates::new(SIGNS_PER_SECOND),
             moderator,
         }
     }
@@ -355,6 +362,11 @@ impl Business {
     /// Takes `cost` things from what the user may do just now.
     pub(super) fn may(&self, user: UserId, cost: usize) -> Result<(), Status> {
         self.rates.take(user, cost, self.clock.unix_ms())
+    }
+
+    /// Whether the user may pass one thing more just now.
+    pub(super) fn may_sign(&self, user: UserId) -> Result<(), Status> {
+        self.signs.take(user, 1, self.clock.unix_ms())
     }
 
     /// Has the moderator look at a text.

@@ -11,6 +11,7 @@ mod check;
 mod moderate;
 mod moments;
 mod password;
+mod presence;
 mod rate;
 mod remote;
 pub mod role;

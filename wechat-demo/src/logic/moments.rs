@@ -64,7 +64,7 @@ impl Business {
     }
 
     /// Those of `others` whose words `user` takes, in the order of their ids.
-    fn friends(
+    pub(super) fn friends(
         &self,
         user: UserId,
         device_id: u64,

@@ -130,5 +130,7 @@ impl Stores for RemoteStores {
         check_device(pb::DeviceOf) -> pb::CheckDeviceReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;
+        typing(pb::TypingTo) -> terminal::TypingReply;
+        watch(pb::WatchRequest) -> terminal::PresenceReply;
     }
 }

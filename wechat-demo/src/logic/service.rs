@@ -38,5 +38,7 @@ impl Logic for LogicService {
         open_album(lp::OpenAlbumCall) -> terminal::OpenAlbumReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;
+        typing(lp::TypingCall) -> terminal::TypingReply;
+        presence(lp::PresenceCall) -> terminal::PresenceReply;
     }
 }

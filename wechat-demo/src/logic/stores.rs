@@ -56,4 +56,8 @@ pub trait Stores: Send + Sync + 'static {
     ) -> Result<lp::RegisterLinksReply, Status>;
     /// Forgets links.
     fn drop_links(&self, request: lp::DropLinksRequest) -> Result<lp::DropLinksReply, Status>;
+    /// Tells a user's links that another writes, if the user takes what the other sends.
+    fn typing(&self, request: pb::TypingTo) -> Result<terminal::TypingReply, Status>;
+    /// Which users are there, and has the device told of changes.
+    fn watch(&self, request: pb::WatchRequest) -> Result<terminal::PresenceReply, Status>;
 }

@@ -76,6 +76,14 @@ pub const LINKS_PER_CALL: usize = 512;
 pub const LINKS_PER_USER: usize = 32;
 /// Users with live links that one store remembers.
 pub const LINKED_USERS: usize = 1 << 20;
+/// Contacts whose presence one device asks for.
+pub const WATCHED_USERS: usize = 64;
+/// Pairs of device and contact that one store watches; beyond, a question is answered and not watched.
+pub const WATCHES: usize = 1 << 17;
+/// Signs that one link, or one target of a notify call, holds; beyond, the oldest are forgotten.
+pub const SIGNS: usize = 64;
+/// Signs and questions for presence a second that one user may make in the long run.
+pub const SIGNS_PER_SECOND: u32 = 4;
 /// Bytes of an access process's address.
 pub const ADDRESS_BYTES: usize = 64;
 /// A registered link is forgotten after this if it is not renewed. Longer than the longest heartbeat (10 min).

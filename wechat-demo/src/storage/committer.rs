@@ -179,11 +179,12 @@ mod tests {
                 embedded::Embedded,
                 simulated::{Disk, Fuse},
             },
-            links::Links,
+            notify::Notifier,
             primary::Primary,
             push,
             store::Identity,
             timeline,
+            wire::RemoteAccess,
         },
     };
 
@@ -223,6 +224,14 @@ mod tests {
         };
         let copies = Copies::new(Box::new(fixed), identity.same(), 2);
         Store::start(engine, Arc::new(SystemClock), identity, copies).unwrap()
+    }
+
+    /// Nobody has a link.
+    fn nobody() -> Arc<Notifier> {
+        let (links, calls) = (Arc::default(), Arc::new(RemoteAccess::default()));
+        let never = Box::new(drop);
+        let notifier = Notifier::new(links, Arc::new(SystemClock), calls, never, Arc::default());
+        Arc::new(notifier)
     }
 
     fn register(primary: &Primary, name: &str) -> UserId {
@@ -277,11 +286,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let submit = Submit::new();
-        let links = Arc::new(Links::default());
         let primary = Arc::new(Primary::new(
             &store,
             submit.clone(),
-            links,
+            nobody(),
             Arc::new(SystemClock),
         ));
         let shut = submit.clone();
@@ -342,8 +350,8 @@ mod tests {
         let store = open(dir.path());
         let engine = store.engine();
         let submit = Submit::new();
-        let (links, clock) = (Arc::default(), Arc::new(SystemClock));
-        let primary = Primary::new(&store, submit.clone(), links, clock);
+        let clock = Arc::new(SystemClock);
+        let primary = Primary::new(&store, submit.clone(), nobody(), clock);
         let shut = submit.clone();
         let committer = thread::spawn(move || run(store, &shut, &Meter::default(), drop));
         let (ann, bob) = (register(&primary, "ann"), register(&primary, "bob"));
@@ -447,11 +455,10 @@ mod tests {
         let engine = Arc::new(ours.open(Fuse::none()));
         let store = Store::start(engine, Arc::new(SystemClock), identity, copies).unwrap();
         let submit = Submit::new();
-        let links = Arc::new(Links::default());
         let primary = Arc::new(Primary::new(
             &store,
             submit.clone(),
-            links,
+            nobody(),
             Arc::new(SystemClock),
         ));
         let shut = submit.clone();

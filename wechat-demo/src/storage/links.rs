@@ -22,6 +22,8 @@ pub struct Link {
     pub access: Arc<str>,
     /// Grows with each link: of two of one device the higher one is live.
     pub number: u64,
+    /// Somebody uses the device.
+    pub active: bool,
 }
 
 /// All live links of a store's users.
@@ -113,6 +115,13 @@ impl Links {
             .any(|live| live.link.device == device && live.expires_ms > now_ms)
     }
 
+    /// Whether somebody uses a device of a user's.
+    pub fn is_here(&self, user: UserId, now_ms: i64) -> bool {
+        let inner = self.lock();
+        let mut links = inner.users.get(&user).into_iter().flatten();
+        links.any(|live| live.link.active && live.expires_ms > now_ms)
+    }
+
     fn forget(&self, user: UserId, which: impl Fn(&Link) -> bool) {
         let mut inner = self.lock();
         if let Some(links) = inner.users.get_mut(&user) {
@@ -152,7 +161,24 @@ mod tests {
             device: DeviceId(device),
             access: "127.0.0.1:1".into(),
             number,
+            active: false,
         }
+    }
+
+    #[test]
+    fn a_user_is_here_while_somebody_uses_a_device() {
+        let links = Links::default();
+        let used = |number| Link {
+            active: true,
+            ..link(1, number)
+        };
+        links.register(USER, link(2, 2), 0);
+        assert!(!links.is_here(USER, 0));
+        links.register(USER, used(1), 0);
+        assert!(links.is_here(USER, LINK_LIFE_MS - 1));
+        assert!(!links.is_here(USER, LINK_LIFE_MS), "it was not renewed");
+        links.register(USER, link(1, 1), 0);
+        assert!(!links.is_here(USER, 0), "the same link, not used any more");
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod model_tests;
 pub mod moments;
 pub mod notify;
 pub mod ops;
+pub mod presence;
 pub mod primary;
 pub mod push;
 pub mod role;

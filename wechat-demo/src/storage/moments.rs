@@ -137,7 +137,8 @@ fn shown(row: pb::PostRow, author: UserId, reader: UserId, friend: bool) -> Opti
     })
 }
 
-fn takes_from(engine: &dyn Engine, user: UserId, peer: UserId) -> Result<bool, EngineError> {
+/// Whether `user` takes what `peer` sends.
+pub fn takes_from(engine: &dyn Engine, user: UserId, peer: UserId) -> Result<bool, EngineError> {
     let row: Option<pb::ContactRow> = timeline::message(engine, &table::contact(user, peer))?;
     Ok(row.is_some_and(|row| takes(&row)))
 }

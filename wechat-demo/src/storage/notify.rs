@@ -1,4 +1,4 @@
-//! Telling access processes whose timeline has moved.
+//! Telling access processes whose timeline has moved, and what passes.
 //!
 //! Knows: who has a link where, what fits into a notify.   Does not know: sockets, how calls travel.
 //!
@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{
     model::{
-        UserId,
+        DeviceId, UserId,
         clock::Clock,
-        limits::{INLINE_BYTES, LINKS_PER_CALL},
+        limits::{INLINE_BYTES, LINKS_PER_CALL, SIGNS},
     },
     planted::{self, Bug},
     proto::{access, terminal},
@@ -105,17 +105,37 @@ impl Notifier {
         }
     }
 
+    /// The links it looks at.
+    pub fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
+    /// Passes a sign on to a user's links, or to one device's. Never waits for a call.
+    pub fn sign(&self, user: UserId, device: Option<DeviceId>, sign: terminal::Sign) {
+        for link in self.links.of(user, self.clock.unix_ms()) {
+            if device.is_none_or(|device| device == link.device) {
+                let target = access::Target {
+                    signs: vec![sign],
+                    ..target(user, &link)
+                };
+                self.send(link.access, target);
+            }
+        }
+    }
+
     fn put(&self, user: UserId, link: Link, notify: terminal::Notify) {
         if planted::is_on(Bug::LoseNotifies) && notify.key.is_multiple_of(3) {
             return;
         }
-        let outbox = self.outbox(&link.access);
         let target = access::Target {
-            user_id: user.0,
-            device_id: link.device.0,
-            link: link.number,
             notify: Some(notify),
+            ..target(user, &link)
         };
+        self.send(link.access, target);
+    }
+
+    fn send(&self, address: Arc<str>, target: access::Target) {
+        let outbox = self.outbox(&address);
         let mut state = outbox.lock();
         if let Err(full) = state.add(target) {
             drop(full);
@@ -124,7 +144,7 @@ impl Notifier {
         if !std::mem::replace(&mut state.sending, true) {
             drop(state);
             let sender = Sender {
-                address: link.access,
+                address,
                 outbox,
                 links: Arc::clone(&self.links),
                 calls: Arc::clone(&self.calls),
@@ -197,8 +217,13 @@ impl OutboxState {
             (other.link, other.user_id) == (target.link, target.user_id)
         };
         if let Some(waiting) = self.targets.iter_mut().rev().take(MERGE_WINDOW).find(same) {
-            if let (Some(waiting), Some(notify)) = (&mut waiting.notify, target.notify) {
-                join(waiting, notify);
+            match (&mut waiting.notify, target.notify) {
+                (Some(waiting), Some(notify)) => join(waiting, notify),
+                (waiting, Some(notify)) => *waiting = Some(notify),
+                (_, None) => {}
+            }
+            for sign in target.signs {
+                join_sign(&mut waiting.signs, sign);
             }
             return Ok(());
         }
@@ -251,6 +276,27 @@ fn join(before: &mut terminal::Notify, mut after: terminal::Notify) {
         keep_small(before);
     } else {
         before.items.clear();
+    }
+}
+
+/// Adds a sign in the place of an older one of its sort and sender.
+fn join_sign(signs: &mut Vec<terminal::Sign>, sign: terminal::Sign) {
+    let sort = |sign: &terminal::Sign| (sign.from, sign.what.as_ref().map(std::mem::discriminant));
+    signs.retain(|other| sort(other) != sort(&sign));
+    if signs.len() >= SIGNS {
+        signs.remove(0);
+    }
+    signs.push(sign);
+}
+
+/// Whom something is for, and as yet nothing.
+fn target(user: UserId, link: &Link) -> access::Target {
+    access::Target {
+        user_id: user.0,
+        device_id: link.device.0,
+        link: link.number,
+        notify: None,
+        signs: Vec::new(),
     }
 }
 
@@ -320,6 +366,7 @@ mod tests {
             device: DeviceId(number),
             access: "127.0.0.1:1".into(),
             number,
+            active: true,
         }
     }
 
@@ -366,6 +413,53 @@ mod tests {
                 .collect::<Vec<_>>(),
             [4, 6, 7]
         );
+    }
+
+    #[test]
+    fn signs_go_with_what_moves_and_the_newest_of_a_sort_stands_for_all() {
+        let (notifier, recorder, jobs, links) = setup(Recorder::default());
+        links.register(UserId(1), link(11), 0);
+        links.register(UserId(1), link(12), 0);
+        let here = |from, here| terminal::Sign {
+            from,
+            what: Some(terminal::sign::What::Here(here)),
+        };
+        let typing = terminal::Sign {
+            from: 5,
+            what: Some(terminal::sign::What::Typing(true)),
+        };
+        let device = Some(DeviceId(11));
+        notifier.sign(UserId(1), device, here(5, true));
+        notifier.sign(UserId(1), device, typing);
+        notifier.sign(UserId(1), device, here(5, false));
+        notifier.moved(vec![moved(1, 0, 1, 1)]);
+        run(&jobs);
+        let calls = recorder.calls.lock().unwrap();
+        let targets = &calls[0].1.targets;
+        assert_eq!((calls.len(), targets.len()), (1, 2));
+        assert_eq!(targets[0].signs, [typing, here(5, false)]);
+        assert_eq!(targets[1].signs, [], "the other device did not ask");
+        assert!(targets.iter().all(|target| target.notify.is_some()));
+    }
+
+    #[test]
+    fn a_sign_moves_no_key_and_signs_are_bounded() {
+        let (notifier, recorder, jobs, links) = setup(Recorder::default());
+        links.register(UserId(1), link(11), 0);
+        for from in 0..2 * SIGNS as u64 {
+            let what = Some(terminal::sign::What::Typing(true));
+            notifier.sign(UserId(1), None, terminal::Sign { from, what });
+        }
+        run(&jobs);
+        let calls = recorder.calls.lock().unwrap();
+        let [target] = &calls[0].1.targets[..] else {
+            panic!("one link")
+        };
+        assert_eq!(
+            (target.signs.len(), target.signs[0].from),
+            (SIGNS, SIGNS as u64)
+        );
+        assert!(target.notify.is_none(), "no key goes with it");
     }
 
     #[test]

@@ -15,7 +15,9 @@ use super::{
     engine::Engine,
     links::{Link, Links},
     moments,
+    notify::Notifier,
     ops::{Answer, Op, Refusal, RefusalKind, Stop},
+    presence::Presence,
     push::{self, Desk},
     store::Store,
     timeline,
@@ -24,7 +26,7 @@ use crate::{
     model::{
         DeviceId, Placement, Seq, SyncKey, UserId,
         clock::Clock,
-        limits::{LINKS_PER_CALL, POST_COMMENTS},
+        limits::{LINKS_PER_CALL, POST_COMMENTS, WATCHED_USERS},
     },
     proto::{
         logic as lp,
@@ -38,6 +40,7 @@ pub struct Primary {
     engine: Arc<dyn Engine>,
     submit: Submit,
     links: Arc<Links>,
+    presence: Arc<Presence>,
     clock: Arc<dyn Clock>,
     place: Placement,
     /// In which it began to serve.
@@ -51,17 +54,29 @@ const COMMIT_WAIT: Duration = Duration::from_secs(10);
 
 impl Primary {
     /// Serves what `store` has; its committer takes what comes through `submit`.
-    pub fn new(store: &Store, submit: Submit, links: Arc<Links>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        store: &Store,
+        submit: Submit,
+        notifier: Arc<Notifier>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let identity = store.identity();
+        let engine = store.engine();
         Self {
-            engine: store.engine(),
+            engine: Arc::clone(&engine),
             submit,
-            links,
+            links: Arc::clone(notifier.links()),
+            presence: Arc::new(Presence::new(engine, Arc::clone(&clock), notifier)),
             place: identity.place,
             epoch: identity.epoch,
             desk: Desk::new(clock.unix_ms()),
             clock,
         }
+    }
+
+    /// What passes; somebody has to [run](Presence::run) it.
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.presence
     }
 
     /// Shards of the store.
@@ -341,6 +356,7 @@ impl Primary {
                 device,
                 access: link.access.into(),
                 number: link.link,
+                active: link.active,
             };
             self.links.register(user, live, now_ms);
             let key = read(timeline::newest(&*self.engine, user).map_err(Stop::Fatal))?;
@@ -352,6 +368,28 @@ impl Primary {
             });
         }
         Ok(lp::RegisterLinksReply { newest })
+    }
+
+    /// `Storage.Typing`.
+    pub fn typing(&self, request: pb::TypingTo) -> Result<terminal::TypingReply, Refusal> {
+        let told = self
+            .presence
+            .typing(UserId(request.from), UserId(request.to));
+        read(told.map_err(Stop::Fatal))?;
+        Ok(terminal::TypingReply {})
+    }
+
+    /// `Storage.Watch`.
+    pub fn watch(&self, request: &pb::WatchRequest) -> Result<terminal::PresenceReply, Refusal> {
+        if request.user_ids.len() > WATCHED_USERS {
+            let text = format!("a device asks for {WATCHED_USERS} users at most");
+            return Err(Refusal::new(RefusalKind::InvalidArgument, text));
+        }
+        let device = (UserId(request.user_id), DeviceId(request.device_id));
+        let presences = self.presence.watch(device, &request.user_ids);
+        Ok(terminal::PresenceReply {
+            presences: read(presences.map_err(Stop::Fatal))?,
+        })
     }
 
     /// `Storage.DropLinks`.

@@ -27,6 +27,7 @@ use super::{
     location::{Location, Purpose},
     meter::Meter,
     notify::Notifier,
+    presence::Presence,
     primary::Primary,
     service::{CopyJobs, CopyThread, Office, ReplicaService, StorageService},
     store::{self, Identity, Store},
@@ -278,16 +279,17 @@ impl CopyHolder {
         if self.stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let links = Arc::new(Links::default());
-        let primary = Primary::new(&store, submit.clone(), Arc::clone(&links), clock.clone());
         let home = self.home;
-        let notifier = Notifier::new(
-            links,
-            clock,
+        let notifier = Arc::new(Notifier::new(
+            Arc::<Links>::default(),
+            clock.clone(),
             Arc::new(RemoteAccess::default()),
             Box::new(move |job| drop(home.spawn(job))),
             Arc::clone(&self.meter),
-        );
+        ));
+        let primary = Primary::new(&store, submit.clone(), Arc::clone(&notifier), clock);
+        let presence = Arc::downgrade(primary.presence());
+        drop(home.spawn(move || Presence::run(&presence)));
         self.office.set(Some(primary));
         let outcome = committer::run(store, &submit, &self.meter, |moved| notifier.moved(moved));
         // Nobody waits for a committer that has ended.

@@ -235,6 +235,20 @@ impl pb::Storage for StorageService {
         self.call(request, |primary, request| primary.list_devices(&request))
     }
 
+    fn typing(
+        &self,
+        request: Request<pb::TypingTo>,
+    ) -> Result<Response<terminal::TypingReply>, Status> {
+        self.call(request, Primary::typing)
+    }
+
+    fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+    ) -> Result<Response<terminal::PresenceReply>, Status> {
+        self.call(request, |primary, request| primary.watch(&request))
+    }
+
     fn take_pushes(
         &self,
         request: Request<pb::TakePushesRequest>,

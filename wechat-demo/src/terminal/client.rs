@@ -15,7 +15,7 @@ use super::connection::Connection;
 use super::error::{TerminalError, code};
 use super::heartbeat::{Beats, Rhythm};
 use super::ladder::Ladder;
-use super::link::{Link, Push, Reader};
+use super::link::{Came, Link, Push, Reader};
 use super::outbox::{Full, Outbox};
 use super::race::History;
 use super::store::{LocalStore, StoreError};
@@ -76,6 +76,9 @@ pub trait Observer: Send + std::marker::Sync + 'static {
     fn acked(&self, _sent: &pb::Sent) {}
     /// The backend refused a message for good.
     fn refused(&self, _client_id: &[u8], _why: &TerminalError) {}
+    /// What passes: who writes just now, who has come or gone. Called by the one who reads the link: it must not
+    /// wait at all.
+    fn signs(&self, _signs: &[pb::Sign]) {}
     /// A link is up and speaks for the user.
     fn linked(&self) {}
     /// The link is down; the terminal tries again unless `last`.
@@ -85,15 +88,15 @@ pub trait Observer: Send + std::marker::Sync + 'static {
 /// One account on one device. Clones are handles to the same terminal.
 #[derive(Clone)]
 pub struct Terminal {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     config: Config,
-    rhythm: Arc<Rhythm>,
+    pub(super) rhythm: Arc<Rhythm>,
     history: Mutex<History>,
     store: Arc<dyn LocalStore>,
-    observer: Arc<dyn Observer>,
+    pub(super) observer: Arc<dyn Observer>,
     events: SyncSender<Event>,
     /// Highest key of the notifies that found `events` full; 0 = none.
     behind: AtomicU64,
@@ -104,14 +107,16 @@ struct Inner {
 }
 
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     /// The link that is up.
-    link: Option<Arc<Link>>,
+    pub(super) link: Option<Arc<Link>>,
     stopping: bool,
     /// Coroutines that have not ended: keeper and applier.
     running: usize,
     /// Why the terminal ended by itself.
     failed: Option<TerminalError>,
+    /// Whose presence is asked for, on each link and with each heartbeat.
+    pub(super) watched: Vec<u64>,
 }
 
 enum Event {
@@ -265,12 +270,6 @@ impl Terminal {
         &*self.inner.store
     }
 
-    /// Somebody begins or ceases to use the terminal: only while nobody does, heartbeats become rarer than every
-    /// 210 s, as far as the network allows.
-    pub fn set_active(&self, active: bool) {
-        self.inner.rhythm.set_active(active);
-    }
-
     /// Why the terminal ended by itself; `None` while it runs.
     #[must_use]
     pub fn failed(&self) -> Option<TerminalError> {
@@ -296,10 +295,11 @@ impl Inner {
         let mut ladder = Ladder::default();
         let mut rng = Rng::from_entropy();
         while !self.shared().stopping {
-            let error = match self.connect() {
+            let active = self.rhythm.is_active();
+            let error = match self.connect(active) {
                 Ok((link, reader, newest)) => {
                     ladder.succeeded();
-                    self.read_link(link, reader, newest)
+                    self.read_link(link, reader, newest, active)
                 }
                 Err(error) => error,
             };
@@ -315,11 +315,11 @@ impl Inner {
         }
     }
 
-    fn connect(&self) -> Result<(Arc<Link>, Reader, u64), TerminalError> {
+    fn connect(&self, active: bool) -> Result<(Arc<Link>, Reader, u64), TerminalError> {
         let mut connection = Connection::race(&self.config.address, &self.history)?;
         let request = pb::AuthRequest {
             token: self.config.token.clone(),
-            active: self.rhythm.is_active(),
+            active,
         };
         let reply: pb::AuthReply = connection.call(pb::Command::Auth, &request)?;
         let rhythm = Arc::clone(&self.rhythm);
@@ -327,8 +327,14 @@ impl Inner {
         Ok((Arc::new(link), reader, reply.newest))
     }
 
-    /// Reads until the link is over; why it is.
-    fn read_link(&self, link: Arc<Link>, mut reader: Reader, newest: u64) -> TerminalError {
+    /// Reads until the link is over; why it is. `active` is what the AUTH has said.
+    fn read_link(
+        self: &Arc<Self>,
+        link: Arc<Link>,
+        mut reader: Reader,
+        newest: u64,
+        active: bool,
+    ) -> TerminalError {
         {
             let mut shared = self.shared();
             if shared.stopping {
@@ -340,9 +346,19 @@ impl Inner {
         self.tell(|| Told::Linked { newest });
         self.observer.linked();
         let _ = self.events.send(Event::Linked(newest));
+        if self.rhythm.is_active() != active {
+            self.tell_active(link.clone());
+        }
+        self.watch_again();
         let why = loop {
-            match reader.next_push(&link) {
-                Ok(push) => self.hand_on(push),
+            match reader.next(&link) {
+                Ok(Came::Signs(passing)) => self.observer.signs(&passing.signs),
+                Ok(Came::Push(push)) => {
+                    if matches!(push, Push::Beat(_)) {
+                        self.watch_again();
+                    }
+                    self.hand_on(push);
+                }
                 Err(error) => break error,
             }
         };
@@ -651,7 +667,7 @@ impl Inner {
             .unwrap_or(TerminalError::Stopped)
     }
 
-    fn shared(&self) -> MutexGuard<'_, Shared> {
+    pub(super) fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

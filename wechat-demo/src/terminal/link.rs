@@ -47,6 +47,15 @@ struct Waiting {
 
 /// What the reader hands on.
 #[derive(Debug)]
+pub(super) enum Came {
+    /// A word about the timeline.
+    Push(Push),
+    /// What passes.
+    Signs(pb::Ephemeral),
+}
+
+/// How far the timeline is.
+#[derive(Debug)]
 pub(super) enum Push {
     /// The timeline has moved.
     Notify(pb::Notify),
@@ -197,11 +206,11 @@ impl Link {
 }
 
 impl Reader {
-    /// Reads until the next push, sending beats when they are due and handing replies to those who wait.
+    /// Reads until something comes that is no reply, sending beats when they are due and handing replies to those who wait.
     ///
     /// # Errors
     /// Why the link is over; [`Link::end`] was called.
-    pub(super) fn next_push(&mut self, link: &Link) -> Result<Push, TerminalError> {
+    pub(super) fn next(&mut self, link: &Link) -> Result<Came, TerminalError> {
         let result = self.read_on(link);
         if let Err(error) = &result {
             // Says something only if a beat was under way, and is not known to have timed out.
@@ -211,12 +220,12 @@ impl Reader {
         result
     }
 
-    fn read_on(&mut self, link: &Link) -> Result<Push, TerminalError> {
+    fn read_on(&mut self, link: &Link) -> Result<Came, TerminalError> {
         let mut bytes = [0; READ];
         loop {
             while let Some(frame) = self.decoder.next_frame()? {
-                if let Some(push) = take_frame(link, frame)? {
-                    return Ok(push);
+                if let Some(came) = take_frame(link, frame)? {
+                    return Ok(came);
                 }
             }
             let now = Instant::now();
@@ -273,8 +282,8 @@ fn empty(command: pb::Command, seq: u32) -> Frame {
     }
 }
 
-/// Hands a reply to its caller; gives back what is a push. Commands of a later version are passed over.
-fn take_frame(link: &Link, frame: Frame) -> Result<Option<Push>, TerminalError> {
+/// Hands a reply to its caller; gives back what is none. Commands of a later version are passed over.
+fn take_frame(link: &Link, frame: Frame) -> Result<Option<Came>, TerminalError> {
     let nonsense = |error: prost::DecodeError| TerminalError::Nonsense(error.to_string());
     if frame.seq == SEQ_NOOP {
         let next = link.rhythm.ended(Outcome::Answered, Instant::now());
@@ -282,17 +291,21 @@ fn take_frame(link: &Link, frame: Frame) -> Result<Option<Push>, TerminalError> 
         heart.answered();
         heart.set_interval(next);
         drop(heart);
-        return Ok(Some(Push::Beat(
-            pb::Beat::decode(frame.body).map_err(nonsense)?,
-        )));
+        let beat = pb::Beat::decode(frame.body).map_err(nonsense)?;
+        return Ok(Some(Came::Push(Push::Beat(beat))));
     }
     if frame.seq == SEQ_PUSH {
-        if frame.cmd != pb::Command::PushNotify as u32 {
-            return Ok(None);
-        }
-        return Ok(Some(Push::Notify(
-            pb::Notify::decode(frame.body).map_err(nonsense)?,
-        )));
+        let came = match i32::try_from(frame.cmd).map(pb::Command::try_from) {
+            Ok(Ok(pb::Command::PushNotify)) => {
+                let notify = pb::Notify::decode(frame.body).map_err(nonsense)?;
+                Came::Push(Push::Notify(notify))
+            }
+            Ok(Ok(pb::Command::PushEphemeral)) => {
+                Came::Signs(pb::Ephemeral::decode(frame.body).map_err(nonsense)?)
+            }
+            _ => return Ok(None),
+        };
+        return Ok(Some(came));
     }
     // Nobody waits for it any more when the request timed out.
     if let Some(answer) = link.waiting().calls.remove(&frame.seq) {

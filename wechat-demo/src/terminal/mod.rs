@@ -27,6 +27,7 @@ pub mod heartbeat;
 pub mod ladder;
 mod link;
 pub mod outbox;
+mod passing;
 pub mod race;
 pub mod signalling;
 pub mod store;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 mod acknowledge;
+mod passing;
 mod port;
 
 use std::collections::HashMap;
@@ -89,6 +90,7 @@ impl Fake {
             device_id: link.device_id,
             link: link.link,
             notify: Some(notify.clone()),
+            signs: Vec::new(),
         });
         let targets: Vec<Target> = targets.collect();
         drop(users);
@@ -257,9 +259,17 @@ impl Backend for Fake {
                 reached,
                 epoch: 1,
             };
-            if reached && timeline.links.iter().all(|known| known.link != link.link) {
-                self.registrations.fetch_add(1, Ordering::SeqCst);
-                timeline.links.push(link);
+            let known = timeline
+                .links
+                .iter_mut()
+                .find(|known| known.link == link.link);
+            match known {
+                Some(known) => known.active = link.active,
+                None if reached => {
+                    self.registrations.fetch_add(1, Ordering::SeqCst);
+                    timeline.links.push(link);
+                }
+                None => {}
             }
             newest
         });
@@ -656,33 +666,6 @@ fn a_terminal_that_does_not_read_loses_its_link_and_nobody_else_does() {
         .unwrap();
     alices.wait("the acknowledgement", |told| told.acked.len() == 1);
     assert_eq!(alices.told.lock().unwrap().links, 1);
-    alice.stop();
-}
-
-#[rpc_core::test]
-fn notifies_for_links_that_are_gone_are_reported() {
-    let rig = rig(Limits::default());
-    let target = Target {
-        user_id: 1,
-        device_id: 1,
-        link: 77,
-        notify: Some(pb::Notify::default()),
-    };
-    assert_eq!(rig.access.notify(vec![target]), [77]);
-    let (alice, alices) = rig.terminal(1);
-    alices.wait("the link", |told| told.links == 1);
-    let number = rig.fake.users.lock().unwrap()[&1].links[0].link;
-    let foreign = Target {
-        user_id: 2,
-        device_id: 1,
-        link: number,
-        notify: Some(pb::Notify::default()),
-    };
-    assert_eq!(
-        rig.access.notify(vec![foreign]),
-        [number],
-        "another user's link is nobody's"
-    );
     alice.stop();
 }
 

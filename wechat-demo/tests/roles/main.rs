@@ -17,6 +17,7 @@ use wechat_demo::{
 };
 
 mod moments;
+mod presence;
 
 /// One home: a coordinator, two storage processes, a logic process.
 struct Home {
@@ -739,6 +740,7 @@ fn registering_a_link_answers_with_the_newest_key() {
         device_id: 1,
         link: 1,
         access: "127.0.0.1:1".to_owned(),
+        active: true,
     };
     let request = lp::RegisterLinksRequest {
         links: vec![link.clone()],

@@ -243,6 +243,7 @@ fn a_device_with_a_link_has_time_to_sync() {
         device: DEVICE,
         access: "127.0.0.1:1".into(),
         number: 1,
+        active: false,
     };
     let links = Links::default();
     links.register(bob, link, 0);
