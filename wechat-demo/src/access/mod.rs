@@ -38,5 +38,5 @@ mod websocket;
 
 pub use backend::{Answer, Backend, Refusal};
 pub use meter::Meter;
-pub use role::{Options, run};
+pub use role::{Options, Ready, run, start};
 pub use serve::{Access, Door, Settings};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use rpc_core::{Request, Response, Runtime, Server, ServerTls, Status};
+use rpc_core::{BoundServer, Request, Response, Runtime, Server, ServerHandle, ServerTls, Status};
 
 use super::remote::RemoteLogic;
-use super::serve::{Access, Settings};
+use super::serve::{Access, Door, Settings};
 use super::session::Limits;
 use crate::model::limits::LINKS_PER_CALL;
 use crate::proto::access::{self as pb, AccessServer};
@@ -53,10 +53,21 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         runtime = runtime.workers(workers);
     }
     let runtime = runtime.build().context("the runtime cannot start")?;
-    runtime.block_on(move || serve(&options))
+    runtime.block_on(move || start(&options)?.serve())
 }
 
-fn serve(options: &Options) -> anyhow::Result<()> {
+/// A process that is bound to its addresses and ready to serve.
+pub struct Ready {
+    access: Arc<Access>,
+    door: Door,
+    server: BoundServer,
+}
+
+/// Binds the addresses; the rest is [`Ready::serve`]. Call it on a runtime.
+///
+/// # Errors
+/// An address that cannot be had.
+pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let logic = Arc::new(RemoteLogic::new(&options.logic)?);
     let settings = Settings {
         rpc_address: reachable(options)?,
@@ -74,14 +85,41 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         .bind(&options.rpc)
         .with_context(|| format!("--rpc {}", options.rpc))?;
     tracing::info!(links = options.listen, rpc = %server.local_addr(), logic = ?options.logic, "access is up");
-    let links = rpc_core::spawn(move || door.serve());
-    let served = server.serve().context("serving ended");
-    access.drain();
-    match links.join() {
-        Ok(links) => links.context("the port for terminals")?,
-        Err(error) => bail!("the port for terminals: {error}"),
+    Ok(Ready {
+        access,
+        door,
+        server,
+    })
+}
+
+impl Ready {
+    /// Where terminals connect, with the port that was chosen.
+    #[must_use]
+    pub fn links_addr(&self) -> SocketAddr {
+        self.door.local_addr()
     }
-    served
+
+    /// For draining it while it serves.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+
+    /// Serves until it is drained or gets a signal.
+    ///
+    /// # Errors
+    /// A listener broke.
+    pub fn serve(self) -> anyhow::Result<()> {
+        let door = self.door;
+        let links = rpc_core::spawn(move || door.serve());
+        let served = self.server.serve().context("serving ended");
+        self.access.drain();
+        match links.join() {
+            Ok(links) => links.context("the port for terminals")?,
+            Err(error) => bail!("the port for terminals: {error}"),
+        }
+        served
+    }
 }
 
 /// TLS for terminals, where it is asked for.

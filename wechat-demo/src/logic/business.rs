@@ -194,6 +194,8 @@ impl Business {
                 ..
             }) => self.look(user, text)?,
             Change::NewPassword(new) => {
+                // A device that is logged out learns nothing about the password.
+                self.logged_in(user, device_id)?;
                 let old_hash = self.account(user)?.password_hash;
                 if !self.passwords.verify(&new.old, &old_hash)? {
                     return Err(Status::permission_denied("the old password is wrong"));

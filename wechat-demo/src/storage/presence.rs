@@ -2,7 +2,7 @@
 //!
 //! Knows: live links, who takes things from whom.   Does not know: numbers, logs: nothing here is kept.
 //!
-//! A device says whom it wants to know of, and is told at once. From then on a step of every [`STEP`] compares
+//! A device says whom it wants to know of, and is told at once. From then on a step each second compares
 //! what each watching device was told last with what is so, and tells it what has changed. So it is the same
 //! whether a link ended in order, expired or moved, somebody who comes and goes within a step is not told of,
 //! and a user causes at most one sign a step and watcher.

@@ -16,12 +16,15 @@ use wechat_demo::{
     storage::{location::Location, role},
 };
 
+mod authority;
 mod moments;
 mod presence;
 
 /// One home: a coordinator, two storage processes, a logic process.
 struct Home {
     logic: LogicClient,
+    /// HOST:PORT of the logic process.
+    logic_address: String,
     storage: StorageClient,
     backup: StorageClient,
     handles: Vec<ServerHandle>,
@@ -56,6 +59,10 @@ fn channel(addr: SocketAddr) -> Channel {
 
 impl Home {
     fn start() -> Self {
+        Self::with_user_rate(logic::role::DEFAULT_USER_RATE)
+    }
+
+    fn with_user_rate(user_rate: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let agreeing = coordinator::role::start(&coordinator::role::Options {
             listen: "127.0.0.1:0".to_owned(),
@@ -70,7 +77,7 @@ impl Home {
             listen: "127.0.0.1:0".to_owned(),
             storage: vec![one.to_string(), other.to_string()],
             argon2_memory_kib: 64,
-            user_rate: logic::role::DEFAULT_USER_RATE,
+            user_rate,
             refuse_words: None,
             workers: None,
         })
@@ -92,6 +99,7 @@ impl Home {
         };
         Self {
             logic: LogicClient::new(channel(logic_addr)),
+            logic_address: logic_addr.to_string(),
             storage,
             backup,
             handles: vec![logic_handle, one_handle, other_handle, coordinator_handle],
