@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/access.proto",
         "proto/storage.proto",
         "proto/coordinator.proto",
+        "proto/wan.proto",
     ];
     rpc_codegen::configure()
         .bytes(".")

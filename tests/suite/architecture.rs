@@ -36,7 +36,7 @@ const SHELL: u8 = 5;
 const FACADE: u8 = 6;
 
 /// Roles of wechat-demo: processes that meet over RPC alone.
-const ROLES: [&str; 5] = ["access", "logic", "storage", "push", "terminal"];
+const ROLES: [&str; 6] = ["access", "logic", "storage", "push", "terminal", "wan"];
 /// What every role may import: the words and the wires they share, and how they start coroutines. These import each other alone.
 const SHARED_BY_ROLES: [&str; 7] = [
     "model",

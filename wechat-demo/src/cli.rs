@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use wechat_demo::{access, checker, coordinator, logic, push, storage};
+use wechat_demo::{access, checker, coordinator, logic, push, storage, wan};
 
 use crate::{bench, chaos, chat, replay, simulate, transfer, up};
 
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Storage(storage::role::Options),
     /// The push role: wakes devices that have no link, through their system's push service
     Push(push::role::Options),
+    /// The network between places: distance, bandwidth, stalls, cuts
+    Wan(wan::role::Options),
 }
 
 /// The parsed command line; or how the process ends, after help or one line that says what to do.

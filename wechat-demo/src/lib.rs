@@ -18,3 +18,4 @@ pub mod push;
 pub mod storage;
 mod task;
 pub mod terminal;
+pub mod wan;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use wechat_demo::cluster::parent;
-use wechat_demo::{access, checker, coordinator, logic, push, storage};
+use wechat_demo::{access, checker, coordinator, logic, push, storage, wan};
 
 use cli::Command;
 
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         }
         Command::Storage(options) => storage::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Push(options) => push::role::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Wan(options) => wan::role::run(options).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

@@ -28,6 +28,11 @@ pub mod coordinator {
     rpc_core::include_proto!("wechat.coordinator");
 }
 
+/// The relay between places, told by whoever wants to hurt the network.
+pub mod wan {
+    rpc_core::include_proto!("wechat.wan");
+}
+
 impl From<crate::model::Pos> for terminal::Pos {
     fn from(pos: crate::model::Pos) -> Self {
         Self {

@@ -10,9 +10,9 @@ use rpc_core::time::Instant;
 use serde::Serialize;
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::{Observer, Terminal, new_client_id};
+use wechat_demo::wan::{Matrix, Relay};
 
 use super::ground::{Flags, Ground, introduce_pairs, tell, terminal};
-use crate::chaos::relay::Relay;
 
 /// Time for one answer or delivery.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,6 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(1);
 /// Time without a byte after which nothing more is on its way.
 const QUIET: Duration = Duration::from_millis(200);
+
+/// The two places between which every byte passes.
+const TERMINAL: &str = "terminal";
+const ACCESS: &str = "access";
 
 /// The load.
 #[derive(Args, Clone, Debug)]
@@ -78,13 +82,15 @@ pub(super) fn run(load: &Load) -> anyhow::Result<()> {
     let flags = load.flags.clone();
     let load = load.clone();
     let outcome = runtime.block_on(move || {
-        let relays = [Relay::start(&address)?, Relay::start(&address)?];
+        let target = address.parse()?;
+        let relay = || Relay::start(Matrix::pair(TERMINAL, ACCESS, target), 0);
+        let relays = [relay()?, relay()?];
         let ears = [Arc::<Ear>::default(), Arc::default()];
         let terminals: Vec<Terminal> = (0..2)
             .map(|n| {
                 let (relay, person) = (&relays[n], &people[n]);
                 terminal(
-                    relay.address(),
+                    &relay.door(0).to_string(),
                     person.user_id,
                     &person.token,
                     ears[n].clone(),
@@ -162,10 +168,14 @@ fn measure(
 
 /// Bytes carried up and down by each relay, once nothing more is on its way.
 fn settled(relays: &[Arc<Relay>; 2]) -> [(u64, u64); 2] {
-    let mut last = relays.each_ref().map(|relay| relay.carried());
+    let carried = |relay: &Arc<Relay>| {
+        let line = |from, to| relay.carried(from, to).expect("both places are there");
+        (line(TERMINAL, ACCESS), line(ACCESS, TERMINAL))
+    };
+    let mut last = relays.each_ref().map(carried);
     loop {
         std::thread::sleep(QUIET);
-        let now = relays.each_ref().map(|relay| relay.carried());
+        let now = relays.each_ref().map(carried);
         if now == last {
             return now;
         }

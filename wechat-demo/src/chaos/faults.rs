@@ -12,10 +12,11 @@ use rpc_core::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use wechat_demo::cluster::{Cluster, Role};
 use wechat_demo::history::{Event, History};
+use wechat_demo::wan::{Change, Mode, Relay, Shape};
 
 use super::crowd::Crowd;
-use super::relay::{Direction, Relay};
 use super::timeline::Done;
+use super::{ACCESS, TERMINALS};
 
 /// Shortest and longest quiet between two faults, ms.
 const QUIET_MS: (u64, u64) = (500, 2_500);
@@ -166,9 +167,7 @@ impl Faults {
 
     /// Everything runs, nothing is in the way.
     pub(super) fn heal(&self) -> anyhow::Result<()> {
-        self.relay.delay(Duration::ZERO);
-        self.relay.stop(Direction::Up, false);
-        self.relay.stop(Direction::Down, false);
+        self.network(links().mode(Mode::Open).shape(Shape::default()))?;
         let mut cluster = self.cluster();
         for (role, _) in cluster.ended() {
             cluster.spawn(role)?;
@@ -213,16 +212,18 @@ impl Faults {
             }
             Kind::Cut => {
                 self.tell(kind, "links");
-                self.relay.cut();
+                self.network(links().mode(Mode::Reset))?;
+                self.network(links().mode(Mode::Open))?;
                 Ok("links".to_owned())
             }
-            Kind::Freeze => Ok(self.freeze()),
+            Kind::Freeze => self.freeze(),
             Kind::Delay => {
                 let (delay, length) = (self.between(DELAY_MS), self.between(TROUBLE_MS));
                 self.tell(kind, "links");
-                self.relay.delay(delay);
+                let slow = Shape::delay(delay.as_millis() as u32);
+                self.network(links().shape(slow))?;
                 std::thread::sleep(length);
-                self.relay.delay(Duration::ZERO);
+                self.network(links().shape(Shape::default()))?;
                 Ok(format!("links by {delay:?}"))
             }
             Kind::KillTerminal | Kind::Reinstall => {
@@ -238,21 +239,21 @@ impl Faults {
         }
     }
 
-    fn freeze(&self) -> String {
-        let (directions, name) = match self.below(3) {
-            0 => (&[Direction::Up][..], "up"),
-            1 => (&[Direction::Down][..], "down"),
-            _ => (&[Direction::Up, Direction::Down][..], "both"),
+    fn freeze(&self) -> anyhow::Result<String> {
+        let (change, name) = match self.below(3) {
+            0 => (Change::one_way(TERMINALS, ACCESS), "up"),
+            1 => (Change::one_way(ACCESS, TERMINALS), "down"),
+            _ => (links(), "both"),
         };
         self.tell(Kind::Freeze, name);
-        for &direction in directions {
-            self.relay.stop(direction, true);
-        }
+        self.network(change.clone().mode(Mode::Stall))?;
         std::thread::sleep(self.between(TROUBLE_MS));
-        for &direction in directions {
-            self.relay.stop(direction, false);
-        }
-        name.to_owned()
+        self.network(change.mode(Mode::Open))?;
+        Ok(name.to_owned())
+    }
+
+    fn network(&self, change: Change) -> anyhow::Result<()> {
+        Ok(self.relay.set(&[change])?)
     }
 
     fn tell(&self, kind: Kind, target: &str) {
@@ -296,4 +297,9 @@ impl Faults {
     fn cluster(&self) -> MutexGuard<'_, Cluster> {
         self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Both ways between the terminals and access.
+fn links() -> Change {
+    Change::both(TERMINALS, ACCESS)
 }

@@ -10,7 +10,6 @@
 
 mod crowd;
 mod faults;
-pub(crate) mod relay;
 mod timeline;
 
 use std::path::{Path, PathBuf};
@@ -27,11 +26,11 @@ use rpc_core::time::Instant;
 use wechat_demo::checker::read;
 use wechat_demo::cluster::{Cluster, EnsembleFlags, Plan};
 use wechat_demo::history::{Event, History};
+use wechat_demo::wan::{Matrix, Relay};
 
 use crate::replay;
 use crowd::Crowd;
 use faults::Faults;
-use relay::Relay;
 use timeline::Timeline;
 
 /// Share of the messages offered that must be acknowledged: without that the run shows too little.
@@ -40,6 +39,9 @@ const LEAST_SHARE: f64 = 0.1;
 const ANSWERS: Duration = Duration::from_secs(60);
 /// Pause between samples of the timeline.
 const SAMPLE: Duration = Duration::from_millis(500);
+/// The two places between which every byte passes: where the terminals are, and where access is.
+const TERMINALS: &str = "terminals";
+const ACCESS: &str = "access";
 
 /// Flags of `chaos`.
 #[derive(Args, Clone, Debug)]
@@ -129,8 +131,10 @@ fn ordeal(
         let cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
         cluster.layout().link_address()
     };
-    let relay = Relay::start(&address).context("the relay cannot start")?;
-    let crowd = Crowd::gather(&address, relay.address(), flags.terminals.into(), history)?;
+    let target = address.parse().context("the address of access")?;
+    let relay = Relay::start(Matrix::pair(TERMINALS, ACCESS, target), seed)?;
+    let door = relay.door(0).to_string();
+    let crowd = Crowd::gather(&address, &door, flags.terminals.into(), history)?;
     let over = Arc::new(AtomicBool::new(false));
     let talk = {
         let (crowd, over, rate) = (crowd.clone(), over.clone(), flags.rate);

@@ -9,8 +9,10 @@ pub mod clock;
 mod ids;
 pub mod limits;
 mod place;
+mod prefix;
 mod seq;
 
 pub use ids::{ClientMsgId, DeviceId, MessageId, UserId};
 pub use place::{Placement, PlacementError, SECTIONS, SectionId, ShardId};
+pub use prefix::{Prefix, PrefixError, PrefixTable};
 pub use seq::{Incarnation, Pos, Seq, SyncKey};
