@@ -36,7 +36,9 @@ const SHELL: u8 = 5;
 const FACADE: u8 = 6;
 
 /// Roles of wechat-demo: processes that meet over RPC alone.
-const ROLES: [&str; 6] = ["access", "logic", "storage", "push", "terminal", "wan"];
+const ROLES: [&str; 7] = [
+    "access", "logic", "storage", "push", "terminal", "wan", "edge",
+];
 /// What every role may import: the words and the wires they share, and how they start coroutines. These import each other alone.
 const SHARED_BY_ROLES: [&str; 7] = [
     "model",

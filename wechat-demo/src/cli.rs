@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use wechat_demo::{access, checker, coordinator, logic, push, storage, wan};
+use wechat_demo::{access, checker, coordinator, edge, logic, push, storage, wan};
 
 use crate::{bench, chaos, chat, replay, simulate, transfer, up};
 
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Push(push::role::Options),
     /// The network between places: distance, bandwidth, stalls, cuts
     Wan(wan::role::Options),
+    /// The edge role: takes pictures, files and voice messages in, and gives them out
+    Edge(edge::role::Options),
 }
 
 /// The parsed command line; or how the process ends, after help or one line that says what to do.

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use wechat_demo::cluster::parent;
-use wechat_demo::{access, checker, coordinator, logic, push, storage, wan};
+use wechat_demo::{access, checker, coordinator, edge, logic, push, storage, wan};
 
 use cli::Command;
 
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
             coordinator::role::run(&options).map(|()| ExitCode::SUCCESS)
         }
         Command::Storage(options) => storage::role::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Edge(options) => edge::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Push(options) => push::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Wan(options) => wan::role::run(options).map(|()| ExitCode::SUCCESS),
     };

@@ -1,5 +1,7 @@
 //! The same port in HTTP/1.1: the console, and calls in JSON.
 
+use rpc_core::rpc::protocol::Page;
+
 use super::peer::{get, http};
 use super::*;
 
@@ -102,5 +104,37 @@ fn many_requests_on_one_connection_are_answered_in_their_order() {
         positions.iter().all(Option::is_some) && positions.is_sorted(),
         "{positions:?}"
     );
+    server.stop();
+}
+
+#[rpc_core::test]
+fn a_programs_own_pages_come_before_the_console_and_hear_the_whole_request() {
+    let server = Served::with(|builder| {
+        builder
+            .pages("/own/", |request| {
+                let text = format!("{} {} {:?}", request.method, request.query, request.body);
+                let mut page = Page::text(207, text);
+                page.headers
+                    .insert("x-heard", request.headers.get("x-said").unwrap_or_default());
+                page
+            })
+            .pages("/status", |_| Page::text(200, "own"))
+            .pages("/panic", |_| panic!("on purpose"))
+    });
+    let addr = server.addr;
+    on_a_thread(move || {
+        let asked = "PATCH /own/a/b?c=d HTTP/1.1\r\nHost: t\r\nX-Said: this\r\n\
+                     Content-Length: 2\r\nConnection: close\r\n\r\nhi";
+        let (status, head, body) = http(addr, asked);
+        assert_eq!((status, &*body), (207, "PATCH c=d b\"hi\""));
+        assert!(
+            head.to_ascii_lowercase().contains("x-heard: this"),
+            "{head}"
+        );
+        assert_eq!(get(addr, "/status").2, "own");
+        assert_eq!(get(addr, "/panic").0, 500);
+        assert_eq!(get(addr, "/health").0, 200);
+        assert_eq!(post(addr, "/probe.Probe/Echo", "{}").0, 200);
+    });
     server.stop();
 }

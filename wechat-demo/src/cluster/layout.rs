@@ -24,19 +24,22 @@ pub enum Role {
     Logic,
     /// Long links.
     Access,
+    /// Pictures, files and voice messages.
+    Edge,
     /// Wakes devices; only where there is a provider of pushes.
     Push,
 }
 
 impl Role {
     /// Those of a usual cluster, in the order in which they are started: each finds those it calls already there.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Coordinator,
         Self::Storage1,
         Self::Storage2,
         Self::Storage3,
         Self::Logic,
         Self::Access,
+        Self::Edge,
     ];
     /// The storage processes.
     pub const STORAGE: [Self; 3] = [Self::Storage1, Self::Storage2, Self::Storage3];
@@ -51,6 +54,7 @@ impl Role {
             Self::Storage3 => "storage-3",
             Self::Logic => "logic",
             Self::Access => "access",
+            Self::Edge => "edge",
             Self::Push => "push",
         }
     }
@@ -83,6 +87,8 @@ pub struct Ports {
     pub storage: [u16; 3],
     /// Pages of push.
     pub push: u16,
+    /// Media, and pages of the edge.
+    pub edge: u16,
 }
 
 /// Ports that a cluster cannot have.
@@ -100,14 +106,14 @@ pub enum PortError {
 }
 
 /// Ports of a cluster.
-const PORTS: u16 = 8;
+const PORTS: u16 = 9;
 /// Where free ports are looked for; Linux gives 32768 and above to outgoing connections.
 const FREE_PORTS: Range<u16> = 10_000..32_000;
 /// Ports tried before there is said to be none.
 const ATTEMPTS: usize = 200;
 
 impl Ports {
-    /// `first` and the seven after it; 0 = whichever are free.
+    /// `first` and the eight after it; 0 = whichever are free.
     ///
     /// # Errors
     /// [`PortError`]; all are tried, so that a cluster does not come up in part.
@@ -128,7 +134,17 @@ impl Ports {
             *port = listener.local_addr().map_err(PortError::None)?.port();
             held.push(listener);
         }
-        let [link, access, logic, coordinator, first, second, third, push] = ports;
+        let [
+            link,
+            access,
+            logic,
+            coordinator,
+            first,
+            second,
+            third,
+            push,
+            edge,
+        ] = ports;
         Ok(Self {
             link,
             access,
@@ -136,6 +152,7 @@ impl Ports {
             coordinator,
             storage: [first, second, third],
             push,
+            edge,
         })
     }
 }
@@ -224,6 +241,7 @@ impl Layout {
             Role::Storage3 => self.ports.storage[2],
             Role::Logic => self.ports.logic,
             Role::Access => self.ports.access,
+            Role::Edge => self.ports.edge,
             Role::Push => self.ports.push,
         };
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
@@ -278,6 +296,12 @@ impl Layout {
                 ]
                 .map(str::to_owned)
                 .into()
+            }
+            Role::Edge => {
+                let (logic, dir) = (address(self.ports.logic), path(role.name()));
+                ["edge", "--listen", &own, "--logic", &logic, "--dir", &dir]
+                    .map(str::to_owned)
+                    .into()
             }
             Role::Push => {
                 let storage = self.ports.storage.map(address).join(",");
@@ -334,8 +358,19 @@ mod tests {
             coordinator,
             storage: [first, second, third],
             push,
+            edge,
         } = Ports::choose(0).unwrap();
-        let ports = [link, access, logic, coordinator, first, second, third, push];
+        let ports = [
+            link,
+            access,
+            logic,
+            coordinator,
+            first,
+            second,
+            third,
+            push,
+            edge,
+        ];
         let all = std::collections::HashSet::from(ports);
         assert_eq!(all.len(), PORTS as usize);
         assert!(!all.contains(&0));
@@ -350,6 +385,7 @@ mod tests {
             coordinator: 4,
             storage: [5, 6, 7],
             push: 8,
+            edge: 9,
         };
         let mut layout = Layout::new(Path::new("d"), ports, Plan::default());
         layout.plan.extra.push((Role::Logic, "--fast".to_owned()));

@@ -318,6 +318,7 @@ mod tests {
                 coordinator: 1,
                 storage: [1; 3],
                 push: 1,
+                edge: 1,
             },
             Plan::default(),
         )

@@ -4,11 +4,12 @@ use rpc_core::Status;
 
 use crate::{
     model::limits::{
-        ADDRESS_BYTES, ANNOUNCEMENT_BYTES, AUDIENCE_USERS, COMMENT_BYTES, DEVICE_LABEL_BYTES,
-        EMOJI_BYTES, FILE_ID_BYTES, FILE_NAME_BYTES, GREETING_BYTES, GROUP_MEMBERS,
-        GROUP_NAME_BYTES, HASH_BYTES, LINKS_PER_CALL, MENTIONS, MESSAGES_PER_SEND, NAME_BYTES,
-        NICKNAME_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, POST_MEDIA, POST_TEXT_BYTES,
-        PUSH_TOKEN_MAX_BYTES, PUSH_TOKEN_MIN_BYTES, QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
+        ADDRESS_BYTES, ANNOUNCEMENT_BYTES, AUDIENCE_USERS, COMMENT_BYTES, CONTENT_TYPE_BYTES,
+        DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES, FILE_NAME_BYTES, GREETING_BYTES,
+        GROUP_MEMBERS, GROUP_NAME_BYTES, HASH_BYTES, LINKS_PER_CALL, MEDIA_KEY_BYTES, MENTIONS,
+        MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES,
+        POST_MEDIA, POST_TEXT_BYTES, PUSH_TOKEN_MAX_BYTES, PUSH_TOKEN_MIN_BYTES, QUOTE_BYTES,
+        REMARK_BYTES, TEXT_BYTES,
     },
     proto::{
         logic as lp,
@@ -168,6 +169,18 @@ fn media(media: &terminal::Media) -> Result<(), Status> {
     }
     length("a file id", media.file_id.len(), 1, FILE_ID_BYTES)?;
     length("a content hash", media.hash.len(), HASH_BYTES, HASH_BYTES)?;
+    length(
+        "a media key",
+        media.key.len(),
+        MEDIA_KEY_BYTES,
+        MEDIA_KEY_BYTES,
+    )?;
+    length(
+        "a content type",
+        media.content_type.len(),
+        1,
+        CONTENT_TYPE_BYTES,
+    )?;
     length("a file name", media.name.len(), 0, FILE_NAME_BYTES)?;
     if media.size == 0 {
         return Err(Status::invalid_argument(

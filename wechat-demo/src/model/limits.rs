@@ -34,6 +34,10 @@ pub const FILE_ID_BYTES: usize = 128;
 pub const FILE_NAME_BYTES: usize = 256;
 /// Bytes of a media pointer's hash (blake3).
 pub const HASH_BYTES: usize = 32;
+/// Bytes of a media pointer's key.
+pub const MEDIA_KEY_BYTES: usize = 32;
+/// Bytes of a media pointer's content type.
+pub const CONTENT_TYPE_BYTES: usize = 64;
 /// Bytes of the text that a reply quotes.
 pub const QUOTE_BYTES: usize = 256;
 /// Reactions to one message; those that come later are not shown.
@@ -138,8 +142,9 @@ const _: () = assert!(
     "an entry with the largest task fits a log's row"
 );
 /// Bytes of a post as others see it, encoded.
-const POST_BYTES: usize =
-    POST_TEXT_BYTES + POST_MEDIA * (FILE_ID_BYTES + FILE_NAME_BYTES + HASH_BYTES + 64) + 64;
+const POST_BYTES: usize = POST_TEXT_BYTES
+    + POST_MEDIA * (FILE_ID_BYTES + FILE_NAME_BYTES + HASH_BYTES + MEDIA_KEY_BYTES + 128)
+    + 64;
 const _: () = assert!(
     ALBUM_MAX_POSTS * (POST_BYTES + AUDIENCE_USERS * 10) <= FRAME_BYTES,
     "an album's page fits a frame"

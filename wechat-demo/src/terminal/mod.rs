@@ -26,6 +26,7 @@ pub mod error;
 pub mod heartbeat;
 pub mod ladder;
 mod link;
+pub mod media;
 pub mod outbox;
 mod passing;
 pub mod race;

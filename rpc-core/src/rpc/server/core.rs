@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::OwnMetrics;
 use super::certificates::CertificateFiles;
 use super::connection::Connection;
 use super::options::Options;
 use super::registry::Registry;
 use super::stats::{CloseReason, ServerStats};
+use super::{OwnMetrics, Pages};
 use crate::base::lock::SpinLock;
 use crate::base::metric::Counter;
 use crate::base::time::Instant;
@@ -34,6 +34,8 @@ pub(super) struct Core {
     pub options: Options,
     /// Numbers that `/metrics` shows after the server's.
     own_metrics: Option<OwnMetrics>,
+    /// Asked before the console, in this order.
+    pages: Vec<(String, Pages)>,
     /// Looked at by the janitor.
     pub certificates: Option<(CertificateFiles, ServerTls)>,
     pub stats: ServerStats,
@@ -59,6 +61,7 @@ impl Core {
         registry: Arc<Registry>,
         options: Options,
         own_metrics: Option<OwnMetrics>,
+        pages: Vec<(String, Pages)>,
         certificates: Option<(CertificateFiles, ServerTls)>,
     ) -> Self {
         Self {
@@ -66,6 +69,7 @@ impl Core {
             registry,
             options,
             own_metrics,
+            pages,
             certificates,
             stats: ServerStats::default(),
             in_flight: AtomicUsize::new(0),
@@ -217,8 +221,12 @@ impl Core {
         }
     }
 
-    /// The console's answer.
+    /// The program's own answer to a plain request, or the console's.
     pub fn page(&self, request: &PageRequest) -> Page {
+        let mut own = self.pages.iter();
+        if let Some((_, answer)) = own.find(|(prefix, _)| request.path.starts_with(prefix)) {
+            return answer(request);
+        }
         if !self.options.console {
             return Page::text(404, "not found\n");
         }

@@ -41,7 +41,7 @@ use self::options::Options;
 use super::auth::Authenticator;
 use super::cors::Cors;
 use super::error::Error;
-use super::protocol::{Limits, Protocol};
+use super::protocol::{Limits, Page, PageRequest, Protocol};
 use super::tls::ServerTls;
 
 pub use call::{Finished, ServerCall, Service};
@@ -67,10 +67,15 @@ pub struct ServerBuilder {
     cors: Option<Cors>,
     /// The program's own numbers for `/metrics`.
     own_metrics: Option<OwnMetrics>,
+    /// The program's own answers to plain HTTP requests, each with how the paths begin that it is for.
+    pages: Vec<(String, Pages)>,
 }
 
 /// Renders a program's own numbers in Prometheus' text format.
 type OwnMetrics = Box<dyn Fn() -> String + Send + Sync>;
+
+/// Answers plain HTTP requests.
+type Pages = Box<dyn Fn(&PageRequest) -> Page + Send + Sync>;
 
 impl Server {
     /// A server without services and with default bounds.
@@ -87,6 +92,7 @@ impl Server {
             authenticator: None,
             cors: None,
             own_metrics: None,
+            pages: Vec::new(),
         }
     }
 }
@@ -252,6 +258,20 @@ impl ServerBuilder {
     #[must_use]
     pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.own_metrics = Some(Box::new(render));
+        self
+    }
+
+    /// Answers plain HTTP requests, over HTTP/1.1 and HTTP/2, whose path begins with `prefix` and is neither a method's nor
+    /// one that a schema chose: `answer` runs in a coroutine of its own and may wait. The body is whole by then and at
+    /// most [`max_message_size`](Self::max_message_size) long. Of several prefixes that
+    /// fit, the first that was given counts; before the console's pages, all do.
+    #[must_use]
+    pub fn pages(
+        mut self,
+        prefix: impl Into<String>,
+        answer: impl Fn(&PageRequest) -> Page + Send + Sync + 'static,
+    ) -> Self {
+        self.pages.push((prefix.into(), Box::new(answer)));
         self
     }
 

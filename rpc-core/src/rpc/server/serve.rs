@@ -98,6 +98,7 @@ impl BoundServer {
             registry,
             builder.options,
             builder.own_metrics,
+            builder.pages,
             certificates,
         );
         Ok(Self {

@@ -1,0 +1,120 @@
+//! The edge process: flags, start, serving, end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use rpc_core::{BoundServer, Runtime, Server};
+
+use super::gate::RemoteGate;
+use super::http::{CHUNK, Media, PREFIX};
+use super::store::{Bounds, Store};
+use crate::model::clock::{Clock, SystemClock};
+
+/// Connections at once: each may hold a chunk that is on its way in.
+const CONNECTIONS: usize = 1_000;
+/// Bytes of a request beside its chunk.
+const BESIDE: usize = 4 << 10;
+/// Bytes that a reader may leave unread before its connection is read no longer.
+const UNREAD: usize = 4 << 20;
+/// Time without a byte taken after which a reader is given up.
+const STALL: Duration = Duration::from_secs(30);
+/// Time between looks for uploads that took too long.
+const SWEEP: Duration = Duration::from_secs(600);
+/// Bytes of one object at most, whatever the flag says: an answer is in memory as a whole.
+const OBJECT_BYTES: u64 = 1 << 30;
+
+/// Flags of `wechat-demo edge`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// HOST:PORT to take media on and give it out, under /media/; and /status, /health and /metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: String,
+    /// HOST:PORT of the logic processes: they say whose a token is
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+    pub logic: Vec<String>,
+    /// Directory of uploads and objects, of this process alone
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Bytes of one object at most; pictures have 20 MiB and voice messages 4 MiB at most in any case
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    pub max_object: u64,
+    /// Bytes of all objects of one user
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    pub user_bytes: u64,
+    /// Bytes of all objects here
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 30)]
+    pub total_bytes: u64,
+    /// Bytes of answers in memory at once; requests for more are told to come again
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
+    pub memory: u64,
+    /// Threads that run coroutines [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+/// Runs the process until SIGTERM or SIGINT. Call it from a plain thread: it brings its own runtime.
+///
+/// # Errors
+/// An address or a directory that cannot be had.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let mut runtime = Runtime::builder();
+    if let Some(workers) = options.workers {
+        runtime = runtime.workers(workers);
+    }
+    let runtime = runtime.build().context("the runtime cannot start")?;
+    runtime.block_on(move || start(&options)?.serve().context("serving ended"))
+}
+
+/// Opens the directory and binds the address; the rest is [`BoundServer::serve`]. Call it on a runtime.
+///
+/// # Errors
+/// An address or a directory that cannot be had.
+pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
+    if !(1..=OBJECT_BYTES.min(options.memory)).contains(&options.max_object) {
+        bail!(
+            "--max-object {}: give 1 to {OBJECT_BYTES} bytes, and no more than --memory",
+            options.max_object
+        );
+    }
+    let bounds = Bounds {
+        object: options.max_object,
+        owner: options.user_bytes,
+        total: options.total_bytes,
+    };
+    let dir = options.dir.clone();
+    let opened = rpc_core::spawn_blocking(move || Store::open(&dir, bounds, SystemClock.unix_ms()));
+    let store = match opened.join() {
+        Ok(store) => Arc::new(store?),
+        Err(error) => bail!("opening the directory: {error}"),
+    };
+    let gate = RemoteGate::new(&options.logic)?;
+    let swept = Arc::downgrade(&store);
+    let clock = Arc::new(SystemClock);
+    let media = Arc::new(Media::new(store, Box::new(gate), clock, options.memory));
+    let meter = media.meter.clone();
+    let unread = options.max_object as usize + UNREAD;
+    let server = Server::builder()
+        .max_message_size(CHUNK + BESIDE)
+        .max_connections(CONNECTIONS)
+        .unwritten(UNREAD, 2 * unread, STALL)
+        .metrics(move || meter.render())
+        .pages(PREFIX, move |request| media.answer(request))
+        .bind(&options.listen)
+        .with_context(|| format!("--listen {}", options.listen))?;
+    rpc_core::spawn(move || {
+        loop {
+            rpc_core::time::sleep(SWEEP);
+            let Some(store) = swept.upgrade() else { return };
+            match store.expire(SystemClock.unix_ms()) {
+                Ok(0) => {}
+                Ok(gone) => tracing::info!(gone, "uploads that took over a day were given up"),
+                Err(error) => tracing::error!("cannot look for old uploads: {error}"),
+            }
+        }
+    });
+    tracing::info!(listen = %server.local_addr(), logic = ?options.logic, "edge is up");
+    Ok(server)
+}
