@@ -29,6 +29,12 @@ fn begin(store: &Store, content: &Content) -> (Id, u64) {
     }
 }
 
+/// Bytes and number of all that is counted.
+fn counted(store: &Store) -> (u64, usize) {
+    let table = store.table.lock();
+    (table.bytes, table.count)
+}
+
 fn put(store: &Store, owner: u64, bytes: &[u8]) -> Object {
     let (id, offset) = begin(store, &content(owner, bytes));
     store
@@ -141,7 +147,7 @@ fn bounds_hold_for_what_is_declared_and_open_again_with_what_is_removed() {
     let object = put(&store, 3, b"abc");
     assert_eq!(store.table.lock().bytes, 3);
     store.remove(3, object.id).unwrap();
-    assert_eq!((store.table.lock().bytes, store.table.lock().count), (0, 0));
+    assert_eq!(counted(&store), (0, 0));
     assert!(store.object(object.id).unwrap().is_none());
 }
 
@@ -169,7 +175,7 @@ fn a_crash_between_the_steps_of_a_commit_loses_nothing_and_leaves_nothing() {
     let store = open(dir.path());
     assert!(ids(&uploads).unwrap().is_empty());
     assert_eq!(store.read(id, 0..5).unwrap(), b"whole");
-    assert_eq!((store.table.lock().bytes, store.table.lock().count), (5, 1));
+    assert_eq!(counted(&store), (5, 1));
 }
 
 #[test]
