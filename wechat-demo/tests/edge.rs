@@ -7,7 +7,7 @@ mod patience;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use wechat_demo::cluster::{Cluster, Role, figures};
+use wechat_demo::cluster::{Cluster, Plan, Role, figures};
 use wechat_demo::proto::terminal::{self as pb, media::Sort};
 use wechat_demo::terminal::media::{Edge, FILE_TYPE, MediaError};
 use wechat_demo::terminal::{login, register};
@@ -23,8 +23,12 @@ impl Stage {
     fn set() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
+        let plan = Plan {
+            extra: light.into(),
+            ..Plan::default()
+        };
         let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
-        let cluster = Cluster::bring_up(dir.path(), 0, None, None, &light, binary).unwrap();
+        let cluster = Cluster::bring_up(dir.path(), 0, &plan, binary).unwrap();
         Self { cluster, dir }
     }
 
