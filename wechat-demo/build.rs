@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/storage.proto",
         "proto/coordinator.proto",
         "proto/wan.proto",
+        "proto/dispatch.proto",
     ];
     rpc_codegen::configure()
         .bytes(".")

@@ -36,8 +36,8 @@ const SHELL: u8 = 5;
 const FACADE: u8 = 6;
 
 /// Roles of wechat-demo: processes that meet over RPC alone.
-const ROLES: [&str; 7] = [
-    "access", "logic", "storage", "push", "terminal", "wan", "edge",
+const ROLES: [&str; 8] = [
+    "access", "logic", "storage", "push", "terminal", "wan", "edge", "dispatch",
 ];
 /// What every role may import: the words and the wires they share, and how they start coroutines. These import each other alone.
 const SHARED_BY_ROLES: [&str; 7] = [

@@ -25,6 +25,7 @@ use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::change_request::Change;
 use wechat_demo::proto::terminal::contact::State;
 use wechat_demo::terminal::error::code;
+use wechat_demo::terminal::nearby::{Finder, Place};
 use wechat_demo::terminal::store::durable::Depot;
 use wechat_demo::terminal::{
     Beats, Config, Observer, Terminal, TerminalError, login, new_client_id, register,
@@ -66,6 +67,9 @@ pub(crate) struct Flags {
     /// HOST:PORT of the cluster's long links
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{DEFAULT_PORT}"))]
     addr: String,
+    /// HOST:PORT of dispatch processes: where to connect is asked there, --addr serves where none answers
+    #[arg(long, value_name = "HOST:PORT,…")]
+    dispatch: Option<String>,
     /// Create the account if there is none
     #[arg(long)]
     register: bool,
@@ -92,6 +96,34 @@ pub(crate) struct Flags {
     push_token: Option<String>,
 }
 
+impl Flags {
+    fn directory(&self) -> PathBuf {
+        let usual = || PathBuf::from("wechat-data/devices").join(&self.user);
+        self.dir.clone().unwrap_or_else(usual)
+    }
+
+    /// How the backend is found.
+    fn place(&self) -> Place {
+        Place {
+            address: self.addr.clone(),
+            dispatch: self.dispatch.clone(),
+            local: None,
+            memory: Some(self.directory().join("networks.json")),
+        }
+    }
+
+    /// HOST:PORT of access processes, with commas between.
+    fn addresses(&self) -> anyhow::Result<String> {
+        if self.dispatch.is_none() {
+            return Ok(self.addr.clone());
+        }
+        let found = Finder::new(self.place()).addresses();
+        let found = found.map_err(|error| unreachable(self, &error))?;
+        let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+        Ok(texts.join(","))
+    }
+}
+
 /// Runs until the input ends or says `/quit`.
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let runtime = Runtime::builder()
@@ -104,10 +136,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
 }
 
 fn chat(flags: &Flags) -> anyhow::Result<()> {
-    let dir = flags
-        .dir
-        .clone()
-        .unwrap_or_else(|| PathBuf::from("wechat-data/devices").join(&flags.user));
+    let dir = flags.directory();
     std::fs::create_dir_all(&dir).with_context(|| {
         format!(
             "{} cannot be made; pass --dir with a directory you may write",
@@ -147,15 +176,16 @@ fn log_in(flags: &Flags, depot: &Depot, ears: &Arc<Ears>) -> anyhow::Result<(Ter
             }
         }
     }
+    let addresses = flags.addresses()?;
     if flags.register {
-        match register(&flags.addr, &flags.user, &flags.password, &flags.user) {
+        match register(&addresses, &flags.user, &flags.password, &flags.user) {
             Ok(_) => println!("— registered {}", flags.user),
             Err(error) if error.is_refusal(code::ALREADY_EXISTS) => {}
             Err(error) => return Err(unreachable(flags, &error)),
         }
     }
     let fresh =
-        login(&flags.addr, &flags.user, &flags.password, "chat").map_err(|error| match error {
+        login(&addresses, &flags.user, &flags.password, "chat").map_err(|error| match error {
             TerminalError::Refused { text, .. } => {
                 anyhow::anyhow!(
                     "{} cannot log in: {text}; check --user and --password, or pass --register",
@@ -179,6 +209,7 @@ fn start(
     ears: &Arc<Ears>,
 ) -> anyhow::Result<Terminal> {
     let mut config = Config::new(&flags.addr, login.token.clone());
+    config.place = flags.place();
     config.heartbeat = match flags.heartbeat {
         Some(seconds) => Beats::Fixed(Duration::from_secs(seconds.max(1))),
         None => Beats::Adaptive {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use wechat_demo::{access, checker, coordinator, edge, logic, push, storage, wan};
+use wechat_demo::{access, checker, coordinator, dispatch, edge, logic, push, storage, wan};
 
 use crate::{bench, chaos, chat, replay, simulate, transfer, up};
 
@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Wan(wan::role::Options),
     /// The edge role: takes pictures, files and voice messages in, and gives them out
     Edge(edge::role::Options),
+    /// The dispatch role: where a terminal should connect
+    Dispatch(dispatch::role::Options),
 }
 
 /// The parsed command line; or how the process ends, after help or one line that says what to do.

@@ -8,6 +8,7 @@ pub mod access;
 pub mod checker;
 pub mod cluster;
 pub mod coordinator;
+pub mod dispatch;
 pub mod edge;
 pub mod history;
 pub mod logic;

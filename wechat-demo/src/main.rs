@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use wechat_demo::cluster::parent;
-use wechat_demo::{access, checker, coordinator, edge, logic, push, storage, wan};
+use wechat_demo::{access, checker, coordinator, dispatch, edge, logic, push, storage, wan};
 
 use cli::Command;
 
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Edge(options) => edge::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Push(options) => push::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Wan(options) => wan::role::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Dispatch(options) => dispatch::role::run(&options).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

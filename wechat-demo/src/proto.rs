@@ -33,6 +33,11 @@ pub mod wan {
     rpc_core::include_proto!("wechat.wan");
 }
 
+/// Where to connect: asked by terminals, told by access points.
+pub mod dispatch {
+    rpc_core::include_proto!("wechat.dispatch");
+}
+
 impl From<crate::model::Pos> for terminal::Pos {
     fn from(pos: crate::model::Pos) -> Self {
         Self {

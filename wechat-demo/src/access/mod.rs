@@ -25,6 +25,7 @@
 //! Read first: [`session`], then `link.rs`, then `serve.rs`.
 
 mod backend;
+mod beats;
 mod commands;
 mod link;
 mod meter;
@@ -37,6 +38,7 @@ mod table;
 mod websocket;
 
 pub use backend::{Answer, Backend, Refusal};
+pub use beats::{BeatFlags, Beats};
 pub use meter::Meter;
 pub use role::{Options, Ready, run, start};
 pub use serve::{Access, Door, Settings};

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use rpc_core::{BoundServer, Request, Response, Runtime, Server, ServerHandle, ServerTls, Status};
 
+use super::beats::{BeatFlags, Beats};
 use super::remote::RemoteLogic;
 use super::serve::{Access, Door, Settings};
 use super::session::Limits;
@@ -38,6 +40,9 @@ pub struct Options {
     /// Long links at once; more are turned away
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub max_links: u64,
+    /// Who is told that terminals may be sent here
+    #[command(flatten)]
+    pub beats: BeatFlags,
     /// Threads that run coroutines [default: one per processor]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
@@ -61,6 +66,8 @@ pub struct Ready {
     access: Arc<Access>,
     door: Door,
     server: BoundServer,
+    /// Where somebody is to be told of it.
+    beats: Option<Beats>,
 }
 
 /// Binds the addresses; the rest is [`Ready::serve`]. Call it on a runtime.
@@ -84,11 +91,13 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         .add_service(AccessServer::new(AccessService(access.clone())))
         .bind(&options.rpc)
         .with_context(|| format!("--rpc {}", options.rpc))?;
+    let beats = Beats::new(options, door.local_addr(), &access)?;
     tracing::info!(links = options.listen, rpc = %server.local_addr(), logic = ?options.logic, "access is up");
     Ok(Ready {
         access,
         door,
         server,
+        beats,
     })
 }
 
@@ -112,7 +121,15 @@ impl Ready {
     pub fn serve(self) -> anyhow::Result<()> {
         let door = self.door;
         let links = rpc_core::spawn(move || door.serve());
+        let over = Arc::<AtomicBool>::default();
+        let told = Arc::clone(&over);
+        let beats = self.beats;
+        let beats = beats.map(|beats| rpc_core::spawn(move || beats.run(&told)));
         let served = self.server.serve().context("serving ended");
+        over.store(true, Ordering::Release);
+        if let Some(Err(error)) = beats.map(rpc_core::JoinHandle::join) {
+            tracing::error!(%error, "what tells dispatch panicked");
+        }
         self.access.drain();
         match links.join() {
             Ok(links) => links.context("the port for terminals")?,

@@ -169,6 +169,12 @@ impl Access {
         link.is_some()
     }
 
+    /// The links that speak for somebody.
+    pub(super) fn link_numbers(&self) -> Vec<u64> {
+        let links = self.table.after(0, usize::MAX);
+        links.iter().map(|link| link.number).collect()
+    }
+
     /// Ends every link once its commands are answered; new ones are turned away.
     pub fn drain(&self) {
         self.stop_sweep();

@@ -12,7 +12,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use rpc_core::Runtime;
 use serde::Serialize;
-use wechat_demo::cluster::Cluster;
+use wechat_demo::cluster::{Cluster, Role};
 use wechat_demo::terminal::store::memory::Memory;
 use wechat_demo::terminal::{Config, Observer, Terminal};
 
@@ -48,6 +48,16 @@ pub(super) struct Ground {
 impl Ground {
     /// Brings a cluster up and registers two people for each pair.
     pub(super) fn prepare(flags: &Flags, runtime: &Runtime, pairs: usize) -> anyhow::Result<Self> {
+        Self::prepare_with(flags, runtime, pairs, &[])
+    }
+
+    /// As [`Ground::prepare`], with more flags for single roles.
+    pub(super) fn prepare_with(
+        flags: &Flags,
+        runtime: &Runtime,
+        pairs: usize,
+        extra: &[(Role, String)],
+    ) -> anyhow::Result<Self> {
         let temporary = match flags.dir {
             Some(_) => None,
             None => {
@@ -62,7 +72,9 @@ impl Ground {
         };
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let binary = std::env::current_exe().context("the path of this program")?;
-        let cluster = Cluster::bring_up(&dir, 0, &replay::cheap(), &binary)?;
+        let mut plan = replay::cheap();
+        plan.extra.extend_from_slice(extra);
+        let cluster = Cluster::bring_up(&dir, 0, &plan, &binary)?;
         let address = cluster.layout().link_address();
         let names: Vec<String> = (0..2 * pairs).map(|n| format!("bench{n}")).collect();
         let asked = address.clone();

@@ -13,6 +13,7 @@ mod cost;
 mod disk;
 mod ground;
 mod messages;
+mod proximity;
 mod wire;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum What {
     Messages(messages::Load),
     /// Bytes of TCP payload for a question and for a message
     Wire(wire::Load),
+    /// Connect time by carrier network through the wan relay, with dispatch and without
+    Proximity(proximity::Load),
     /// Memory of idle links of terminals, over several processes
     Connections(connections::Flags),
     #[command(hide = true)]
@@ -45,6 +48,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     match flags.what {
         What::Messages(load) => messages::run(&load)?,
         What::Wire(load) => wire::run(&load)?,
+        What::Proximity(load) => proximity::run(&load)?,
         What::Connections(flags) => connections::run(&flags)?,
         What::ConnectionsServer(flags) => connections::server::run(flags)?,
         What::ConnectionsClient(flags) => connections::client::run(&flags)?,

@@ -5,11 +5,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// All addresses whose first `bits` bits are those of `base`: `127.21.0.0/16`, or one address alone.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Prefix {
     base: IpAddr,
     /// At most 32, of IPv6 128.
@@ -58,6 +58,12 @@ impl TryFrom<String> for Prefix {
 
     fn try_from(text: String) -> Result<Self, PrefixError> {
         text.parse()
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.to_string()
     }
 }
 

@@ -11,13 +11,12 @@ use prost::Message;
 use rpc_core::base::rng::{Rng, fill_secret};
 use rpc_core::base::time::Instant;
 
-use super::connection::Connection;
 use super::error::{TerminalError, code};
 use super::heartbeat::{Beats, Rhythm};
 use super::ladder::Ladder;
 use super::link::{Came, Link, Push, Reader};
+use super::nearby::{Finder, Place};
 use super::outbox::{Full, Outbox};
-use super::race::History;
 use super::store::{LocalStore, StoreError};
 use super::sync::{Step, Sync};
 use crate::history::{Event as Told, Recorder, Said, Seen, SentAs, cmid, hash_of};
@@ -36,8 +35,8 @@ const ACKNOWLEDGE: Duration = Duration::from_secs(3);
 /// What a terminal needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// HOST:PORT of an access process's long link, or several with commas between.
-    pub address: String,
+    /// How the backend is found.
+    pub place: Place,
     /// From the login.
     pub token: Bytes,
     /// When heartbeats are sent.
@@ -53,11 +52,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// The usual settings.
+    /// The usual settings, with the HOST:PORT of an access process's long link, or several with commas between.
     #[must_use]
     pub fn new(address: &str, token: Bytes) -> Self {
         Self {
-            address: address.to_owned(),
+            place: Place {
+                address: address.to_owned(),
+                ..Place::default()
+            },
             token,
             heartbeat: Beats::Adaptive { scale: 1 },
             active: true,
@@ -94,7 +96,7 @@ pub struct Terminal {
 pub(super) struct Inner {
     config: Config,
     pub(super) rhythm: Arc<Rhythm>,
-    history: Mutex<History>,
+    finder: Finder,
     store: Arc<dyn LocalStore>,
     pub(super) observer: Arc<dyn Observer>,
     events: SyncSender<Event>,
@@ -139,9 +141,9 @@ impl Terminal {
         let rhythm = Rhythm::new(config.heartbeat, config.active, Instant::now());
         let rhythm = Arc::new(rhythm);
         let inner = Arc::new(Inner {
+            finder: Finder::new(config.place.clone()),
             config,
             rhythm,
-            history: Mutex::default(),
             store,
             observer,
             events,
@@ -316,7 +318,7 @@ impl Inner {
     }
 
     fn connect(&self, active: bool) -> Result<(Arc<Link>, Reader, u64), TerminalError> {
-        let mut connection = Connection::race(&self.config.address, &self.history)?;
+        let mut connection = self.finder.open()?;
         let request = pb::AuthRequest {
             token: self.config.token.clone(),
             active,

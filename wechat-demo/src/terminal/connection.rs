@@ -7,7 +7,7 @@
 //! of it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,10 +15,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use rpc_core::base::time::Instant;
+use socket2::{Domain, Socket, Type};
 
 use super::error::TerminalError;
 use super::race::{self, ADDRESSES, History, Race, Step};
-use crate::longlink::{Decoder, Frame};
+use crate::longlink::{Decoder, Frame, SEQ_NOOP};
 use crate::proto::terminal as pb;
 use crate::task::spawn;
 
@@ -44,37 +45,37 @@ impl Connection {
     /// # Errors
     /// [`TerminalError::Unreachable`] with the last address's fault.
     pub fn open(address: &str) -> Result<Self, TerminalError> {
-        Self::race(address, &Mutex::default())
+        let addresses = resolve(address)?;
+        let way = Way {
+            local: None,
+            asks: addresses.len() > 1,
+        };
+        Self::race(&addresses, way, &Mutex::default(), &mut Vec::new())
     }
 
-    /// As [`Connection::open`], leaving out what failed too often and noting what fails now.
+    /// Connects to whichever of `addresses` answers first, leaving out what failed too often and noting
+    /// what fails now. What the attempts took is added to `attempts`.
     ///
     /// # Errors
-    /// As there.
-    pub(super) fn race(address: &str, history: &Mutex<History>) -> Result<Self, TerminalError> {
+    /// [`TerminalError::Unreachable`] with the last address's fault.
+    pub(super) fn race(
+        addresses: &[SocketAddr],
+        way: Way,
+        history: &Mutex<History>,
+        attempts: &mut Vec<Attempt>,
+    ) -> Result<Self, TerminalError> {
         let unreachable = |why: String| TerminalError::Unreachable {
-            address: address.to_owned(),
+            address: listed(addresses),
             why,
         };
-        let mut resolved = Vec::new();
-        let mut why = "the name has no address".to_owned();
-        for one in address.split(',') {
-            match one.to_socket_addrs() {
-                Ok(addresses) => resolved.extend(addresses),
-                Err(error) => why = error.to_string(),
-            }
-        }
-        if resolved.is_empty() {
-            return Err(unreachable(why));
-        }
-        let stream = first_of(&resolved, history).map_err(unreachable)?;
+        let (stream, decoder) = first_of(addresses, way, history, attempts).map_err(unreachable)?;
         let set = stream
             .set_nodelay(true)
             .and_then(|()| stream.set_write_timeout(Some(WRITE)));
         set.map_err(|error| unreachable(error.to_string()))?;
         Ok(Self {
             stream,
-            decoder: Decoder::default(),
+            decoder,
             next_seq: 1,
         })
     }
@@ -126,8 +127,63 @@ impl Connection {
     }
 }
 
+/// How attempts are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// The address to connect from; `None` = as the system chooses.
+    pub(super) local: Option<IpAddr>,
+    /// An attempt is won by an answer: a connection alone says no more than that something on the way took it, and
+    /// that as soon as it could.
+    pub(super) asks: bool,
+}
+
+/// How one attempt ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    pub(super) address: SocketAddr,
+    /// Until it ended.
+    pub(super) took: Duration,
+    pub(super) ok: bool,
+}
+
+/// The addresses of HOST:PORT, or of several with commas between.
+pub(super) fn resolve(address: &str) -> Result<Vec<SocketAddr>, TerminalError> {
+    let mut resolved = Vec::new();
+    let mut why = "the name has no address".to_owned();
+    for one in address.split(',') {
+        match one.to_socket_addrs() {
+            Ok(addresses) => resolved.extend(addresses),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    if resolved.is_empty() {
+        let address = address.to_owned();
+        return Err(TerminalError::Unreachable { address, why });
+    }
+    Ok(resolved)
+}
+
+/// A connection from `local`, or from wherever the system chooses.
+pub(super) fn connect(
+    address: SocketAddr,
+    local: Option<IpAddr>,
+    limit: Duration,
+) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if let Some(local) = local {
+        socket.bind(&SocketAddr::new(local, 0).into())?;
+    }
+    socket.connect_timeout(&address.into(), limit)?;
+    Ok(socket.into())
+}
+
 /// Runs the race over `addresses`; the last failure if nobody wins.
-fn first_of(addresses: &[SocketAddr], history: &Mutex<History>) -> Result<TcpStream, String> {
+fn first_of(
+    addresses: &[SocketAddr],
+    way: Way,
+    history: &Mutex<History>,
+    attempts: &mut Vec<Attempt>,
+) -> Result<(TcpStream, Decoder), String> {
     let history = || history.lock().unwrap_or_else(PoisonError::into_inner);
     let order = history().order(addresses, Instant::now());
     let mut race = Race::new(&order, Instant::now());
@@ -140,9 +196,10 @@ fn first_of(addresses: &[SocketAddr], history: &Mutex<History>) -> Result<TcpStr
             Step::Start(address) => {
                 let ended = ended.clone();
                 let attempt = move || {
-                    let result = TcpStream::connect_timeout(&address, race::ATTEMPT);
+                    let result = attempt(address, way);
+                    let took = now.elapsed();
                     // Nobody listens once another has won.
-                    let _ = ended.try_send((address, result));
+                    let _ = ended.try_send((address, took, result));
                 };
                 if order.len() == 1 {
                     attempt();
@@ -151,19 +208,63 @@ fn first_of(addresses: &[SocketAddr], history: &Mutex<History>) -> Result<TcpStr
                 }
             }
             Step::Wait(until) => match results.recv_timeout(until.saturating_since(now)) {
-                Ok((address, Ok(stream))) => {
-                    history().note(address, true, now);
-                    return Ok(stream);
-                }
-                Ok((address, Err(error))) => {
-                    why = error.to_string();
-                    race.failed(address);
-                    history().note(address, false, now);
+                Ok((address, took, result)) => {
+                    let ok = result.is_ok();
+                    history().note(address, ok, now);
+                    attempts.push(Attempt { address, took, ok });
+                    match result {
+                        Ok(won) => return Ok(won),
+                        Err(error) => {
+                            why = error.to_string();
+                            race.failed(address);
+                        }
+                    }
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             },
         }
     }
+}
+
+/// One attempt; where it asks, until a heartbeat is answered.
+fn attempt(address: SocketAddr, way: Way) -> std::io::Result<(TcpStream, Decoder)> {
+    let until = Instant::now() + race::ATTEMPT;
+    let stream = connect(address, way.local, race::ATTEMPT)?;
+    let mut decoder = Decoder::default();
+    if !way.asks {
+        return Ok((stream, decoder));
+    }
+    let beat = Frame {
+        cmd: pb::Command::Noop as u32,
+        seq: SEQ_NOOP,
+        body: Bytes::new(),
+    };
+    stream.set_write_timeout(Some(race::ATTEMPT))?;
+    (&stream).write_all(&beat.to_bytes())?;
+    let mut bytes = [0; READ];
+    loop {
+        match decoder.next_frame() {
+            Ok(Some(frame)) if frame.seq == SEQ_NOOP => return Ok((stream, decoder)),
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let left = until.saturating_since(Instant::now());
+                if left.is_zero() {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                stream.set_read_timeout(Some(left))?;
+                match (&stream).read(&mut bytes)? {
+                    0 => return Err(ErrorKind::UnexpectedEof.into()),
+                    length => decoder.feed(&bytes[..length]),
+                }
+            }
+            Err(bad) => return Err(std::io::Error::other(bad.to_string())),
+        }
+    }
+}
+
+fn listed(addresses: &[SocketAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(",")
 }
 
 /// Creates an account.

@@ -10,7 +10,7 @@
 //! ```
 //! Decisions are in pure parts ([`sync`], [`heartbeat`], [`adaptive`], [`signalling`], [`race`], [`ladder`],
 //! [`outbox`]) that are told the time;
-//! the coroutines around them are plain blocking code.
+//! the coroutines around them are plain blocking code. Where to connect is [`nearby`]'s to find.
 //!
 //! Invariants
 //! - T-1  One coroutine applies; so Notify and Sync are serial (K-1..K-3 in [`sync`]).
@@ -27,6 +27,7 @@ pub mod heartbeat;
 pub mod ladder;
 mod link;
 pub mod media;
+pub mod nearby;
 pub mod outbox;
 mod passing;
 pub mod race;

@@ -195,3 +195,70 @@ fn told(mode: Mode) -> pb::Mode {
         Mode::HalfOpen => pb::Mode::HalfOpen,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rpc_core::{Channel, Code};
+
+    use super::*;
+    use crate::proto::wan::WanClient;
+
+    #[rpc_core::test]
+    fn lines_are_changed_at_run_time_all_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("matrix.json");
+        let matrix = r#"{"places": [{"name": "sh"}, {"name": "hk"}, {"name": "ca"}], "doors": [],
+            "lines": [{"from": "sh", "to": "hk", "both": true, "shape": {"delay_ms": 15}}]}"#;
+        std::fs::write(&file, matrix).unwrap();
+        let ready = start(&Options {
+            matrix: file,
+            listen: "127.0.0.1:0".to_owned(),
+            seed: 1,
+            workers: None,
+        })
+        .unwrap();
+        let (address, handle) = (ready.local_addr().to_string(), ready.port.handle());
+        rpc_core::spawn(move || ready.serve().unwrap());
+        let wan = WanClient::new(Channel::builder(&address).connect().unwrap());
+        let cut = |to: &str, mode: i32| {
+            let change = pb::Change {
+                from: "sh".to_owned(),
+                to: to.to_owned(),
+                both: true,
+                mode,
+                shape: None,
+            };
+            pb::SetRequest {
+                changes: vec![change],
+            }
+        };
+        let request = cut("*", pb::Mode::Stall.into());
+        let lines = wan.set(Request::new(request)).unwrap().into_inner().lines;
+        let stalled = lines.iter().filter(|line| line.mode() == pb::Mode::Stall);
+        assert_eq!(
+            stalled.count(),
+            5,
+            "sh to and from three places, itself once"
+        );
+        let kept = lines
+            .iter()
+            .find(|line| line.from == "sh" && line.to == "hk")
+            .unwrap();
+        assert_eq!(kept.shape.unwrap().delay_ms, 15);
+
+        let mut both = cut("hk", pb::Mode::Open.into());
+        both.changes
+            .extend(cut("mars", pb::Mode::Open.into()).changes);
+        let wrong = wan.set(Request::new(both)).unwrap_err();
+        assert_eq!(wrong.code(), Code::InvalidArgument);
+        assert!(wrong.message().contains("`mars`"), "{wrong}");
+        let wrong = wan.set(Request::new(cut("hk", 77))).unwrap_err();
+        assert!(wrong.message().contains("77 is no mode"), "{wrong}");
+        let shown = wan
+            .show(Request::new(pb::ShowRequest {}))
+            .unwrap()
+            .into_inner();
+        assert_eq!(shown.lines, lines, "all or none");
+        handle.drain();
+    }
+}

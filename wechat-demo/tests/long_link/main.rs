@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 mod acknowledge;
+mod nearby;
 mod passing;
 mod port;
 

@@ -101,6 +101,7 @@ impl World {
             tls_chain: None,
             tls_key: None,
             max_links: 64,
+            beats: access::BeatFlags::default(),
             workers: None,
         })
         .unwrap();
