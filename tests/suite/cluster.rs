@@ -179,6 +179,53 @@ fn contacts_see_who_is_there_and_who_is_typing() {
 }
 
 #[test]
+fn a_user_takes_everything_out_as_lines_of_json() {
+    let up = Up::start();
+    let mut alice = up.chat("alice", &["--to", "bob"]);
+    alice.hears("type a line");
+    alice.say("to be kept");
+    alice.say("/avatar https://example.org/alice.png");
+    alice.hears("done");
+    alice.say("/post seen by friends");
+    alice.hears("done");
+    alice.end();
+    let file = up.dir.path().join("alice.jsonl");
+    let arguments = [
+        "takeout",
+        "--user",
+        "alice",
+        "--password",
+        "wechat-demo",
+        "--addr",
+        &up.address,
+        file.to_str().unwrap(),
+    ];
+    let status = Command::new(bin("wechat-demo")).args(arguments).status();
+    assert!(status.unwrap().success());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let has = |pointer: &str, value: &str| {
+        lines.iter().any(|line| {
+            line.pointer(pointer)
+                .is_some_and(|found| found.as_str() == Some(value))
+        })
+    };
+    assert!(has("/item/payload/text", "to be kept"), "{text}");
+    assert!(
+        has("/item/payload/avatar", "https://example.org/alice.png"),
+        "{text}"
+    );
+    assert!(has("/post/post/text", "seen by friends"), "{text}");
+    assert!(has("/device/label", "takeout"), "{text}");
+    let (status, line) = refused(&arguments);
+    assert_eq!(status, Some(1), "{line}");
+    assert!(line.contains("is there already"), "{line}");
+}
+
+#[test]
 fn a_role_that_dies_is_started_again_and_chats_go_on() {
     let mut up = Up::start();
     let mut alice = up.chat("alice", &["--to", "bob"]);

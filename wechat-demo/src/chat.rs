@@ -453,7 +453,17 @@ impl Chat {
     }
 
     fn send(&self, line: String) {
-        if let Err(full) = self.terminal.send(self.peer, new_client_id(), line) {
+        let mentions = self.mentioned(&line);
+        let extra = (!mentions.is_empty()).then(|| pb::Extra {
+            mentions,
+            ..Default::default()
+        });
+        let message = pb::Outgoing {
+            client_id: new_client_id(),
+            text: line,
+            extra,
+        };
+        if let Err(full) = self.terminal.send_message(self.peer, message) {
             println!("! not sent: {full}");
         }
     }
@@ -482,10 +492,20 @@ impl Chat {
                 let contact = pb::Contact::decode(item.payload.clone())?;
                 match contact.state() {
                     State::AskedMe => self.accept(&contact)?,
+                    State::Friend if contact.user_id == self.peer && self.friends => {
+                        let (nickname, avatar) =
+                            (printable(&contact.nickname), printable(&contact.avatar));
+                        println!("— {}: {nickname:?} {avatar}", self.peer_name);
+                    }
                     State::Friend if contact.user_id == self.peer => self.now_friends()?,
                     State::Removed if contact.user_id == self.peer => {
                         self.friends = false;
-                        println!("— {} and you are no longer contacts", self.peer_name);
+                        match contact.gone {
+                            true => println!("— {} has deleted the account", self.peer_name),
+                            false => {
+                                println!("— {} and you are no longer contacts", self.peer_name);
+                            }
+                        }
                     }
                     _ => {}
                 }
@@ -518,7 +538,11 @@ impl Chat {
     }
 
     fn show(&mut self, message: &pb::Message) {
-        let (time, text) = (time_of_day(message.sent_ms), commands::line(message));
+        let (time, mut text) = (time_of_day(message.sent_ms), commands::line(message));
+        let extra = message.extra.as_ref();
+        if extra.is_some_and(|extra| extra.mentions.contains(&self.me)) {
+            text.push_str(" (names you)");
+        }
         if message.sender == self.me && message.receiver == self.peer {
             println!("[{time}] {}: {text}", self.name);
         } else if message.receiver == self.peer {
@@ -648,7 +672,7 @@ fn find_group(terminal: &Terminal, name: &str) -> anyhow::Result<pb::FindUserRep
             return Ok(pb::FindUserReply {
                 user_id: group.group_id,
                 name: format!("#{}", group.name),
-                nickname: String::new(),
+                ..Default::default()
             });
         }
     }
@@ -680,6 +704,7 @@ fn only_contact(terminal: &Terminal) -> anyhow::Result<pb::FindUserReply> {
         user_id: friend.user_id,
         name: friend.name,
         nickname: friend.nickname,
+        avatar: friend.avatar,
     })
 }
 

@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use wechat_demo::{access, checker, coordinator, dispatch, edge, logic, push, storage, wan};
 
-use crate::{bench, chaos, chat, replay, simulate, transfer, up};
+use crate::{bench, chaos, chat, replay, simulate, takeout, transfer, up};
 
 /// Exit status for a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Export(transfer::Export),
     /// Make a store of a file that `export` wrote, with the same engine or another
     Import(transfer::Import),
+    /// Write what the backend has of one account to a file, a JSON object a line
+    Takeout(takeout::Flags),
     /// Measure
     Bench(bench::Flags),
     /// What the terminal's rules come to, on virtual time

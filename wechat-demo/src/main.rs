@@ -7,6 +7,7 @@ mod cli;
 mod replay;
 mod simulate;
 mod svg;
+mod takeout;
 mod transfer;
 mod up;
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Replay(flags) => replay::run(flags),
         Command::Export(flags) => transfer::export(&flags),
         Command::Import(flags) => transfer::import(&flags),
+        Command::Takeout(flags) => takeout::run(&flags),
         Command::Bench(flags) => bench::run(flags),
         Command::Simulate(flags) => simulate::run(&flags),
         Command::Chaos(flags) => chaos::run(&flags),

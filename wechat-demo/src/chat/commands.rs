@@ -3,7 +3,10 @@
 //! Knows:       the words, which message they mean.
 //! Does not know: how lines come in and go out.
 
+use std::time::Duration;
+
 use prost::Message;
+use wechat_demo::model::limits::MENTIONS;
 use wechat_demo::proto::terminal::{
     self as pb, change_request::Change, contact::State, group_change::What, member::Role,
 };
@@ -29,10 +32,11 @@ const HELP: &str = "\
 /block /unblock take nothing from them         /remove        no longer be contacts
 /mute /unmute   leave them out of the badge    /status        unread, badge, how far they have read
 /nick NAME      call yourself something        /password OLD NEW  change it; logs other devices out
+/avatar URL     where your picture is          /delete-account PASSWORD  for ever
 /new NAME FRIEND…  make a group               /join ID        come into an open one
 /groups         yours; open one with --to '#NAME'
 in a group: /members, /invite NAME…, /kick NAME…, /leave, /rename TEXT, /announce TEXT, /open, /close,
-            /owner NAME, /admin NAME, /unadmin NAME
+            /owner NAME, /admin NAME, /unadmin NAME; @NAME in a line names a member
 /post TEXT      for your friends; '@a,b TEXT' for these alone, '!a,b TEXT' for all but these, '- TEXT' for yourself
 /moments        the newest posts, numbered     /album NAME    somebody's
 /look N         post N with what was said      /unpost N      take your own down
@@ -58,6 +62,8 @@ pub(super) enum Line<'a> {
     Mute(bool),
     Status,
     Nick(&'a str),
+    Avatar(&'a str),
+    DeleteAccount(&'a str),
     Password(&'a str, &'a str),
     Devices,
     LogOut(u64),
@@ -103,6 +109,8 @@ pub(super) fn parse(line: &str) -> Line<'_> {
         ("unmute", "") => Line::Mute(false),
         ("status", "") => Line::Status,
         ("nick", name) if !name.is_empty() => Line::Nick(name),
+        ("avatar", place) => Line::Avatar(place),
+        ("delete-account", password) if !password.is_empty() => Line::DeleteAccount(password),
         ("password", both) => match both.split_once(' ') {
             Some((old, new)) => Line::Password(old, new.trim()),
             None => Line::Wrong,
@@ -131,6 +139,19 @@ pub(super) fn parse(line: &str) -> Line<'_> {
             None => super::moments::parse(word, rest).map_or(Line::Wrong, Line::Moments),
         },
     }
+}
+
+/// Names that stand in a line as `@NAME`, at most as many as a message may mention. What ends a sentence is no part of
+/// a name.
+fn named(line: &str) -> Vec<&str> {
+    let names = line
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix('@'));
+    let names = names.map(|name| name.trim_end_matches(['.', ',', ':', ';', '!', '?']));
+    names
+        .filter(|name| !name.is_empty())
+        .take(MENTIONS)
+        .collect()
 }
 
 fn words(line: &str) -> Vec<&str> {
@@ -193,7 +214,15 @@ impl Chat {
             Line::Remove => Change::RemoveContact(pb::RemoveContact { user_id: peer }),
             Line::Mute(muted) => Change::Mute(pb::Mute { peer, muted }),
             Line::Nick(nickname) => Change::Profile(pb::Profile {
-                nickname: nickname.to_owned(),
+                nickname: Some(nickname.to_owned()),
+                avatar: None,
+            }),
+            Line::Avatar(avatar) => Change::Profile(pb::Profile {
+                nickname: None,
+                avatar: Some(avatar.to_owned()),
+            }),
+            Line::DeleteAccount(password) => Change::DeleteAccount(pb::DeleteAccount {
+                password: password.to_owned(),
             }),
             Line::Password(old, new) => Change::NewPassword(pb::NewPassword {
                 old: old.to_owned(),
@@ -282,6 +311,29 @@ impl Chat {
         Ok(())
     }
 
+    /// Members of the group whom a line names.
+    pub(super) fn mentioned(&self, line: &str) -> Vec<u64> {
+        let store = self.terminal.store();
+        let group = store.state(pb::Kind::Group, self.peer).ok().flatten();
+        let group = group.and_then(|item| pb::Group::decode(item.payload).ok());
+        let members = group.unwrap_or_default().members;
+        let mut users = Vec::new();
+        if members.is_empty() {
+            return users;
+        }
+        for name in named(line) {
+            match self.find(name, super::MARK_PATIENCE) {
+                Ok(user) if members.iter().any(|member| member.user_id == user) => users.push(user),
+                Ok(_) | Err(TerminalError::Refused { .. }) => {}
+                // The line is worth more than what it names.
+                Err(_) => break,
+            }
+        }
+        users.sort_unstable();
+        users.dedup();
+        users
+    }
+
     fn users(&self, names: &[&str]) -> anyhow::Result<pb::Members> {
         let ids: anyhow::Result<_> = names.iter().map(|name| self.user(name)).collect();
         Ok(pb::Members { user_ids: ids? })
@@ -289,13 +341,17 @@ impl Chat {
 
     /// Whose a name is.
     pub(super) fn user(&self, name: &str) -> anyhow::Result<u64> {
+        Ok(self.find(name, PATIENCE)?)
+    }
+
+    fn find(&self, name: &str, patience: Duration) -> Result<u64, TerminalError> {
         let request = pb::FindUserRequest {
             name: name.to_owned(),
             user_id: 0,
         };
         let found: pb::FindUserReply =
             self.terminal
-                .call(pb::Command::FindUser, &request, PATIENCE)?;
+                .call(pb::Command::FindUser, &request, patience)?;
         Ok(found.user_id)
     }
 
@@ -494,6 +550,13 @@ mod tests {
         ] {
             assert_eq!(parse(wrong), Line::Wrong, "{wrong}");
         }
+    }
+
+    #[test]
+    fn names_in_a_line_are_words_that_begin_with_an_at_sign() {
+        assert_eq!(named("@ann, have you seen @bob.c?"), ["ann", "bob.c"]);
+        assert!(named("a@b.org @ @. nobody").is_empty());
+        assert_eq!(named(&"@x ".repeat(99)).len(), MENTIONS);
     }
 
     #[test]

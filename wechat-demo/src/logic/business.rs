@@ -102,10 +102,11 @@ impl Business {
         // need not take the same time.
         let wrong = || Status::unauthenticated("the name or the password is wrong");
         let user = self.find(&request.name)?.ok_or_else(wrong)?;
-        let account = self.account(user)?;
-        if !self
-            .passwords
-            .verify(&request.password, &account.password_hash)?
+        let account = self.row(user)?;
+        if account.deleted
+            || !self
+                .passwords
+                .verify(&request.password, &account.password_hash)?
         {
             return Err(wrong());
         }
@@ -182,10 +183,10 @@ impl Business {
         };
         check::change(change)?;
         self.may(user, 1)?;
-        let mut password = None;
+        let (mut password, mut end) = (None, None);
         match change {
             Change::Edit(edit) => self.look(user, &edit.text)?,
-            Change::Profile(profile) => self.look(user, &profile.nickname)?,
+            Change::Profile(profile) => self.look(user, profile.nickname())?,
             Change::NewPost(post) => self.look(user, &post.text)?,
             Change::NewComment(comment) => self.look(user, &comment.text)?,
             Change::CreateGroup(create) => self.look(user, &create.name)?,
@@ -204,6 +205,15 @@ impl Business {
                 password = Some(pb::PasswordChange { old_hash, new_hash });
                 request.change = None;
             }
+            Change::DeleteAccount(delete) => {
+                self.logged_in(user, device_id)?;
+                let password_hash = self.account(user)?.password_hash;
+                if !self.passwords.verify(&delete.password, &password_hash)? {
+                    return Err(Status::permission_denied("the password is wrong"));
+                }
+                end = Some(pb::AccountEnd { password_hash });
+                request.change = None;
+            }
             _ => {}
         }
         self.stores.change(pb::ChangeUser {
@@ -211,6 +221,7 @@ impl Business {
             device_id,
             request: Some(request),
             password,
+            end,
         })
     }
 
@@ -268,11 +279,11 @@ impl Business {
             id => UserId(id),
         };
         let account = self.account(user)?;
-        let (name, nickname) = (account.name, account.nickname);
         Ok(terminal::FindUserReply {
             user_id: user.0,
-            name,
-            nickname,
+            name: account.name,
+            nickname: account.nickname,
+            avatar: account.avatar,
         })
     }
 
@@ -297,6 +308,7 @@ impl Business {
             peer: request.user_id,
             peer_name: peer.name,
             peer_nickname: peer.nickname,
+            peer_avatar: peer.avatar,
             greeting: request.greeting,
             device_id,
         })?;
@@ -383,7 +395,7 @@ impl Business {
         user: UserId,
         request: &terminal::RegisterRequest,
     ) -> Result<terminal::RegisterReply, Status> {
-        let account = match self.account(user) {
+        let account = match self.row(user) {
             // The name is claimed and the account under way.
             Err(status) if status.code() == Code::NotFound => {
                 return Err(Status::unavailable(
@@ -392,7 +404,8 @@ impl Business {
             }
             other => other?,
         };
-        let same = account.nickname == request.nickname
+        let same = !account.deleted
+            && account.nickname == request.nickname
             && self
                 .passwords
                 .verify(&request.password, &account.password_hash)?;
@@ -416,7 +429,18 @@ impl Business {
         }
     }
 
+    /// A user's account that is not deleted.
     fn account(&self, user: UserId) -> Result<pb::AccountRow, Status> {
+        let row = self.row(user)?;
+        if row.deleted {
+            let text = format!("there is no {user} any more");
+            return Err(Status::not_found(text));
+        }
+        Ok(row)
+    }
+
+    /// A user's account, even if it is deleted: then little but the name is there.
+    fn row(&self, user: UserId) -> Result<pb::AccountRow, Status> {
         let reply = self
             .stores
             .get_account(pb::GetAccountRequest { user_id: user.0 })?;

@@ -4,12 +4,12 @@ use rpc_core::Status;
 
 use crate::{
     model::limits::{
-        ADDRESS_BYTES, ANNOUNCEMENT_BYTES, AUDIENCE_USERS, COMMENT_BYTES, CONTENT_TYPE_BYTES,
-        DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES, FILE_NAME_BYTES, GREETING_BYTES,
-        GROUP_MEMBERS, GROUP_NAME_BYTES, HASH_BYTES, LINKS_PER_CALL, MEDIA_KEY_BYTES, MENTIONS,
-        MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES,
-        POST_MEDIA, POST_TEXT_BYTES, PUSH_TOKEN_MAX_BYTES, PUSH_TOKEN_MIN_BYTES, QUOTE_BYTES,
-        REMARK_BYTES, TEXT_BYTES,
+        ADDRESS_BYTES, ANNOUNCEMENT_BYTES, AUDIENCE_USERS, AVATAR_BYTES, COMMENT_BYTES,
+        CONTENT_TYPE_BYTES, DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES, FILE_NAME_BYTES,
+        GREETING_BYTES, GROUP_MEMBERS, GROUP_NAME_BYTES, HASH_BYTES, LINKS_PER_CALL,
+        MEDIA_KEY_BYTES, MENTIONS, MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES,
+        PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, POST_MEDIA, POST_TEXT_BYTES, PUSH_TOKEN_MAX_BYTES,
+        PUSH_TOKEN_MIN_BYTES, QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
     },
     proto::{
         logic as lp,
@@ -69,7 +69,8 @@ pub(super) fn change(change: &Change) -> Result<(), Status> {
         Change::Remark(request) => length("a remark", request.remark.len(), 0, REMARK_BYTES),
         Change::Edit(request) => length("a text", request.text.len(), 0, TEXT_BYTES),
         Change::React(request) => length("a reaction", request.emoji.len(), 0, EMOJI_BYTES),
-        Change::Profile(request) => nickname(&request.nickname),
+        Change::Profile(request) => profile(request),
+        Change::DeleteAccount(request) => password(&request.password),
         Change::NewPassword(request) => password(&request.old).and(password(&request.new)),
         Change::CreateGroup(request) => {
             length("a client id", request.client_id.len(), 16, 16)?;
@@ -103,6 +104,19 @@ pub(super) fn change(change: &Change) -> Result<(), Status> {
         | Change::Mute(_)
         | Change::LogOut(_) => Ok(()),
     }
+}
+
+fn profile(profile: &terminal::Profile) -> Result<(), Status> {
+    profile.nickname.as_deref().map_or(Ok(()), nickname)?;
+    let Some(avatar) = &profile.avatar else {
+        return Ok(());
+    };
+    length("an avatar", avatar.len(), 0, AVATAR_BYTES)?;
+    if avatar.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let text = "an avatar is a URL or a file id, without spaces and control characters";
+        return Err(Status::invalid_argument(text));
+    }
+    Ok(())
 }
 
 /// It becomes part of a path at the push service: digits alone.

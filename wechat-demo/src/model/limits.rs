@@ -6,6 +6,14 @@
 pub const NAME_BYTES: usize = 64;
 /// Bytes of a nickname.
 pub const NICKNAME_BYTES: usize = 128;
+/// Bytes of an avatar: a URL, or a media store's file id.
+pub const AVATAR_BYTES: usize = 256;
+/// Contacts that one step of a deletion parts from.
+pub const ERASED_CONTACTS: usize = 500;
+/// Groups that one step of a deletion leaves.
+pub const ERASED_GROUPS: usize = 200;
+/// Posts that one step of a deletion takes down.
+pub const ERASED_POSTS: usize = 8;
 /// Bytes of a password: at least.
 pub const PASSWORD_MIN_BYTES: usize = 6;
 /// Bytes of a password: at most. argon2 is fed no more.

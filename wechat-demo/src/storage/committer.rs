@@ -364,6 +364,7 @@ mod tests {
                 device_id: 1,
                 request,
                 password: None,
+                end: None,
             })
             .unwrap();
         let pending = || push::pending(&*engine, bob, DeviceId(1)).unwrap();

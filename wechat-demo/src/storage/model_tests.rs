@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod changes;
+mod ending;
 mod groups;
 mod moments;
 mod push;

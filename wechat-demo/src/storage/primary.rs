@@ -262,6 +262,7 @@ impl Primary {
         let user = UserId(request.user_id);
         let change = request.request.as_ref();
         let revokes = request.password.is_some()
+            || request.end.is_some()
             || matches!(
                 change.and_then(|request| request.change.as_ref()),
                 Some(Change::LogOut(_))

@@ -264,6 +264,11 @@ pub fn held(user: UserId, kind: i32, id: u64) -> Key {
     )
 }
 
+/// The id at the end of a key made by [`held`] or [`post`].
+pub fn last_id(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*key.last_chunk()?))
+}
+
 /// That a device of a user is to be woken.
 pub fn push(user: UserId, device: DeviceId) -> Key {
     Key::tagged(Tag::Push, &[&user.0.to_be_bytes(), &device.0.to_be_bytes()])

@@ -280,13 +280,19 @@ impl World {
 
     /// None of these names a user: they are the caller's.
     fn changes_of_accounts(&self) -> Vec<(Change, Outcome)> {
-        let nickname = "eve's".to_owned();
+        let profile = terminal::Profile {
+            nickname: Some("eve's".to_owned()),
+            avatar: Some("eve's".to_owned()),
+        };
         // A device of ann's is none of eve's: there is nothing to log out.
         let device_id = self.anns_phone.device_id;
         let (old, new) = ("secret9".to_owned(), "secret8".to_owned());
-        let wrong = Refused(Code::PermissionDenied, "the old password is wrong");
+        let wrong = Refused(Code::PermissionDenied, "password is wrong");
+        let password = "secret9".to_owned();
+        let delete = terminal::DeleteAccount { password };
         vec![
-            (Change::Profile(terminal::Profile { nickname }), Harmless),
+            (Change::DeleteAccount(delete), wrong),
+            (Change::Profile(profile), Harmless),
             (Change::LogOut(terminal::LogOut { device_id }), Harmless),
             (
                 Change::NewPassword(terminal::NewPassword { old, new }),

@@ -16,6 +16,7 @@ use wechat_demo::{
     storage::{location::Location, role},
 };
 
+mod account;
 mod authority;
 mod moments;
 mod presence;
@@ -722,7 +723,8 @@ fn what_is_too_large_is_refused_with_its_name() {
         ),
         (
             Change::Profile(terminal::Profile {
-                nickname: "x".repeat(129),
+                nickname: Some("x".repeat(129)),
+                avatar: None,
             }),
             "a nickname",
         ),

@@ -15,6 +15,7 @@ pub(super) fn change(user: UserId, change: Change) -> Op {
             change: Some(change),
         }),
         password: None,
+        end: None,
     })
 }
 
@@ -62,12 +63,15 @@ fn any_change(dice: &mut Dice, device: &Device, user: UserId, peer: UserId) -> O
                 peer: peer.0,
                 muted: dice.roll(2) == 0,
             }),
-            _ => Change::Profile(terminal::Profile { nickname: word }),
+            _ => Change::Profile(terminal::Profile {
+                nickname: Some(word.clone()),
+                avatar: Some(word),
+            }),
         },
     )
 }
 
-fn contact(device: &Device, peer: UserId) -> terminal::Contact {
+pub(super) fn contact(device: &Device, peer: UserId) -> terminal::Contact {
     let item = device.state.get(&(Kind::Contact.into(), peer.0));
     item.map(|item| terminal::Contact::decode(item.payload.clone()).expect("a contact"))
         .unwrap_or_default()

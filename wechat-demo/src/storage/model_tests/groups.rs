@@ -6,7 +6,7 @@ use crate::proto::terminal::{
     AdminChange, Group, GroupChange, Members, change_request::Change, group_change::What,
 };
 
-fn create(owner: UserId, id: u8, others: &[UserId]) -> Op {
+pub(super) fn create(owner: UserId, id: u8, others: &[UserId]) -> Op {
     let create = terminal::CreateGroup {
         client_id: vec![id; 16].into(),
         name: format!("club {id}"),
@@ -21,7 +21,7 @@ fn group_change(user: UserId, group: UserId, what: What) -> Op {
     change(user, Change::Group(GroupChange { group_id, what }))
 }
 
-fn made(answer: Answer) -> UserId {
+pub(super) fn made(answer: Answer) -> UserId {
     let Answer::Made { id, .. } = answer else {
         panic!("wrong answer: {answer:?}")
     };
@@ -50,7 +50,7 @@ fn any_change(dice: &mut Dice, users: &[UserId]) -> What {
     }
 }
 
-fn roster(device: &Device, group: UserId) -> Option<Group> {
+pub(super) fn roster(device: &Device, group: UserId) -> Option<Group> {
     let item = device.state.get(&(Kind::Group.into(), group.0))?;
     Some(Group::decode(item.payload.clone()).expect("a group"))
 }

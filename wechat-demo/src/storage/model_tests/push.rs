@@ -23,6 +23,7 @@ fn change(user: UserId, change: Change) -> Op {
             change: Some(change),
         }),
         password: None,
+        end: None,
     })
 }
 

@@ -1,10 +1,14 @@
-//! Names, accounts, devices.
+//! Names, accounts, devices; how an account ends.
+//!
+//! Deleting an account is one commit that leaves a row with nothing but the name, so that nobody else gets it, and
+//! no device. What hangs on it, groups, contacts, posts, goes in steps of bounded size: each is a task to
+//! the account's own home, sent by the step before.
 
-use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, plain_item, push};
+use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, group, moments, plain_item, push};
 use crate::{
     model::{DeviceId, Seq, UserId, limits::DEVICES_PER_USER},
     proto::{
-        storage as pb,
+        storage::{self as pb, task::Effect},
         terminal::{self, Kind},
     },
     storage::{engine::EngineError, shard::damaged, table},
@@ -32,7 +36,7 @@ pub(super) fn claim_name(
         created_ms: work.home.now_ms,
         ..pb::AccountRow::default()
     };
-    let effect = Some(pb::task::Effect::CreateAccount(account));
+    let effect = Some(Effect::CreateAccount(account));
     work.add_task(&pb::Task {
         user_id: user.0,
         effect,
@@ -72,6 +76,7 @@ pub(super) fn ensure(
         user_id: user.0,
         name: account.name.clone(),
         nickname: account.nickname.clone(),
+        avatar: account.avatar.clone(),
     };
     let given = work.add_item(user, |number| {
         plain_item(number, Kind::Account, user.0, &payload)
@@ -119,33 +124,107 @@ pub(super) fn remove_device(
     Ok(Answer::Done)
 }
 
-/// Calls the user something else, to the contacts too.
+/// Calls the user something else or shows another picture, to the contacts too.
 pub(super) fn set_profile(
     work: &mut Work<'_, '_>,
     user: UserId,
     profile: &terminal::Profile,
 ) -> Result<Answer, Stop> {
     let before = account(work, user)?;
-    if before.nickname == profile.nickname {
+    let or = |new: &Option<String>, old: &String| new.as_ref().unwrap_or(old).clone();
+    let nickname = or(&profile.nickname, &before.nickname);
+    let avatar = or(&profile.avatar, &before.avatar);
+    if (&before.nickname, &before.avatar) == (&nickname, &avatar) {
         return Ok(Answer::Number(Seq(before.number)));
     }
     let payload = terminal::Account {
         user_id: user.0,
         name: before.name.clone(),
-        nickname: profile.nickname.clone(),
+        nickname: nickname.clone(),
+        avatar: avatar.clone(),
     };
     let version = before.version + 1;
     let gone = Some(Seq(before.number));
     let number = work.put_state(user, Kind::Account, user.0, version, gone, &payload)?;
     let row = pb::AccountRow {
-        nickname: profile.nickname.clone(),
+        nickname,
+        avatar,
         number: number.0,
         version,
         ..before
     };
     work.draft.put_message(&table::account(user), &row);
-    contact::tell_all(work, user, &profile.nickname)?;
+    contact::tell_all(work, user, &row)?;
     Ok(Answer::Number(number))
+}
+
+/// Ends the account. The rest follows by [`erase`].
+pub(super) fn delete(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    end: &pb::AccountEnd,
+) -> Result<Answer, Stop> {
+    let before = account(work, user)?;
+    if before.password_hash != end.password_hash {
+        return Err(changed_meanwhile().into());
+    }
+    let version = before.version + 1;
+    let given = work.add_item(user, |number| terminal::Item {
+        version,
+        payload: bytes::Bytes::new(),
+        deleted: true,
+        ..plain_item(number, Kind::Account, user.0, &())
+    })?;
+    work.draft.supersede(user, Seq(before.number));
+    let row = pb::AccountRow {
+        name: before.name,
+        number: given.number.0,
+        version,
+        deleted: true,
+        ..pb::AccountRow::default()
+    };
+    work.draft.put_message(&table::account(user), &row);
+    keep_devices(work, user, |_| false)?;
+    go_on(work, user, pb::Erase::default());
+    Ok(Answer::Number(given.number))
+}
+
+/// Effect of [`delete`], and of itself: one step, until nothing is left.
+pub(super) fn erase(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    done: pb::Erase,
+) -> Result<(), EngineError> {
+    // First what others could still do with the account.
+    if contact::part_from_some(work, user)? {
+        go_on(work, user, done);
+    } else if let Some(group_id) = group::leave_some(work, user, done.group_id)? {
+        go_on(work, user, pb::Erase { group_id, ..done });
+    } else if let Some(post_id) = moments::take_some_down(work, user, done.post_id)? {
+        go_on(work, user, pb::Erase { post_id, ..done });
+    }
+    Ok(())
+}
+
+fn go_on(work: &mut Work<'_, '_>, user: UserId, erase: pb::Erase) {
+    work.add_task(&pb::Task {
+        user_id: user.0,
+        effect: Some(Effect::Erase(erase)),
+    });
+}
+
+/// Nothing is changed of an account that is deleted.
+pub(super) fn check_there(work: &Work<'_, '_>, user: UserId) -> Result<(), Stop> {
+    match has_ended(work, user)? {
+        true => Err(no_account(user).into()),
+        false => Ok(()),
+    }
+}
+
+/// Whether the user has deleted the account.
+pub(super) fn has_ended(work: &Work<'_, '_>, user: UserId) -> Result<bool, EngineError> {
+    let row: Option<pb::AccountRow> = work.draft.message(&table::account(user))?;
+    Ok(row.is_some_and(|row| row.deleted))
 }
 
 /// Changes the password and logs every device out but the one that asks.
@@ -157,8 +236,7 @@ pub(super) fn set_password(
 ) -> Result<Answer, Stop> {
     let before = account(work, user)?;
     if before.password_hash != change.old_hash {
-        let text = "the password was changed by another device a moment ago; log in again";
-        return Err(Refusal::new(RefusalKind::FailedPrecondition, text).into());
+        return Err(changed_meanwhile().into());
     }
     let row = pb::AccountRow {
         password_hash: change.new_hash.clone(),
@@ -203,8 +281,18 @@ fn keep_devices(
 
 /// The account of a user of this shard.
 pub(super) fn account(work: &Work<'_, '_>, user: UserId) -> Result<pb::AccountRow, Stop> {
-    let row = work.draft.message(&table::account(user))?;
-    Ok(row.ok_or_else(|| Refusal::new(RefusalKind::NotFound, format!("there is no {user}")))?)
+    let row: Option<pb::AccountRow> = work.draft.message(&table::account(user))?;
+    let there = row.filter(|row| !row.deleted);
+    Ok(there.ok_or_else(|| no_account(user))?)
+}
+
+fn no_account(user: UserId) -> Refusal {
+    Refusal::new(RefusalKind::NotFound, format!("there is no {user}"))
+}
+
+fn changed_meanwhile() -> Refusal {
+    let text = "the password was changed by another device a moment ago; log in again";
+    Refusal::new(RefusalKind::FailedPrecondition, text)
 }
 
 fn devices(work: &Work<'_, '_>, user: UserId) -> Result<pb::DeviceList, EngineError> {

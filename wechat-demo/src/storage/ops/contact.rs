@@ -11,7 +11,10 @@ use super::{
     push,
 };
 use crate::{
-    model::{Seq, UserId, limits::CONTACTS_PER_USER},
+    model::{
+        Seq, UserId,
+        limits::{CONTACTS_PER_USER, ERASED_CONTACTS},
+    },
     proto::{
         storage::{self as pb, task::Effect},
         terminal::{self, Kind, contact::State},
@@ -45,6 +48,8 @@ pub(super) fn ask(
     if bond.state == State::Asked {
         contact.name.clone_from(&request.peer_name);
         contact.nickname.clone_from(&request.peer_nickname);
+        contact.avatar.clone_from(&request.peer_avatar);
+        contact.gone = false;
         contact.greeting.clone_from(&request.greeting);
     }
     let number = write(work, user, peer, row, bond, contact)?;
@@ -114,11 +119,30 @@ pub(super) fn block(
     })
 }
 
-/// Tells the user's contacts what the user is called now.
+/// Parts from some contacts of who has deleted the account, and tells them so; false if there were none left.
+pub(super) fn part_from_some(work: &mut Work<'_, '_>, user: UserId) -> Result<bool, EngineError> {
+    let mut rows = all(work, user)?;
+    rows.retain(counts);
+    let some = rows.len().min(ERASED_CONTACTS);
+    let own = pb::AccountRow {
+        deleted: true,
+        ..pb::AccountRow::default()
+    };
+    for row in rows.drain(..some) {
+        let (bond, word) = bond(&row).after(Event::Remove);
+        let contact = row.contact.clone().unwrap_or_default();
+        let peer = UserId(contact.user_id);
+        write(work, user, peer, row, bond, contact)?;
+        tell(work, user, peer, word, &own, "");
+    }
+    Ok(some > 0)
+}
+
+/// Tells the user's contacts what the user is called now, and where the picture is.
 pub(super) fn tell_all(
     work: &mut Work<'_, '_>,
     user: UserId,
-    nickname: &str,
+    own: &pb::AccountRow,
 ) -> Result<(), EngineError> {
     for row in all(work, user)? {
         let Some(contact) = &row.contact else {
@@ -127,7 +151,8 @@ pub(super) fn tell_all(
         if matches!(contact.state(), State::Friend | State::Asked) {
             let renamed = pb::Renamed {
                 from: user.0,
-                nickname: nickname.to_owned(),
+                nickname: own.nickname.clone(),
+                avatar: own.avatar.clone(),
             };
             work.add_task(&pb::Task {
                 user_id: contact.user_id,
@@ -149,10 +174,11 @@ pub(super) fn renamed(
     let Some(mut contact) = row.contact.clone() else {
         return Ok(());
     };
-    if contact.nickname == renamed.nickname {
+    if (&contact.nickname, &contact.avatar) == (&renamed.nickname, &renamed.avatar) {
         return Ok(());
     }
     contact.nickname = renamed.nickname;
+    contact.avatar = renamed.avatar;
     let bond = bond(&row);
     write(work, user, peer, row, bond, contact).map(drop)
 }
@@ -163,19 +189,29 @@ pub(super) fn asked(
     user: UserId,
     asked: pb::Asked,
 ) -> Result<(), EngineError> {
-    // Ids are checked before asking; an account is never removed.
-    let Some(own) = work.draft.message(&table::account(user))? else {
+    // Ids are checked before asking, and an account's row is never removed.
+    let Some(own) = work
+        .draft
+        .message::<pb::AccountRow>(&table::account(user))?
+    else {
         return Ok(());
     };
     let from = UserId(asked.from);
+    if own.deleted {
+        let why = format!("{user} has deleted the account");
+        turn_down(work, user, from, asked.round, &own, why);
+        return Ok(());
+    }
     if !counts(&row(work, user, from)?) && count(work, user)? >= CONTACTS_PER_USER {
-        turn_down(work, user, from, asked.round);
+        let why = format!("{user} has as many contacts as one can have");
+        turn_down(work, user, from, asked.round, &own, why);
         return Ok(());
     }
     let word = Word::Asked(asked.round);
     hear(work, user, from, word, &own, |contact| {
         contact.name = asked.name;
         contact.nickname = asked.nickname;
+        contact.avatar = asked.avatar;
         contact.greeting = asked.greeting;
     })
 }
@@ -191,6 +227,7 @@ pub(super) fn accepted(
     hear(work, user, UserId(accepted.from), word, &own, |contact| {
         contact.name = accepted.name;
         contact.nickname = accepted.nickname;
+        contact.avatar = accepted.avatar;
     })
 }
 
@@ -202,7 +239,9 @@ pub(super) fn removed(
 ) -> Result<(), EngineError> {
     let word = Word::Removed(removed.round);
     let own = pb::AccountRow::default(); // a removal is never answered
-    hear(work, user, UserId(removed.from), word, &own, |_| ())
+    hear(work, user, UserId(removed.from), word, &own, |contact| {
+        contact.gone = removed.gone;
+    })
 }
 
 /// Whether what `peer` sends to `user` is taken.
@@ -259,14 +298,20 @@ fn hear(
     Ok(())
 }
 
-/// Says no to `peer`, who asked in `round`, because there is no room (N-1).
-fn turn_down(work: &mut Work<'_, '_>, user: UserId, peer: UserId, round: u64) {
-    let own = pb::AccountRow::default(); // a removal names nobody
-    tell(work, user, peer, Some(Word::Removed(round)), &own, "");
+/// Says no to `peer`, who asked in `round`, and why.
+fn turn_down(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    peer: UserId,
+    round: u64,
+    own: &pb::AccountRow,
+    reason: String,
+) {
+    tell(work, user, peer, Some(Word::Removed(round)), own, "");
     let refused = terminal::Refused {
         message_id: work.shard.give_message(work.draft, work.home.incarnation).0,
         receiver: user.0,
-        reason: format!("{user} has as many contacts as one can have"),
+        reason,
         ..terminal::Refused::default()
     };
     work.refuse(peer, refused);
@@ -280,7 +325,7 @@ fn tell(
     own: &pb::AccountRow,
     greeting: &str,
 ) {
-    let (name, nickname) = (own.name.clone(), own.nickname.clone());
+    let (name, nickname, avatar) = (own.name.clone(), own.nickname.clone(), own.avatar.clone());
     let effect = match word {
         None => return,
         Some(Word::Asked(round)) => Effect::Asked(pb::Asked {
@@ -289,16 +334,19 @@ fn tell(
             nickname,
             greeting: greeting.to_owned(),
             round,
+            avatar,
         }),
         Some(Word::Accepted(round)) => Effect::Accepted(pb::Accepted {
             from: user.0,
             name,
             nickname,
             round,
+            avatar,
         }),
         Some(Word::Removed(round)) => Effect::Removed(pb::Removed {
             from: user.0,
             round,
+            gone: own.deleted,
         }),
     };
     work.add_task(&pb::Task {

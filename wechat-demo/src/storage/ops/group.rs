@@ -15,9 +15,11 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Answer, Once, Refusal, RefusalKind, Stop, Work, amend, contact, message, roster};
+use super::{
+    Answer, Once, Refusal, RefusalKind, Stop, Work, account, amend, contact, message, roster,
+};
 use crate::{
-    model::{Pos, Seq, ShardId, UserId},
+    model::{Pos, Seq, ShardId, UserId, limits::ERASED_GROUPS},
     proto::{
         storage::{self as pb, spread::What, task::Effect},
         terminal::{self, GroupChange, Kind, group_change},
@@ -90,6 +92,42 @@ pub(super) fn change(
         effect: Some(Effect::ChangeGroup(change)),
     });
     Ok(Answer::Number(Seq::ZERO))
+}
+
+/// Leaves some groups of who has deleted the account: those that come after `after` in the order of ids. The last one
+/// that was looked at, `None` if there was none left.
+pub(super) fn leave_some(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    after: u64,
+) -> Result<Option<u64>, EngineError> {
+    let held = |id| table::held(user, Kind::Group.into(), id);
+    let (from, to) = (held(after + 1), held(u64::MAX));
+    let ids = work.first_ids(&from, &to, ERASED_GROUPS)?;
+    for &group_id in &ids {
+        let copy = copy(work, UserId(group_id))?;
+        if !copy.is_some_and(|copy| copy.members.contains(&user.0)) {
+            continue;
+        }
+        leave(work, user, group_id);
+    }
+    Ok(ids.last().copied())
+}
+
+fn leave(work: &mut Work<'_, '_>, user: UserId, group_id: u64) {
+    let leave = GroupChange {
+        group_id,
+        what: Some(group_change::What::Leave(true)),
+    };
+    let change = pb::ChangeGroup {
+        by: user.0,
+        request_id: work.shard.give_message(work.draft, work.home.incarnation).0,
+        change: Some(leave),
+    };
+    work.add_task(&pb::Task {
+        user_id: group_id,
+        effect: Some(Effect::ChangeGroup(change)),
+    });
 }
 
 /// Whether `user` is a member, as far as this shard knows.
@@ -252,6 +290,10 @@ fn take_roster(
         .collect();
     for &user in &members {
         put_item(work, UserId(user), row.version, &roster)?;
+        // Who was brought in while the account ended is not among those that its end has left.
+        if !before.members.contains(&user) && account::has_ended(work, UserId(user))? {
+            leave(work, UserId(user), group.0);
+        }
     }
     let left = terminal::Group {
         group_id: group.0,

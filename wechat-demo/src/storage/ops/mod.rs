@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    engine::EngineError,
+    engine::{EngineError, Span, Table},
     sequence::Given,
     shard::{Draft, Home, Shard},
     table::{self, Key},
@@ -263,6 +263,21 @@ impl Work<'_, '_> {
         }
     }
 
+    /// Ids at the end of the first keys of `Rows` from `from` to `to`, as the tables have them.
+    fn first_ids(&self, from: &Key, to: &Key, most: usize) -> Result<Vec<u64>, EngineError> {
+        let span = Span {
+            from,
+            to,
+            backwards: false,
+        };
+        let mut ids = Vec::with_capacity(most);
+        self.draft.engine().scan(Table::Rows, span, &mut |key, _| {
+            ids.extend(table::last_id(key));
+            ids.len() < most
+        })?;
+        Ok(ids)
+    }
+
     /// Sends word back to `user` that something was not taken elsewhere.
     fn refuse(&mut self, user: UserId, refused: terminal::Refused) {
         let refused = Some(refused);
@@ -314,6 +329,10 @@ fn change(work: &mut Work<'_, '_>, call: &pb::ChangeUser) -> Result<Answer, Stop
     if let Some(password) = &call.password {
         return account::set_password(work, user, DeviceId(call.device_id), password);
     }
+    if let Some(end) = &call.end {
+        return account::delete(work, user, end);
+    }
+    account::check_there(work, user)?;
     match call
         .request
         .as_ref()
@@ -339,7 +358,7 @@ fn change(work: &mut Work<'_, '_>, call: &pb::ChangeUser) -> Result<Answer, Stop
         Some(Change::NewComment(comment)) => moments::comment(work, user, comment),
         Some(Change::Like(like)) => moments::like(work, user, like),
         Some(Change::DeleteComment(comment)) => moments::delete_comment(work, user, comment),
-        Some(Change::NewPassword(_)) | None => {
+        Some(Change::NewPassword(_) | Change::DeleteAccount(_)) | None => {
             let text = "the request names no change that is known here";
             Err(Refusal::new(RefusalKind::InvalidArgument, text).into())
         }

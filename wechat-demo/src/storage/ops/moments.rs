@@ -23,7 +23,7 @@ use super::{Answer, Once, Refusal, RefusalKind, Stop, Work, contact, push};
 use crate::{
     model::{
         Pos, Seq, ShardId, UserId,
-        limits::{GONE_ITEMS, MOMENT_USERS, POST_COMMENTS},
+        limits::{ERASED_POSTS, GONE_ITEMS, MOMENT_USERS, POST_COMMENTS},
     },
     proto::{
         storage::{self as pb, moment::What, remark, task::Effect},
@@ -140,6 +140,24 @@ pub(super) fn delete_post(
         tell(work, user, concerned, some, &comments);
     }
     Ok(Answer::Number(number))
+}
+
+/// Takes some posts down of who has deleted the account: those that come after `after`. The last one, `None` if there
+/// was none left.
+pub(super) fn take_some_down(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    after: u64,
+) -> Result<Option<u64>, EngineError> {
+    let (from, to) = (table::post(user, after + 1), table::post(user, u64::MAX));
+    let ids = work.first_ids(&from, &to, ERASED_POSTS)?;
+    for &post_id in &ids {
+        match delete_post(work, user, post_id) {
+            Ok(_) | Err(Stop::Refused(_)) => {}
+            Err(Stop::Fatal(error)) => return Err(error),
+        }
+    }
+    Ok(ids.last().copied())
 }
 
 /// Says something to a post. Whether it is taken is the word of the post's home.

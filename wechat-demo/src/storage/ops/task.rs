@@ -28,6 +28,7 @@ pub fn apply(
     let user = UserId(task.user_id);
     match task.effect {
         Some(Effect::CreateAccount(row)) => account::ensure(&mut work, user, &row).map(drop),
+        Some(Effect::Erase(done)) => account::erase(&mut work, user, done),
         Some(Effect::Deliver(deliver)) => message::deliver(&mut work, user, deliver),
         Some(Effect::Refuse(pb::Refuse {
             refused: Some(refused),
