@@ -252,6 +252,7 @@ enum Event {
     Passed(Vec<pb::Sign>),
     Acked,
     NotSent(String),
+    Rewound,
     Linked,
     Unlinked(String),
 }
@@ -290,6 +291,10 @@ impl Observer for Ears {
         if self.open.load(Ordering::Acquire) {
             let _ = self.events.try_send(Event::Passed(signs.to_vec()));
         }
+    }
+
+    fn rewound(&self, _to: u64) {
+        self.tell(Event::Rewound);
     }
 
     fn linked(&self) {
@@ -402,6 +407,9 @@ impl Chat {
             }
             Event::Passed(signs) => self.show_signs(&signs),
             Event::NotSent(why) => println!("! not sent: {why}"),
+            Event::Rewound => {
+                println!("— the backend lost what came last; what you said of it is said again")
+            }
             Event::Linked => {
                 if std::mem::take(&mut self.told_down) {
                     println!("— the link is up again");
@@ -462,6 +470,7 @@ impl Chat {
             client_id: new_client_id(),
             text: line,
             extra,
+            count: 0,
         };
         if let Err(full) = self.terminal.send_message(self.peer, message) {
             println!("! not sent: {full}");

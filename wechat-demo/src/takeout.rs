@@ -18,6 +18,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
 use wechat_demo::proto::terminal as pb;
+use wechat_demo::terminal::sync::Cursor;
 use wechat_demo::terminal::{Connection, login};
 
 use crate::up::DEFAULT_PORT;
@@ -122,10 +123,21 @@ impl Device {
         &mut self,
         line: &mut impl FnMut(&str, &Value) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut key = 0;
+        let mut at = Cursor::default();
         loop {
-            let request = pb::SyncRequest { key, limit: PAGE };
+            let request = pb::SyncRequest {
+                key: at.key,
+                limit: PAGE,
+                full_to: at.full_to,
+                anew: false,
+                owed: at.owed,
+            };
             let reply: pb::SyncReply = self.ask(pb::Command::Sync, &request)?;
+            anyhow::ensure!(
+                reply.rewind.is_none() && (at.key == 0 || !at.begins(&reply)),
+                "some of what was written is not there any more; take it out again"
+            );
+            at = Cursor::of(&reply);
             for item in reply.items {
                 let kind = item.kind();
                 let mut value = json!({ "item": self.json("Item", &item)? });
@@ -138,7 +150,6 @@ impl Device {
             if !reply.more {
                 return Ok(());
             }
-            key = reply.key;
         }
     }
 

@@ -38,11 +38,13 @@ fn asked() -> Vec<Vec<u8>> {
         body: body().into(),
     };
     let send = pb::SendRequest {
+        key: 0,
         receiver: 2,
         messages: vec![pb::Outgoing {
             client_id: vec![7; 16].into(),
             text: "hi".to_owned(),
             extra: None,
+            count: 0,
         }],
     };
     let frames = [
@@ -74,6 +76,7 @@ fn told() -> Vec<Vec<u8>> {
         key: numbers.last().copied().unwrap_or(0),
         items: numbers.iter().copied().map(item).collect(),
         more,
+        ..Default::default()
     };
     let frames = [
         Frame::of(3, 0, &notify(0, 1)).expect("it is small"),

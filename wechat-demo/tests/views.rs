@@ -99,6 +99,7 @@ impl Stage {
             let n = self.sent.len() as u64;
             let text = format!("message {n}");
             let request = pb::SendRequest {
+                key: 0,
                 receiver: 1,
                 messages: vec![pb::Outgoing {
                     client_id: Bytes::from([n.to_be_bytes(), [7; 8]].concat()),

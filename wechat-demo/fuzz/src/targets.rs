@@ -7,7 +7,7 @@
 //! Promises
 //! - No input panics.
 //! - How the stream of a long link is cut changes neither what was asked nor why it ends.
-//! - Whatever a server says, a terminal's key never falls and each item is applied once, in order.
+//! - Whatever a server says, a terminal's key falls only where it says so, and each item is applied once, in order.
 
 use bytes::Bytes;
 use prost::Message;
@@ -17,7 +17,7 @@ use wechat_demo::longlink::Decoder;
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::store::LocalStore;
 use wechat_demo::terminal::store::memory::Memory;
-use wechat_demo::terminal::sync::{Step, Sync};
+use wechat_demo::terminal::sync::{Cursor, Page, Step, Sync};
 
 /// An access process reads `data` from a link; how many commands and beats it found.
 pub fn long_link(data: &[u8]) -> usize {
@@ -37,7 +37,7 @@ pub fn terminal_sync(data: &[u8]) -> usize {
     let mut decoder = Decoder::default();
     decoder.feed(data);
     let store = Memory::new(1);
-    let mut sync = Sync::new(0);
+    let mut sync = Sync::new(Cursor::default());
     let mut now = Instant::ZERO;
     let mut stored = 0;
     while let Ok(Some(frame)) = decoder.next_frame() {
@@ -67,26 +67,33 @@ fn settle(
     let mut stored = 0;
     loop {
         match sync.step(*now) {
-            Step::Ask { key } => {
-                assert_eq!(key, store.key());
+            Step::Ask(at) => {
+                assert_eq!(at, store.cursor());
                 match answer.take() {
                     // Nonsense is refused, which the machine remembers by itself.
                     Some(reply) => drop(sync.answered(reply, *now)),
                     None => sync.ask_failed(*now),
                 }
             }
+            Step::Rewind { before, to } => {
+                assert!(before == store.key());
+                let at = store.rewind(before, to).expect("memory takes it");
+                sync.rewound(at);
+            }
             Step::Apply {
                 before,
+                page,
                 items,
                 after,
             } => {
-                assert!(before == store.key() && after > before);
-                let mut last = before;
+                let begins = page == Page::FullBegins;
+                assert!(before == store.key() && (begins || after.key > before));
+                let mut last = if begins { 0 } else { before };
                 for item in &items {
-                    assert!(item.number > last && item.number <= after);
+                    assert!(item.number > last && item.number <= after.key);
                     last = item.number;
                 }
-                if store.apply(before, &items, after).is_err() {
+                if store.apply_page(before, page, &items, after).is_err() {
                     // Malformed items end a terminal; what was stored before stays.
                     assert_eq!(store.key(), before);
                     return stored;

@@ -11,6 +11,7 @@ use wechat_demo::history::{History, Recorder};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::store::memory::Memory;
 use wechat_demo::terminal::store::{LocalStore, StoreError, Stored};
+use wechat_demo::terminal::sync::{Cursor, Page};
 use wechat_demo::terminal::{Beats, Config, Observer, Terminal, new_client_id};
 
 use super::timeline::Figures;
@@ -278,6 +279,13 @@ impl Fragile {
     fn refuse(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::Release);
     }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match self.refuses.load(Ordering::Acquire) {
+            true => Err(StoreError::Engine("the terminal was killed".to_owned())),
+            false => Ok(()),
+        }
+    }
 }
 
 impl LocalStore for Fragile {
@@ -285,15 +293,33 @@ impl LocalStore for Fragile {
         self.memory.owner()
     }
 
-    fn key(&self) -> u64 {
-        self.memory.key()
+    fn cursor(&self) -> Cursor {
+        self.memory.cursor()
     }
 
-    fn apply(&self, before: u64, items: &[pb::Item], after: u64) -> Result<(), StoreError> {
-        if self.refuses.load(Ordering::Acquire) {
-            return Err(StoreError::Engine("the terminal was killed".to_owned()));
-        }
-        self.memory.apply(before, items, after)
+    fn apply_page(
+        &self,
+        before: u64,
+        page: Page,
+        items: &[pb::Item],
+        after: Cursor,
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        self.memory.apply_page(before, page, items, after)
+    }
+
+    fn rewind(&self, before: u64, to: u64) -> Result<Cursor, StoreError> {
+        self.check()?;
+        self.memory.rewind(before, to)
+    }
+
+    fn again(&self) -> Result<Option<(u64, pb::SendRequest)>, StoreError> {
+        self.memory.again()
+    }
+
+    fn said_again(&self, name: u64) -> Result<(), StoreError> {
+        self.check()?;
+        self.memory.said_again(name)
     }
 
     fn messages(&self, other: u64, limit: usize) -> Result<Vec<Stored>, StoreError> {

@@ -424,6 +424,7 @@ impl Chat {
             client_id: new_client_id(),
             text,
             extra: Some(extra),
+            count: 0,
         };
         Ok(self.terminal.send_message(to, message)?)
     }

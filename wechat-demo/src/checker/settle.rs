@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Invariant::{self, I1, I2, I9, I10, I12, I16, I20, I21};
-use super::state::{Checker, ClientId, Place};
+use super::state::{COUNT_BITS, Checker, ClientId, Place};
 use super::watch::name;
 use crate::history::{Device, Seen};
 use crate::proto::terminal::Kind;
@@ -11,8 +11,6 @@ use crate::proto::terminal::contact::State;
 
 /// A violation on its way.
 type Found = (Invariant, Vec<Place>, String);
-/// An incarnation stands above these bits of a number.
-const COUNT_BITS: u32 = 48;
 
 impl Checker {
     pub(super) fn settle(&mut self) {

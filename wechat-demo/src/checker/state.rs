@@ -37,6 +37,9 @@ pub struct Checker {
     pub(super) found: BTreeMap<Invariant, (u64, Violation)>,
 }
 
+/// An incarnation stands above these bits of a number.
+pub(super) const COUNT_BITS: u32 = 48;
+
 /// A message that was said.
 #[derive(Debug)]
 pub(super) struct Send {
@@ -91,6 +94,8 @@ pub(super) struct Phone {
     pub(super) held: HashMap<(i32, u64), Seen>,
     pub(super) messages: HashMap<ClientId, u64>,
     pub(super) refused: HashSet<ClientId>,
+    /// The full sync under way: where it ends, and what it has brought, by kind and id.
+    pub(super) filling: Option<(u64, HashSet<(i32, u64)>)>,
     pub(super) linked: bool,
     /// Level in the final drain, at this line.
     pub(super) level: Option<Place>,
@@ -107,6 +112,20 @@ pub(super) struct Phone {
 }
 
 impl Phone {
+    /// Its store let go of some items.
+    pub(super) fn let_go(&mut self, gone: impl Fn(&Seen) -> bool) {
+        for (_, item) in self.held.extract_if(|_, item| gone(item)) {
+            if let Some(id) = item
+                .c
+                .as_deref()
+                .and_then(|c| u128::from_str_radix(c, 16).ok())
+            {
+                self.messages.remove(&id);
+                self.refused.remove(&id);
+            }
+        }
+    }
+
     /// Whether the store may hold a number that no line told of.
     pub(super) fn is_untold(&self, number: u64) -> bool {
         self.untold

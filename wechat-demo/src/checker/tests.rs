@@ -330,6 +330,52 @@ fn i7_a_restarted_terminal_goes_on_at_its_key() {
         .breaks(&[]);
 }
 
+/// Message 2 is lost, and said again at its place under another id.
+fn lost(rewinds: bool) -> Tale {
+    let mut again = item(1 << 48 | 1, 3, 2);
+    (again.h, again.c) = (2, Some(hex(2)));
+    let sent = vec![SentAs {
+        c: hex(2),
+        i: again.i,
+        n: again.n,
+        p: (2, ANN.u),
+    }];
+    let mut tale = good();
+    for device in [ANN, BOB] {
+        if rewinds {
+            tale = tale.on(device, Event::Rewind { before: 2, to: 1 });
+        }
+        if device == ANN {
+            let sent = sent.clone();
+            tale = tale.invoke(2).on(ANN, Event::Ok { op: 2, sent });
+        }
+        let before = if rewinds { 1 } else { 2 };
+        tale = tale.apply(device, before, again.n, std::slice::from_ref(&again));
+    }
+    let fresh = [item(1, 1, 1), again];
+    tale.drained(&fresh, &fresh)
+}
+
+#[test]
+fn what_was_lost_may_come_again_where_the_device_was_told() {
+    lost(true).breaks(&[]);
+    let verdict = lost(false).verdict();
+    assert!(verdict.broken().any(|broken| broken == Invariant::I4));
+}
+
+#[test]
+fn a_full_sync_takes_out_what_it_does_not_bring() {
+    let full = |brought: &[Seen]| {
+        good()
+            .on(BOB, Event::Full { before: 2, to: 2 })
+            .apply(BOB, 0, 2, brought)
+            .drained(&both(), &both())
+    };
+    full(&both()).breaks(&[]);
+    let verdict = full(&[item(1, 1, 1)]).verdict();
+    assert!(verdict.broken().any(|broken| broken == Invariant::I2));
+}
+
 #[test]
 fn i7_a_sync_shows_what_was_acknowledged_before_it() {
     let answer = |to| Event::Synced {

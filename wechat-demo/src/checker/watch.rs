@@ -1,7 +1,9 @@
 //! Judging while lines come.
 
+use std::collections::HashSet;
+
 use super::Invariant::{I3, I4, I5, I6, I7, I8, I12, L1, L3, L5};
-use super::state::{Attempt, Checker, ClientId, Message, Phone, Place, Pos, Send};
+use super::state::{Attempt, COUNT_BITS, Checker, ClientId, Message, Phone, Place, Pos, Send};
 use crate::history::{Device, Event, Line, Said, Seen, SentAs};
 use crate::proto::terminal::Kind;
 
@@ -87,6 +89,13 @@ impl Checker {
                 after,
                 items,
             } => self.apply(device, place, (*before, *after), items)?,
+            Event::Rewind { before, to } => self.rewind(device, place, *before, *to),
+            Event::Full { before, to } => {
+                self.left(device, place, *before);
+                let phone = self.phone(device);
+                (phone.key, phone.at) = (0, place);
+                phone.filling = Some((*to, HashSet::new()));
+            }
             Event::Level { .. } => {
                 let draining = self.draining;
                 let phone = self.phone(device);
@@ -312,8 +321,65 @@ impl Checker {
         for item in items {
             self.applied += 1;
             self.show(device, place, item)?;
+            if let Some((_, brought)) = &mut self.phone(device).filling {
+                brought.insert((item.k, item.i));
+            }
+        }
+        let phone = self.phone(device);
+        if let Some((_, brought)) = phone.filling.take_if(|(to, _)| *to <= after) {
+            phone.let_go(|item| !brought.contains(&(item.k, item.i)));
         }
         Ok(())
+    }
+
+    /// A device says where it was before it goes back.
+    fn left(&mut self, device: Device, place: Place, before: u64) {
+        let phone = self.phone(device);
+        let (key, at) = (phone.key, phone.at);
+        if before != key {
+            let text = format!(
+                "device {} was at key {key}, and went back from {before}",
+                name(device)
+            );
+            self.violated(I7, &[at, place], text);
+        }
+    }
+
+    /// What the user was given above `to`, in the incarnation of `before` and earlier ones, is lost: it was neither
+    /// shown nor acknowledged, and may come again under new numbers and ids.
+    fn rewind(&mut self, device: Device, place: Place, before: u64, to: u64) {
+        self.left(device, place, before);
+        let lost = to + 1..((before >> COUNT_BITS) + 1) << COUNT_BITS;
+        let phone = self.phone(device);
+        (phone.key, phone.at) = (before.min(to), place);
+        phone.filling = None;
+        phone.more_from = None;
+        phone.let_go(|item| item.n > to);
+        for (from, end) in &mut phone.untold {
+            *end = (*end).min(to).max(*from);
+        }
+        let mut messages = Vec::new();
+        let user = self.users.entry(device.u).or_default();
+        user.acked.take_if(|(number, _)| lost.contains(number));
+        user.numbers.retain(|number, _| !lost.contains(number));
+        let items = user.items.extract_if(lost.clone(), |_, _| true);
+        messages.extend(
+            items
+                .filter(|(_, (item, _))| item.p.is_some())
+                .map(|(_, (item, _))| item.i),
+        );
+        for send in self
+            .sends
+            .values_mut()
+            .filter(|send| send.sender == device.u)
+        {
+            if let Some((sent, _)) = send.acked.take_if(|(sent, _)| lost.contains(&sent.n)) {
+                messages.push(sent.i);
+            }
+        }
+        let messages: HashSet<u64> = messages.into_iter().collect();
+        self.messages.retain(|id, _| !messages.contains(id));
+        self.places.retain(|_, (id, _)| !messages.contains(id));
     }
 
     /// A device holds an item now.
@@ -329,13 +395,14 @@ impl Checker {
             self.violated(I5, &lines, text);
         }
         let phone = self.devices.entry(device).or_default();
+        let filling = phone.filling.is_some();
         let before = phone.held.insert((item.k, item.i), item.clone());
         if let Some(before) = before {
             let at = self.users[&device.u]
                 .items
                 .get(&before.n)
                 .map_or(place, |(_, at)| *at);
-            if before.v == item.v && before.n != item.n {
+            if before.v == item.v && before.n != item.n && !filling {
                 let text = format!(
                     "device {} has ({}, {}) under the numbers {} and {}",
                     name(device),
@@ -345,7 +412,7 @@ impl Checker {
                     item.n
                 );
                 self.violated(I4, &[at, place], text);
-            } else if before.v > item.v {
+            } else if before.v > item.v && !filling {
                 let text = format!(
                     "device {} had version {} of ({}, {}) and was given {}",
                     name(device),

@@ -137,6 +137,21 @@ pub enum Event {
         /// In number order.
         items: Vec<Seen>,
     },
+    /// The backend has lost what this user's numbers above `to` named; the store holds nothing above it now.
+    Rewind {
+        /// The key before.
+        before: u64,
+        /// What survived.
+        to: u64,
+    },
+    /// A full sync begins: what the store has goes when its key is `to`, unless it is applied until then. The key
+    /// counts from 0 again.
+    Full {
+        /// The key before.
+        before: u64,
+        /// Where it ends.
+        to: u64,
+    },
     /// The terminal asked on purpose until there was nothing newer.
     Level {
         /// Its key then.

@@ -242,9 +242,8 @@ impl Business {
         let (user, device_id, request) = parts(call.caller, call.request)?;
         let page = self.stores.sync(pb::SyncPageRequest {
             user_id: user.0,
-            key: request.key,
-            limit: request.limit,
             device_id,
+            request: Some(request),
         })?;
         let items = page
             .items
@@ -258,6 +257,9 @@ impl Business {
             items,
             key: page.key,
             more: page.more,
+            rewind: page.rewind,
+            full_to: page.full_to,
+            owed: page.owed,
         })
     }
 

@@ -275,8 +275,10 @@ mod tests {
             client_id: vec![0; id].into(),
             text: "x".repeat(text),
             extra: None,
+            count: 0,
         };
         let request = |messages| terminal::SendRequest {
+            key: 0,
             receiver: 1,
             messages,
         };

@@ -15,4 +15,4 @@ mod seq;
 pub use ids::{ClientMsgId, DeviceId, MessageId, UserId};
 pub use place::{Placement, PlacementError, SECTIONS, SectionId, ShardId};
 pub use prefix::{Prefix, PrefixError, PrefixTable};
-pub use seq::{Incarnation, Pos, Seq, SyncKey};
+pub use seq::{Incarnation, Pos, Seq};

@@ -7,13 +7,10 @@ use std::fmt;
 pub struct Incarnation(pub u16);
 
 /// The number of one change in one user's timeline: 16 bits incarnation, 48 bits count, strictly
-/// increasing over all kinds. [`Seq::ZERO`] is before every item.
+/// increasing over all kinds. [`Seq::ZERO`] is before every item. As a terminal's sync key, opaque to it, it says:
+/// I have everything up to this.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Seq(pub u64);
-
-/// "I have everything up to this number." Opaque to a terminal; 0 = a device that has nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct SyncKey(pub u64);
 
 /// Where a message stands in its conversation: a Lamport clock (Lamport 1978), ties broken by the
 /// sender's id. `count` starts at 1.
@@ -45,12 +42,6 @@ impl Seq {
     /// The count within the incarnation.
     pub fn count(self) -> u64 {
         self.0 & ((1 << Self::COUNT_BITS) - 1)
-    }
-}
-
-impl From<Seq> for SyncKey {
-    fn from(seq: Seq) -> Self {
-        Self(seq.0)
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{DeviceId, Placement, SyncKey, UserId, clock::SystemClock},
+        model::{DeviceId, Incarnation, Placement, UserId, clock::SystemClock},
         proto::{storage as pb, terminal},
         storage::{
             copies::{Copies, Peer, PeerError, backup::Backup, fixed::Fixed},
@@ -264,8 +264,10 @@ mod tests {
                 client_id: Bytes::from([n.to_be_bytes(), receiver.0.to_be_bytes()].concat()),
                 text: format!("message {n} of {} to {}", sender.0, receiver.0),
                 extra: None,
+                count: 0,
             };
             let request = Some(terminal::SendRequest {
+                key: 0,
                 receiver: receiver.0,
                 messages: vec![outgoing],
             });
@@ -334,7 +336,11 @@ mod tests {
             store.round(&mut VecDeque::new()).unwrap();
         }
         for user in users {
-            let page = timeline::sync(&*store.engine(), user, SyncKey(0), 1000).unwrap();
+            let all = terminal::SyncRequest {
+                limit: 1000,
+                ..Default::default()
+            };
+            let page = timeline::sync(&*store.engine(), Incarnation(0), user, &all).unwrap();
             let numbers: HashSet<_> = page.items.iter().collect();
             // Account, contact, and the messages of both.
             assert_eq!(
@@ -383,8 +389,10 @@ mod tests {
             let request = pb::SyncPageRequest {
                 user_id: bob.0,
                 device_id: 1,
-                key,
-                limit: 0,
+                request: Some(terminal::SyncRequest {
+                    key,
+                    ..Default::default()
+                }),
             };
             primary.sync(&request).unwrap().key
         };

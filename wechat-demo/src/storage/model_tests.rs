@@ -5,7 +5,7 @@
 //! answered must not be.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     model::{
-        Placement, Seq, SyncKey, UserId,
+        Incarnation, Placement, Seq, UserId,
         clock::TestClock,
         limits::{FRAME_BYTES, TEXT_BYTES},
     },
@@ -36,10 +36,14 @@ use crate::{
 };
 
 mod changes;
+mod device;
 mod ending;
 mod groups;
+mod losses;
 mod moments;
 mod push;
+
+use device::Device;
 
 /// A seeded source of chance.
 struct Dice(u64);
@@ -135,6 +139,9 @@ struct Pair {
     lost: u32,
     /// The backup has been level since it began: only then may the primary's disk be lost.
     level: bool,
+    incarnation: Incarnation,
+    /// What the operator would restore.
+    saved: Option<Disk>,
 }
 
 type Outcome = Arc<Mutex<Option<Result<Answer, Refusal>>>>;
@@ -156,6 +163,8 @@ impl Pair {
             starts: 0,
             lost: 0,
             level: false,
+            incarnation: Incarnation(0),
+            saved: None,
         }
     }
 
@@ -189,7 +198,7 @@ impl Pair {
     }
 
     fn start(&mut self, engine: Arc<dyn Engine>, fuse: Fuse) -> Result<Store, Fatal> {
-        let identity = match Identity::load(&*engine)? {
+        let mut identity = match Identity::load(&*engine)? {
             Some(identity) => identity,
             None => {
                 let place = Placement::new(4).expect("4 is a power of two");
@@ -198,6 +207,7 @@ impl Pair {
                 identity
             }
         };
+        identity.incarnation = self.incarnation;
         let pause = Box::new(move || fuse.step().map_err(Fatal::from));
         let before = self.dice.roll(2) == 0;
         let fixed = Fixed {
@@ -219,6 +229,32 @@ impl Pair {
         self.disk = std::mem::take(&mut wire.disk);
         self.lost += 1;
         self.level = false;
+    }
+
+    fn save(&mut self) {
+        self.saved = Some(self.disk.copy());
+    }
+
+    /// The operator restores what was saved: all that was committed since is lost, at every shard.
+    fn restore(&mut self) {
+        let Some(saved) = self.saved.take() else {
+            return;
+        };
+        self.store = None;
+        self.disk = saved;
+        let mut wire = self.wire.0.lock().unwrap();
+        (wire.backup, wire.disk) = (None, Disk::default());
+        self.level = false;
+        self.incarnation.0 += 1;
+    }
+
+    /// Saves or restores, now and then; never what was saved before the last restore.
+    fn maybe_lose_a_tail(&mut self) {
+        match self.dice.roll(24) {
+            0 if self.store.is_some() && self.saved.is_none() => self.save(),
+            1 => self.restore(),
+            _ => {}
+        }
     }
 
     /// One round over some ops; `None` = the primary died and nothing was told.
@@ -277,8 +313,20 @@ impl Pair {
     }
 
     fn page(&mut self, user: UserId, key: u64, limit: usize) -> pb::SyncPage {
-        let engine = self.store().engine();
-        timeline::sync(&*engine, user, SyncKey(key), limit).expect("the key was given out")
+        let limit = limit as u32;
+        self.answer(
+            user,
+            terminal::SyncRequest {
+                key,
+                limit,
+                ..Default::default()
+            },
+        )
+    }
+
+    fn answer(&mut self, user: UserId, request: terminal::SyncRequest) -> pb::SyncPage {
+        let (engine, incarnation) = (self.store().engine(), self.incarnation);
+        timeline::sync(&*engine, incarnation, user, &request).expect("a user is answered")
     }
 }
 
@@ -289,87 +337,16 @@ fn level_with_fresh(pair: &mut Pair, devices: &mut [Device], users: &[UserId]) -
         let mut fresh = Device::default();
         while fresh.sync(pair, user, 1000) {}
         assert_eq!(fresh.state, device.state, "incremental = full");
+        assert_eq!(fresh.key, device.key);
+        let newest = fresh.state.values().map(|item| item.number).max();
+        assert_eq!(
+            newest,
+            Some(fresh.key),
+            "the newest item is never collected"
+        );
         fresh
     };
     devices.iter_mut().zip(users).map(level).collect()
-}
-
-/// A device: what it has, and the key up to which it has it.
-#[derive(Default)]
-struct Device {
-    key: u64,
-    /// By (kind, id): the newest version. Messages are kept for ever, so their key is unique too.
-    state: BTreeMap<(i32, u64), Item>,
-    /// Every (number, item) ever shown.
-    seen: HashMap<u64, Item>,
-}
-
-impl Device {
-    fn sync(&mut self, pair: &mut Pair, user: UserId, limit: usize) -> bool {
-        let page = pair.page(user, self.key, limit);
-        let mut last = self.key;
-        for item in &page.items {
-            let item = Item::decode(item.clone()).expect("an item is an item");
-            assert!(
-                item.number > last,
-                "items come in number order, above the key"
-            );
-            last = item.number;
-            if let Some(before) = self.seen.insert(item.number, item.clone()) {
-                assert_eq!(before, item, "one number, one item, for ever");
-            }
-            let before = self.state.insert((item.kind, item.id), item.clone());
-            if let Some(before) = before {
-                assert!(
-                    before.version < item.version,
-                    "a message once, versions rise"
-                );
-            }
-        }
-        assert!(page.key >= self.key && page.key >= last);
-        self.key = page.key;
-        page.more
-    }
-
-    /// Highest position in the conversation with `peer`, from either side.
-    fn newest_with(&self, peer: UserId) -> u64 {
-        let items = self
-            .state
-            .values()
-            .filter(|item| item.kind() == Kind::Message);
-        items
-            .filter(|item| {
-                let message = terminal::Message::decode(item.payload.clone()).expect("a message");
-                message.sender == peer.0 || message.receiver == peer.0
-            })
-            .filter_map(|item| item.pos.map(|pos| pos.count))
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn messages_from(&self, sender: UserId) -> Vec<(u64, u64, String)> {
-        let mut messages: Vec<_> = self
-            .state
-            .values()
-            .filter(|item| item.kind() == Kind::Message)
-            .map(|item| {
-                (
-                    item,
-                    terminal::Message::decode(item.payload.clone()).expect("a message"),
-                )
-            })
-            .filter(|(_, message)| message.sender == sender.0)
-            .map(|(item, message)| {
-                (
-                    item.pos.expect("messages have positions").count,
-                    item.number,
-                    message.text,
-                )
-            })
-            .collect();
-        messages.sort();
-        messages
-    }
 }
 
 fn register(pair: &mut Pair, name: &str) -> UserId {
@@ -408,11 +385,13 @@ fn send(sender: UserId, receiver: UserId, messages: &[(u64, String)]) -> Op {
             client_id: Bytes::from([id.to_be_bytes(), sender.0.to_be_bytes()].concat()),
             text: text.clone(),
             extra: None,
+            count: 0,
         })
         .collect();
     let request = Some(terminal::SendRequest {
         receiver: receiver.0,
         messages,
+        key: 0,
     });
     Op::Send(pb::SendMessages {
         sender: sender.0,
@@ -538,13 +517,7 @@ fn finish(pair: &mut Pair, users: &[UserId], devices: &mut [Device], talks: &mut
         }
     }
     pair.drain();
-    for (index, device) in devices.iter_mut().enumerate() {
-        while device.sync(pair, users[index], 3) {}
-        let mut fresh = Device::default();
-        while fresh.sync(pair, users[index], 1000) {}
-        assert_eq!(fresh.state, device.state, "incremental = full");
-        assert_eq!(fresh.key, device.key);
-    }
+    level_with_fresh(pair, devices, users);
     for talk in talks {
         let expected = talk.answered as usize;
         for end in [talk.sender, talk.receiver] {
@@ -676,24 +649,18 @@ fn a_name_has_one_owner() {
 }
 
 #[test]
-fn a_key_that_was_never_given_is_refused() {
+fn a_key_that_was_never_given_begins_a_full_sync() {
     let mut pair = Pair::new(5);
     let users = friends(&mut pair, &["ann", "bob"]);
-    let engine = pair.store().engine();
-    let newest = timeline::newest(&*engine, users[0]).unwrap();
+    let newest = timeline::newest(&*pair.store().engine(), users[0]).unwrap();
     assert!(newest > Seq::ZERO);
-    assert!(
-        timeline::sync(&*engine, users[0], newest.into(), 0)
-            .unwrap()
-            .items
-            .is_empty()
-    );
-    for key in [newest.0 + 1, u64::MAX] {
-        let Err(Stop::Refused(refusal)) = timeline::sync(&*engine, users[0], SyncKey(key), 0)
-        else {
-            panic!("key {key} was taken")
-        };
-        assert_eq!(refusal.kind, RefusalKind::FailedPrecondition);
+    let level = pair.page(users[0], newest.0, 0);
+    assert!(level.items.is_empty() && level.full_to == 0);
+    let whole = pair.page(users[0], 0, 1000);
+    for key in [newest.0 + 1, Seq::new(Incarnation(1), 0).0, u64::MAX] {
+        let page = pair.page(users[0], key, 1000);
+        assert_eq!((page.full_to, page.key), (newest.0, newest.0));
+        assert_eq!(page.items, whole.items);
     }
 }
 

@@ -20,11 +20,11 @@ use super::{
     presence::Presence,
     push::{self, Desk},
     store::Store,
-    timeline,
+    timeline::{self, Standing},
 };
 use crate::{
     model::{
-        DeviceId, Placement, Seq, SyncKey, UserId,
+        DeviceId, Incarnation, Placement, Seq, UserId,
         clock::Clock,
         limits::{LINKS_PER_CALL, POST_COMMENTS, WATCHED_USERS},
     },
@@ -46,6 +46,7 @@ pub struct Primary {
     /// In which it began to serve.
     epoch: u64,
     desk: Desk,
+    incarnation: Incarnation,
 }
 
 /// A request waits this long for its commit unless its own deadline is nearer; while there are too few copies
@@ -71,6 +72,7 @@ impl Primary {
             epoch: identity.epoch,
             desk: Desk::new(clock.unix_ms()),
             clock,
+            incarnation: identity.incarnation,
         }
     }
 
@@ -138,6 +140,8 @@ impl Primary {
     /// `Storage.Send`.
     pub fn send(&self, request: pb::SendMessages) -> Result<terminal::SendReply, Refusal> {
         self.check_device(request.sender, request.device_id)?;
+        let key = request.request.as_ref().map_or(0, |request| request.key);
+        self.check_key(UserId(request.sender), Seq(key))?;
         match self.execute(Op::Send(request))? {
             Answer::Sent(reply) => Ok(reply),
             other => Err(unexpected(&other)),
@@ -198,20 +202,24 @@ impl Primary {
     /// `Storage.Sync`.
     pub fn sync(&self, request: &pb::SyncPageRequest) -> Result<pb::SyncPage, Refusal> {
         self.check_device(request.user_id, request.device_id)?;
-        let (user, key) = (UserId(request.user_id), SyncKey(request.key));
+        let asked = request.request.unwrap_or_default();
+        let user = UserId(request.user_id);
         let page = read(timeline::sync(
             &*self.engine,
+            self.incarnation,
             user,
-            key,
-            request.limit as usize,
+            &asked,
         ))?;
-        self.cancel_push(user, DeviceId(request.device_id), key)?;
+        let whole = asked.full_to == 0 && !asked.anew;
+        if whole && page.full_to == 0 && page.rewind.is_none() {
+            self.cancel_push(user, DeviceId(request.device_id), Seq(asked.key))?;
+        }
         Ok(page)
     }
 
     /// A device that has all that it was to be woken for is not. Not waited for: who has synced once more
     /// than that is told the same.
-    fn cancel_push(&self, user: UserId, device: DeviceId, key: SyncKey) -> Result<(), Refusal> {
+    fn cancel_push(&self, user: UserId, device: DeviceId, key: Seq) -> Result<(), Refusal> {
         let pending = read(push::pending(&*self.engine, user, device))?;
         if pending.is_some_and(|row| row.number <= key.0) {
             let settled = pb::SettledPush {
@@ -330,6 +338,18 @@ impl Primary {
     pub fn check_device(&self, user: u64, device: u64) -> Result<(), Refusal> {
         let (user, device) = (UserId(user), DeviceId(device));
         read(timeline::check_device(&*self.engine, user, device))
+    }
+
+    /// Who has what is lost says that again before anything new.
+    fn check_key(&self, user: UserId, key: Seq) -> Result<(), Refusal> {
+        let standing = timeline::standing(&*self.engine, self.incarnation, user, key);
+        match read(standing.map_err(Stop::Fatal))? {
+            Standing::Lost(_) => {
+                let text = "what the device has was partly lost here; sync first";
+                Err(Refusal::new(RefusalKind::Aborted, text))
+            }
+            Standing::Good | Standing::Unknown => Ok(()),
+        }
     }
 
     /// `Storage.RegisterLinks`. A link is noted before its user's newest key is read: what is committed in

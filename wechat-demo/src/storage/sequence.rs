@@ -64,8 +64,13 @@ pub struct Given {
 const USERS_IN_MEMORY: usize = 1 << 17;
 
 impl Ahead {
-    /// Goes on from the limit found on disk, 0 if there is none.
-    pub fn resume(max: u64) -> Self {
+    /// Counts of one incarnation, as a power of two. What is counted here has room for all incarnations.
+    const COUNT_BITS: u32 = 35;
+
+    /// Goes on from the limit found on disk, 0 if there is none. A limit that an earlier incarnation raised may
+    /// be lost, so each has counts of its own.
+    pub fn resume(max: u64, incarnation: Incarnation) -> Self {
+        let max = max.max(u64::from(incarnation.0) << Self::COUNT_BITS);
         Self { last: max, max }
     }
 
@@ -128,6 +133,10 @@ impl Sequence {
             given.number > given.previous || planted::is_on(Bug::NumberNotPersisted),
             "numbers of {user} rise"
         );
+        if given.previous.incarnation() != incarnation {
+            let key = table::survived(user, incarnation);
+            draft.put_row(&key, &given.previous.0.to_be_bytes());
+        }
         state.newest = given.number;
         self.sections.insert(section_id, section);
         self.users.insert(user, state);
@@ -171,14 +180,14 @@ mod tests {
 
     #[test]
     fn a_limit_is_raised_once_in_most_of_a_step() {
-        let mut ahead = Ahead::resume(0);
+        let mut ahead = Ahead::resume(0, Incarnation(0));
         let raises = (0..100_000).filter(|_| ahead.give().1.is_some()).count();
         assert_eq!(raises, 11); // the first at once, then one in 10,000
     }
 
     #[test]
     fn a_count_never_passes_the_limit_that_was_written() {
-        let mut ahead = Ahead::resume(0);
+        let mut ahead = Ahead::resume(0, Incarnation(0));
         let mut written = 0;
         for _ in 0..30_000 {
             let (count, raised) = ahead.give();

@@ -115,15 +115,20 @@ impl Shard {
             "{id} is loaded from tables that have its whole log"
         );
         let draft = Draft::new(engine);
-        let counter = |which| count_row(&draft, &table::counter(id, which)).map(Ahead::resume);
+        let counter = |which, incarnation| {
+            let max = count_row(&draft, &table::counter(id, which))?;
+            Ok::<_, EngineError>(Ahead::resume(max, incarnation))
+        };
+        let incarnation = home.incarnation;
         Ok(Self {
             id,
             log,
             applied,
             sequence: Sequence::default(),
-            users: counter(Counter::Users)?,
-            messages: counter(Counter::Messages)?,
-            groups: counter(Counter::Groups)?,
+            users: counter(Counter::Users, incarnation)?,
+            // The incarnation is in a message's id anyway.
+            messages: counter(Counter::Messages, Incarnation(0))?,
+            groups: counter(Counter::Groups, incarnation)?,
             warm: Warm::default(),
             outgoing: Outgoing::load(engine, home, id)?,
             incoming: Incoming::load(engine, home, id)?,

@@ -94,8 +94,16 @@ pub struct Round {
 struct Drafts<'e> {
     engine: &'e dyn Engine,
     by_shard: BTreeMap<ShardId, Draft<'e>>,
-    /// Streams (from, to) and how far the drafts apply them.
-    reached: Vec<(ShardId, ShardId, u64)>,
+    /// Streams and how far the drafts apply them.
+    reached: Vec<Reached>,
+}
+
+/// How far a stream is applied.
+struct Reached {
+    from: ShardId,
+    incarnation: Incarnation,
+    to: ShardId,
+    n: u64,
 }
 
 impl Identity {
@@ -112,7 +120,8 @@ impl Identity {
             return Err(damaged(&text));
         }
         let place = Placement::new(row.shards).map_err(|error| damaged(&error.to_string()))?;
-        let incarnation = Incarnation(row.incarnation as u16);
+        let incarnation = u16::try_from(row.incarnation).map(Incarnation);
+        let incarnation = incarnation.map_err(|error| damaged(&format!("incarnation: {error}")))?;
         Ok(Some(Self {
             id: row.store_id,
             place,
@@ -307,15 +316,14 @@ impl Store {
         for &to in &all {
             for step in 0..all.len() {
                 let from = all[self.turn.wrapping_add(step) % all.len()];
-                let waiting: Vec<_> = self.shards[usize::from(from.0)]
-                    .outgoing
-                    .waiting(to)
-                    .collect();
-                if waiting.is_empty() {
+                let Some((incarnation, waiting)) =
+                    self.shards[usize::from(from.0)].outgoing.waiting(to)
+                else {
                     continue;
-                }
+                };
+                let waiting: Vec<_> = waiting.collect();
                 let shard = &mut self.shards[usize::from(to.0)];
-                let mut reached = shard.incoming.mark(from, home.incarnation);
+                let mut reached = shard.incoming.mark(from, incarnation);
                 let draft = drafts.of(to);
                 for (n, task) in waiting {
                     // One task may be large (a group's message for all its members here), so the bound is
@@ -323,7 +331,7 @@ impl Store {
                     if draft.changes().len() > CHUNK_BYTES / home.place.shards() {
                         break;
                     }
-                    match shard.incoming.place(from, home.incarnation, n) {
+                    match shard.incoming.place(from, incarnation, n) {
                         Place::Done => {}
                         Place::Next => {
                             if planted::is_on(Bug::MarkBeforeEffect) {
@@ -331,7 +339,7 @@ impl Store {
                             } else {
                                 task::apply(shard, home, draft, task)?;
                             }
-                            shard.incoming.advance(from, home.incarnation, n);
+                            shard.incoming.advance(from, incarnation, n);
                             reached = n;
                         }
                         Place::From(next) => {
@@ -340,8 +348,13 @@ impl Store {
                         }
                     }
                 }
-                shard.incoming.note(draft, from, home.incarnation);
-                drafts.reached.push((from, to, reached));
+                shard.incoming.note(draft, from, incarnation);
+                drafts.reached.push(Reached {
+                    from,
+                    incarnation,
+                    to,
+                    n: reached,
+                });
             }
         }
         Ok(())
@@ -461,13 +474,12 @@ impl Store {
     /// What was caused may be carried; what was applied need not be again.
     fn feed_streams(
         &mut self,
-        reached: Vec<(ShardId, ShardId, u64)>,
+        reached: Vec<Reached>,
         tasks: Vec<(ShardId, Vec<OutTask>)>,
     ) -> Result<(), Fatal> {
-        for (from, to, n) in reached {
-            self.shards[usize::from(from.0)]
-                .outgoing
-                .applied(&*self.engine, to, n)?;
+        for stream in reached {
+            let outgoing = &mut self.shards[usize::from(stream.from.0)].outgoing;
+            outgoing.applied(&*self.engine, stream.incarnation, stream.to, stream.n)?;
         }
         for (from, tasks) in tasks {
             for OutTask { to, n, task } in tasks {

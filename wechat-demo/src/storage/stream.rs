@@ -4,17 +4,19 @@
 //! n; the entry of an effect moves the destination's mark to n. Whoever carries tasks may lose, repeat or
 //! mix them up: the mark alone decides ([`Incoming::place`]).
 //!
+//! A new incarnation begins all streams anew. What an earlier one left, all shards of a store have from the same
+//! moment: it is carried to its end first.
+//!
 //! Between shards of one store the store's round carries them from [`Outgoing`] to [`Incoming`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::{
     engine::{Engine, EngineError, Span, Table},
-    sequence::count_row,
     shard::{Draft, Home, damaged},
-    table,
+    table::{self, Key},
 };
 use crate::model::{Incarnation, ShardId};
 
@@ -23,7 +25,8 @@ use crate::model::{Incarnation, ShardId};
 pub struct Outgoing {
     from: ShardId,
     incarnation: Incarnation,
-    streams: HashMap<ShardId, Out>,
+    /// Those of earlier incarnations only where something was left.
+    streams: BTreeMap<(Incarnation, ShardId), Out>,
 }
 
 /// One outgoing stream.
@@ -70,16 +73,13 @@ const WAITING_TASKS: usize = 8192;
 impl Outgoing {
     /// Loads the streams of `from`: tasks that their destinations may not have applied wait again.
     pub fn load(engine: &dyn Engine, home: Home, from: ShardId) -> Result<Self, EngineError> {
-        let incarnation = home.incarnation;
-        let mut streams = HashMap::new();
-        for to in home.place.all() {
-            let draft = Draft::new(engine);
-            let last = count_row(&draft, &table::stream_out(from, incarnation, to))?;
-            if last == 0 {
+        let mut streams = BTreeMap::new();
+        for ((incarnation, to), last) in counts(engine, table::streams_out(from))? {
+            let first = first_task(engine, from, incarnation, to)?;
+            if incarnation != home.incarnation && first.is_none() {
                 continue;
             }
-            let first = first_task(engine, from, incarnation, to)?.unwrap_or(last + 1);
-            let gone = first - 1;
+            let gone = first.unwrap_or(last + 1) - 1;
             let mut out = Out {
                 last,
                 noted: last,
@@ -90,28 +90,29 @@ impl Outgoing {
                 removed: gone,
             };
             out.refill(engine, from, incarnation, to)?;
-            streams.insert(to, out);
+            streams.insert((incarnation, to), out);
         }
         Ok(Self {
             from,
-            incarnation,
+            incarnation: home.incarnation,
             streams,
         })
     }
 
     /// The next n of the stream to `to`.
     pub fn give(&mut self, to: ShardId) -> u64 {
-        let out = self.streams.entry(to).or_insert_with(Out::new);
+        let key = (self.incarnation, to);
+        let out = self.streams.entry(key).or_insert_with(Out::new);
         out.last += 1;
         out.last
     }
 
     /// Notes in the draft that gave tasks their n how far each stream has got.
     pub fn note(&mut self, draft: &mut Draft<'_>) {
-        for (&to, out) in &mut self.streams {
+        for (&(incarnation, to), out) in &mut self.streams {
             if out.noted != out.last {
                 out.noted = out.last;
-                let key = table::stream_out(self.from, self.incarnation, to);
+                let key = table::stream_out(self.from, incarnation, to);
                 draft.put_row(&key, &out.last.to_be_bytes());
             }
         }
@@ -121,7 +122,7 @@ impl Outgoing {
     pub fn committed(&mut self, to: ShardId, n: u64, task: Bytes) {
         let out = self
             .streams
-            .get_mut(&to)
+            .get_mut(&(self.incarnation, to))
             .expect("a task's stream was made when its n was given");
         assert_eq!(n, out.committed + 1, "tasks are committed in order");
         out.committed = n;
@@ -131,12 +132,15 @@ impl Outgoing {
         }
     }
 
-    /// The tasks to carry to `to` next, oldest first, all of them committed.
-    pub fn waiting(&self, to: ShardId) -> impl Iterator<Item = (u64, Bytes)> {
-        self.streams
-            .get(&to)
-            .into_iter()
-            .flat_map(|out| out.waiting.iter().cloned())
+    /// The tasks to carry to `to` next, oldest first, all of them committed and of one stream, whose incarnation
+    /// comes first.
+    pub fn waiting(
+        &self,
+        to: ShardId,
+    ) -> Option<(Incarnation, impl Iterator<Item = (u64, Bytes)>)> {
+        let mut streams = self.streams.iter();
+        let (key, out) = streams.find(|(key, out)| key.1 == to && !out.waiting.is_empty())?;
+        Some((key.0, out.waiting.iter().cloned()))
     }
 
     /// Whether any task waits.
@@ -145,8 +149,14 @@ impl Outgoing {
     }
 
     /// The destination has committed the effects up to `n`.
-    pub fn applied(&mut self, engine: &dyn Engine, to: ShardId, n: u64) -> Result<(), EngineError> {
-        let Some(out) = self.streams.get_mut(&to) else {
+    pub fn applied(
+        &mut self,
+        engine: &dyn Engine,
+        incarnation: Incarnation,
+        to: ShardId,
+        n: u64,
+    ) -> Result<(), EngineError> {
+        let Some(out) = self.streams.get_mut(&(incarnation, to)) else {
             return Ok(());
         };
         while out
@@ -158,7 +168,7 @@ impl Outgoing {
         }
         out.applied = out.applied.max(n);
         out.loaded = out.loaded.max(n);
-        out.refill(engine, self.from, self.incarnation, to)
+        out.refill(engine, self.from, incarnation, to)
     }
 
     /// Tasks applied whose rows are not yet removed.
@@ -172,11 +182,11 @@ impl Outgoing {
     /// Removes applied tasks' rows in `draft`, `most` of them.
     pub fn remove_applied(&mut self, draft: &mut Draft<'_>, most: u64) {
         let mut left = most;
-        for (&to, out) in &mut self.streams {
+        for (&(incarnation, to), out) in &mut self.streams {
             while out.removed < out.applied && left > 0 {
                 out.removed += 1;
                 left -= 1;
-                draft.remove_task(&table::task(self.from, self.incarnation, to, out.removed));
+                draft.remove_task(&table::task(self.from, incarnation, to, out.removed));
             }
         }
     }
@@ -233,13 +243,15 @@ impl Out {
 }
 
 impl Incoming {
-    /// Loads the marks of all streams of this incarnation that end in `to`.
+    /// Loads the marks of all streams that end in `to`.
     pub fn load(engine: &dyn Engine, home: Home, to: ShardId) -> Result<Self, EngineError> {
-        let draft = Draft::new(engine);
         let mut marks = HashMap::new();
         for from in home.place.all() {
-            let mark = count_row(&draft, &table::stream_in(from, home.incarnation, to))?;
-            marks.insert((from, home.incarnation), mark);
+            for ((incarnation, end), mark) in counts(engine, table::streams_in(from))? {
+                if end == to {
+                    marks.insert((from, incarnation), mark);
+                }
+            }
         }
         Ok(Self { to, marks })
     }
@@ -275,6 +287,30 @@ impl Incoming {
     pub fn mark(&self, from: ShardId, incarnation: Incarnation) -> u64 {
         self.marks.get(&(from, incarnation)).copied().unwrap_or(0)
     }
+}
+
+/// Streams between two keys, and the count in each one's row.
+fn counts(
+    engine: &dyn Engine,
+    (from, to): (Key, Key),
+) -> Result<BTreeMap<(Incarnation, ShardId), u64>, EngineError> {
+    let span = Span {
+        from: &from,
+        to: &to,
+        backwards: false,
+    };
+    let (mut counts, mut unreadable) = (BTreeMap::new(), false);
+    engine.scan(Table::Rows, span, &mut |key, row| {
+        match table::stream_of(key).zip(table::number(row)) {
+            Some((stream, count)) => drop(counts.insert(stream, count)),
+            None => unreadable = true,
+        }
+        !unreadable
+    })?;
+    if unreadable {
+        return Err(damaged("a stream's count"));
+    }
+    Ok(counts)
 }
 
 /// The n of the oldest task whose row is there.

@@ -90,6 +90,7 @@ enum Tag {
     PushDevices = 16,
     Post = 17,
     Comment = 18,
+    Survived = 19,
     Contacts = 30,
 }
 
@@ -302,6 +303,39 @@ pub fn stream_in(from: ShardId, incarnation: Incarnation, to: ShardId) -> Key {
     Key::tagged(
         Tag::StreamIn,
         &[&[from.0], &incarnation.0.to_be_bytes(), &[to.0]],
+    )
+}
+
+/// The keys of all streams that begin in a shard: first, and first past the last.
+pub fn streams_out(from: ShardId) -> (Key, Key) {
+    streams(Tag::StreamOut, from)
+}
+
+/// The keys of the marks of all streams that come from a shard.
+pub fn streams_in(from: ShardId) -> (Key, Key) {
+    streams(Tag::StreamIn, from)
+}
+
+fn streams(tag: Tag, from: ShardId) -> (Key, Key) {
+    (
+        Key::tagged(tag, &[&[from.0]]),
+        Key::tagged(tag, &[&[from.0], &[0xff; 4]]),
+    )
+}
+
+/// Incarnation and destination in a key made by [`stream_out`] or [`stream_in`].
+pub fn stream_of(key: &[u8]) -> Option<(Incarnation, ShardId)> {
+    let [high, low, to] = *key.get(2..)? else {
+        return None;
+    };
+    Some((Incarnation(u16::from_be_bytes([high, low])), ShardId(to)))
+}
+
+/// The last number of a user that was there when numbers of this incarnation were first given to them.
+pub fn survived(user: UserId, incarnation: Incarnation) -> Key {
+    Key::tagged(
+        Tag::Survived,
+        &[&user.0.to_be_bytes(), &incarnation.0.to_be_bytes()],
     )
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{
-        DeviceId, Seq, SyncKey, UserId,
+        DeviceId, Incarnation, Seq, UserId,
         limits::{SYNC_DEFAULT_ITEMS, SYNC_MAX_ITEMS, SYNC_PAGE_BYTES},
     },
     planted::{self, Bug},
@@ -25,45 +25,177 @@ use crate::{
 /// Numbers that [`Bug::SilentSkip`] still shows.
 const SKIPPED: u64 = 20;
 
-/// The items of `user` above `key`, in number order, one page of them.
+/// What a key is, to the user's timeline as it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Everything up to it is, or was, in this timeline.
+    Good,
+    /// It was given, and lost with all above this number.
+    Lost(Seq),
+    /// It was never given here.
+    Unknown,
+}
+
+/// The answer to a device of `user`: what is above its key, one page of it, in number order.
 ///
-/// All of it is one moment's state, and nothing is ever added at or below a number that was visible, so no
-/// item can hide under the key that is handed out. Of a state kind only the newest version is there.
+/// Nothing is ever added at or below a number that was visible, so no item can hide under the key that is
+/// handed out. Of a state kind only the newest version is there: a device that has not seen the last page may have
+/// none at all of something, and so it is judged by the number that it is owed. `incarnation` is the store's.
 /// `limit` 0 means the default.
 pub fn sync(
     engine: &dyn Engine,
+    incarnation: Incarnation,
     user: UserId,
-    key: SyncKey,
-    limit: usize,
+    request: &terminal::SyncRequest,
 ) -> Result<pb::SyncPage, Stop> {
-    let limit = match limit {
+    let limit = match request.limit as usize {
         0 => SYNC_DEFAULT_ITEMS,
         limit => limit.min(SYNC_MAX_ITEMS),
     };
-    let key = if planted::is_on(Bug::SilentSkip) {
-        SyncKey(key.0.max(newest(engine, user)?.0.saturating_sub(SKIPPED)))
-    } else {
-        key
+    let (key, end) = (Seq(request.key), Seq(request.full_to));
+    let reach = key.max(end).max(Seq(request.owed));
+    if request.anew || (end > Seq::ZERO && key > end) {
+        return begin_full(engine, user, limit);
+    }
+    let page = match end {
+        Seq::ZERO => newer(engine, user, key, limit)?,
+        end => full(engine, user, key, end, limit)?,
     };
-    let mut page = pb::SyncPage {
-        items: Vec::new(),
-        key: key.0,
-        more: false,
-    };
-    let mut bytes = 0;
-    let Some(next) = key.0.checked_add(1) else {
-        return Err(above_newest(user, key).into());
-    };
+    if reach == key && key.incarnation() == incarnation && !page.items.is_empty() {
+        // What has newer items in its own incarnation was given.
+        return Ok(page);
+    }
+    match standing(engine, incarnation, user, reach)? {
+        Standing::Good => Ok(page),
+        Standing::Lost(last) => Ok(rewind(last)),
+        Standing::Unknown => begin_full(engine, user, limit),
+    }
+}
+
+/// What `key` is to the timeline of `user`.
+pub fn standing(
+    engine: &dyn Engine,
+    incarnation: Incarnation,
+    user: UserId,
+    key: Seq,
+) -> Result<Standing, EngineError> {
+    if key == Seq::ZERO {
+        return Ok(Standing::Good);
+    }
+    if key.incarnation() < incarnation {
+        let last = last_of(engine, user, key.incarnation())?;
+        if key > last {
+            return Ok(Standing::Lost(last));
+        }
+    } else if key > newest(engine, user)? {
+        return Ok(Standing::Unknown);
+    }
+    Ok(Standing::Good)
+}
+
+/// The last number of a user that has survived of this incarnation and those before it.
+fn last_of(
+    engine: &dyn Engine,
+    user: UserId,
+    incarnation: Incarnation,
+) -> Result<Seq, EngineError> {
     let (from, to) = (
-        table::item(user, Seq(next)),
-        table::item(user, Seq(u64::MAX)),
+        table::survived(user, Incarnation(incarnation.0.saturating_add(1))),
+        table::survived(user, Incarnation(u16::MAX)),
     );
     let span = Span {
         from: &from,
         to: &to,
         backwards: false,
     };
+    let mut last = None;
+    engine.scan(Table::Rows, span, &mut |_, row| {
+        last = Some(table::number(row));
+        false
+    })?;
+    match last {
+        // Nothing was given in a later incarnation.
+        None => newest(engine, user),
+        Some(last) => Ok(Seq(last.ok_or_else(|| damaged("a surviving number"))?)),
+    }
+}
+
+/// A page of what is above `key`.
+fn newer(engine: &dyn Engine, user: UserId, key: Seq, limit: usize) -> Result<pb::SyncPage, Stop> {
+    let key = if planted::is_on(Bug::SilentSkip) {
+        Seq(key.0.max(newest(engine, user)?.0.saturating_sub(SKIPPED)))
+    } else {
+        key
+    };
+    let mut page = page(engine, user, key, Seq(u64::MAX), limit)?;
+    if page.more {
+        page.owed = newest(engine, user)?.0;
+    }
+    Ok(page)
+}
+
+fn rewind(last: Seq) -> pb::SyncPage {
+    pb::SyncPage {
+        rewind: Some(last.0),
+        ..pb::SyncPage::default()
+    }
+}
+
+/// The first page of everything there is now.
+fn begin_full(engine: &dyn Engine, user: UserId, limit: usize) -> Result<pb::SyncPage, Stop> {
+    let end = newest(engine, user)?;
+    if end == Seq::ZERO {
+        let text = format!("{user} has no timeline");
+        return Err(Refusal::new(RefusalKind::NotFound, text).into());
+    }
+    full(engine, user, Seq::ZERO, end, limit)
+}
+
+/// One page of a full sync up to `end`. What was there at its beginning and is not seen by then has gone, or
+/// comes above `end`.
+fn full(
+    engine: &dyn Engine,
+    user: UserId,
+    key: Seq,
+    end: Seq,
+    limit: usize,
+) -> Result<pb::SyncPage, Stop> {
+    let mut page = page(engine, user, key, end, limit)?;
+    let newest = newest(engine, user)?;
+    if !page.more {
+        page.key = end.0;
+        page.more = newest > end;
+    }
+    if page.more {
+        page.owed = newest.0;
+    }
+    page.full_to = end.0;
+    Ok(page)
+}
+
+/// Items above `after` and up to `end`, in number order, as far as a page goes. All of it is one moment's state.
+fn page(
+    engine: &dyn Engine,
+    user: UserId,
+    after: Seq,
+    end: Seq,
+    limit: usize,
+) -> Result<pb::SyncPage, Stop> {
+    let mut page = pb::SyncPage {
+        key: after.0,
+        ..pb::SyncPage::default()
+    };
+    let mut bytes = 0;
     let mut unreadable = false;
+    let (from, to) = (
+        table::item(user, Seq(after.0.saturating_add(1))),
+        table::item(user, Seq(end.0.saturating_add(1))),
+    );
+    let span = Span {
+        from: &from,
+        to: &to,
+        backwards: false,
+    };
     engine.scan(Table::Timeline, span, &mut |row, item| {
         if page.items.len() == limit || bytes >= SYNC_PAGE_BYTES {
             page.more = true;
@@ -83,9 +215,6 @@ pub fn sync(
     })?;
     if unreadable {
         return Err(damaged(&format!("timeline of {user}")).into());
-    }
-    if page.items.is_empty() && key.0 > newest(engine, user)?.0 {
-        return Err(above_newest(user, key).into());
     }
     Ok(page)
 }
@@ -198,12 +327,4 @@ pub(super) fn message<M: Message + Default>(
     M::decode(row)
         .map(Some)
         .map_err(|error| damaged(&format!("row {key:?}: {error}")))
-}
-
-fn above_newest(user: UserId, key: SyncKey) -> Refusal {
-    let text = format!(
-        "key {} was never given to {user}; start again from key 0",
-        key.0
-    );
-    Refusal::new(RefusalKind::FailedPrecondition, text)
 }

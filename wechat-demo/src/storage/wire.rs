@@ -116,6 +116,7 @@ pub fn status(refusal: Refusal) -> Status {
         RefusalKind::NotFound => Code::NotFound,
         RefusalKind::AlreadyExists => Code::AlreadyExists,
         RefusalKind::FailedPrecondition => Code::FailedPrecondition,
+        RefusalKind::Aborted => Code::Aborted,
         RefusalKind::PermissionDenied => Code::PermissionDenied,
         RefusalKind::Unauthenticated => Code::Unauthenticated,
         RefusalKind::Unavailable => Code::Unavailable,

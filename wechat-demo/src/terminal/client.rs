@@ -18,10 +18,14 @@ use super::link::{Came, Link, Push, Reader};
 use super::nearby::{Finder, Place};
 use super::outbox::{Full, Outbox};
 use super::store::{LocalStore, StoreError};
-use super::sync::{Step, Sync};
-use crate::history::{Event as Told, Recorder, Said, Seen, SentAs, cmid, hash_of};
+use super::sync::{Cursor, Page, Step, Sync};
+use crate::history::{Event as Told, Recorder};
 use crate::proto::terminal as pb;
 use crate::task::spawn;
+
+mod telling;
+
+use telling::sent_as;
 
 /// Pushes that wait for the applier; beyond, only the newest key is remembered.
 const EVENTS: usize = 512;
@@ -72,8 +76,10 @@ impl Config {
 
 /// Is told what happens, on the terminal's own coroutines: what takes long here makes the terminal late.
 pub trait Observer: Send + std::marker::Sync + 'static {
-    /// The store holds these items now. Called in number order, each item once.
+    /// The store holds these items now. Called in number order, each item once; a full sync brings all again.
     fn applied(&self, _items: &[pb::Item]) {}
+    /// The backend has lost what the store had above this number, and the store has let go of it.
+    fn rewound(&self, _to: u64) {}
     /// The backend answered for a message: it is durable there.
     fn acked(&self, _sent: &pb::Sent) {}
     /// The backend refused a message for good.
@@ -115,6 +121,8 @@ pub(super) struct Shared {
     stopping: bool,
     /// Coroutines that have not ended: keeper and applier.
     running: usize,
+    /// What was lost is being said again; nothing new is said before.
+    saying_again: bool,
     /// Why the terminal ended by itself.
     failed: Option<TerminalError>,
     /// Whose presence is asked for, on each link and with each heartbeat.
@@ -125,6 +133,8 @@ enum Event {
     /// A link is up; the newest key at its AUTH.
     Linked(u64),
     Push(Push),
+    /// The backend says that the key is not what it was.
+    Doubt,
     /// Ask whatever is known, then tell the key.
     Refresh(SyncSender<u64>),
     Stop,
@@ -136,6 +146,7 @@ impl Terminal {
         let (events, received) = sync_channel(EVENTS);
         let shared = Shared {
             running: 2,
+            saying_again: true,
             ..Shared::default()
         };
         let rhythm = Rhythm::new(config.heartbeat, config.active, Instant::now());
@@ -183,6 +194,7 @@ impl Terminal {
                 client_id,
                 text,
                 extra,
+                count: 0,
             },
         )
     }
@@ -403,10 +415,11 @@ impl Inner {
     // ---- The applier: the only one who moves the key. ----
 
     fn apply_all(&self, events: &Receiver<Event>) -> Result<(), StoreError> {
-        let mut sync = Sync::new(self.store.key());
+        let mut sync = Sync::new(self.store.cursor());
         let mut refreshing: VecDeque<SyncSender<u64>> = VecDeque::new();
         // When what was applied is to be acknowledged.
         let mut acknowledge: Option<Instant> = None;
+        self.say_again()?;
         while !self.shared().stopping {
             while let Ok(event) = events.try_recv() {
                 if !take_event(&mut sync, &mut refreshing, event) {
@@ -417,24 +430,22 @@ impl Inner {
             match sync.step(Instant::now()) {
                 Step::Apply {
                     before,
+                    page,
                     items,
                     after,
                 } => {
-                    self.store.apply(before, &items, after)?;
-                    self.tell(|| Told::Apply {
-                        before,
-                        after,
-                        items: items.iter().map(Seen::of).collect(),
-                    });
+                    self.store.apply_page(before, page, &items, after)?;
+                    self.tell_applied(before, page, &items, after);
                     sync.applied();
                     if self.config.acknowledges {
                         acknowledge.get_or_insert_with(|| Instant::now() + ACKNOWLEDGE);
                     }
                     self.observer.applied(&items);
                 }
-                Step::Ask { key } => {
+                Step::Rewind { before, to } => sync.rewound(self.rewind(before, to)?),
+                Step::Ask(at) => {
                     acknowledge = None;
-                    if let Err(revoked) = self.ask(&mut sync, key) {
+                    if let Err(revoked) = self.ask(&mut sync, at) {
                         self.fail(revoked);
                         return Ok(());
                     }
@@ -474,22 +485,30 @@ impl Inner {
     }
 
     /// Asks, and notes what came of it. The error says that this device was logged out.
-    fn ask(&self, sync: &mut Sync, key: u64) -> Result<(), TerminalError> {
+    fn ask(&self, sync: &mut Sync, at: Cursor) -> Result<(), TerminalError> {
         let link = self.shared().link.clone();
-        let request = pb::SyncRequest { key, limit: 0 };
+        let request = pb::SyncRequest {
+            key: at.key,
+            limit: 0,
+            full_to: at.full_to,
+            anew: at.anew,
+            owed: at.owed,
+        };
         let reply = link.ok_or(TerminalError::Stopped).and_then(|link| {
-            self.tell(|| Told::Sync { from: key });
+            self.tell(|| Told::Sync { from: at.key });
             let reply: pb::SyncReply = link.request(pb::Command::Sync, &request)?;
             Ok((link, reply))
         });
         match reply {
             Ok((link, reply)) => {
-                self.tell(|| Told::Synced {
-                    from: key,
-                    to: reply.key,
-                    more: reply.more,
-                    first: reply.items.first().map_or(0, |item| item.number),
-                });
+                if reply.rewind.is_none() {
+                    self.tell(|| Told::Synced {
+                        from: if at.begins(&reply) { 0 } else { at.key },
+                        to: reply.key,
+                        more: reply.more,
+                        first: reply.items.first().map_or(0, |item| item.number),
+                    });
+                }
                 if let Err(nonsense) = sync.answered(reply, Instant::now()) {
                     link.end(&nonsense.to_string());
                 }
@@ -500,11 +519,55 @@ impl Inner {
         Ok(())
     }
 
+    /// Lets go of what was lost, and says what was the user's own of it again; where the store is then.
+    fn rewind(&self, before: u64, to: u64) -> Result<Cursor, StoreError> {
+        self.shared().saying_again = true;
+        let at = self.store.rewind(before, to)?;
+        self.tell(|| Told::Rewind { before, to });
+        self.observer.rewound(to);
+        self.say_again()?;
+        Ok(at)
+    }
+
+    /// Sends again what was lost, one message after the other, before anything new is sent. A message that was not
+    /// lost after all is answered as it was, or refused because it reads differently by now; either way it is there.
+    fn say_again(&self) -> Result<(), StoreError> {
+        while let Some((name, mut request)) = self.store.again()? {
+            request.key = self.store.key();
+            let Some(outcome) = self.send_until_answered(&request, false) else {
+                return Ok(());
+            };
+            match outcome {
+                // Still more is lost: the next answer says so, and what waits here goes out after that.
+                Err(error) if error.is_refusal(code::ABORTED) => break,
+                Err(error) if !error.is_refusal(code::ALREADY_EXISTS) => {
+                    let id = &request.messages[0].client_id;
+                    self.observer.refused(id, &error);
+                }
+                _ => {}
+            }
+            self.store.said_again(name)?;
+        }
+        self.shared().saying_again = false;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until something new may be said; the key of the store at that moment.
+    fn may_speak(&self) -> u64 {
+        let waited = self.changed.wait_while(self.shared(), |shared| {
+            shared.saying_again && !shared.stopping
+        });
+        // Read under the lock: a key that is rewound after this is refused.
+        let _shared = waited.unwrap_or_else(PoisonError::into_inner);
+        self.store.key()
+    }
+
     // ---- The senders: one per conversation that has something to say. ----
 
     fn send_all(&self, receiver: u64) {
         while let Some(request) = { self.outbox().batch(receiver) } {
-            let Some(result) = self.send_until_answered(&request) else {
+            let Some(result) = self.send_until_answered(&request, true) else {
                 return;
             };
             // The outbox first: an observer that sends on from here then finds the conversation free.
@@ -523,23 +586,34 @@ impl Inner {
         }
     }
 
-    /// The backend's answer; `None` when the terminal stops first.
+    /// The backend's answer; `None` when the terminal stops first. What is `new` waits while something older has to
+    /// be said again.
     fn send_until_answered(
         &self,
         request: &pb::SendRequest,
+        new: bool,
     ) -> Option<Result<pb::SendReply, TerminalError>> {
+        let mut request = request.clone();
         let mut pause = RESEND.0;
         loop {
             let link = self.wait_for_link(Instant::NEVER, Duration::MAX).ok()?;
-            let op = self.invoke(request);
+            if new {
+                request.key = self.may_speak();
+            }
+            let op = self.invoke(&request);
             let result = link
-                .request(pb::Command::Send, request)
-                .and_then(|reply| check_sent(request, reply));
+                .request(pb::Command::Send, &request)
+                .and_then(|reply| check_sent(&request, reply));
             self.answered(op, &result, |reply| {
                 reply.sent.iter().map(sent_as).collect()
             });
             match result {
+                Err(error) if error.is_refusal(code::ABORTED) && !new => return Some(Err(error)),
                 Err(error) if error.is_transient() => {
+                    if error.is_refusal(code::ABORTED) {
+                        // A full queue wakes the applier as well, and this comes again.
+                        let _ = self.events.try_send(Event::Doubt);
+                    }
                     self.pause(pause);
                     pause = (pause * 2).min(RESEND.1);
                 }
@@ -571,69 +645,6 @@ impl Inner {
             let woken = self.changed.wait_timeout(shared, wait);
             shared = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    // ---- What the history is told. ----
-
-    fn tell(&self, event: impl FnOnce() -> Told) {
-        if let Some(history) = &self.config.history {
-            history.tell(event());
-        }
-    }
-
-    /// Tells that a request to send is about to leave; the name of the attempt, 0 without a history.
-    fn invoke(&self, request: &pb::SendRequest) -> u64 {
-        let Some(history) = &self.config.history else {
-            return 0;
-        };
-        let op = history.op();
-        let said = request.messages.iter().map(|message| Said {
-            c: cmid(&message.client_id),
-            h: hash_of(message.text.as_bytes()),
-        });
-        history.tell(Told::Invoke {
-            op,
-            to: request.receiver,
-            said: said.collect(),
-        });
-        op
-    }
-
-    /// Tells what came of an attempt. Without an answer it may have been done.
-    fn answered<T>(
-        &self,
-        op: u64,
-        result: &Result<T, TerminalError>,
-        sent: impl FnOnce(&T) -> Vec<SentAs>,
-    ) {
-        self.tell(|| match result {
-            Ok(reply) => Told::Ok {
-                op,
-                sent: sent(reply),
-            },
-            Err(error @ TerminalError::Refused { code, .. }) if !error.is_transient() => {
-                Told::Fail { op, code: *code }
-            }
-            Err(_) => Told::Info { op },
-        });
-    }
-
-    /// One attempt at a change that is no message.
-    fn mutate<Reply: Message + Default>(
-        &self,
-        link: &Link,
-        command: pb::Command,
-        request: &impl Message,
-    ) -> Result<Reply, TerminalError> {
-        let op = self.config.history.as_ref().map_or(0, Recorder::op);
-        self.tell(|| Told::Mutate {
-            op,
-            command: command as u32,
-            request: cmid(&request.encode_to_vec()),
-        });
-        let result = link.request(command, request);
-        self.answered(op, &result, |_| Vec::new());
-        result
     }
 
     // ---- Ending. ----
@@ -692,6 +703,7 @@ fn take_event(sync: &mut Sync, refreshing: &mut VecDeque<SyncSender<u64>>, event
         Event::Linked(newest) => sync.linked(newest),
         Event::Push(Push::Notify(notify)) => sync.notified(notify, Instant::now()),
         Event::Push(Push::Beat(beat)) => sync.heard(beat.newest.unwrap_or(0)),
+        Event::Doubt => sync.refresh(),
         Event::Refresh(done) => {
             sync.refresh();
             refreshing.push_back(done);
@@ -699,16 +711,6 @@ fn take_event(sync: &mut Sync, refreshing: &mut VecDeque<SyncSender<u64>>, event
         Event::Stop => return false,
     }
     true
-}
-
-fn sent_as(sent: &pb::Sent) -> SentAs {
-    let pos = sent.pos.unwrap_or_default();
-    SentAs {
-        c: cmid(&sent.client_id),
-        i: sent.message_id,
-        n: sent.number,
-        p: (pos.count, pos.sender),
-    }
 }
 
 /// A reply that leaves a message out, or answers for another, answers for none.

@@ -81,7 +81,11 @@ impl Outbox {
             .cloned()
             .collect();
         conversation.in_flight = messages.len();
-        Some(pb::SendRequest { receiver, messages })
+        Some(pb::SendRequest {
+            receiver,
+            messages,
+            key: 0,
+        })
     }
 
     /// The server answered for the request in flight, for better or worse. `false`: that was all, and
@@ -116,6 +120,7 @@ mod tests {
             client_id: vec![n; 16].into(),
             text: text.to_owned(),
             extra: None,
+            count: 0,
         }
     }
 

@@ -8,10 +8,12 @@
 //! could go backwards.
 //!
 //! Invariants
-//! - K-1  The key never falls, and moves only after the items up to it were applied.
+//! - K-1  The key moves only after the items up to it were applied. It never falls, but where the server says so:
+//!   to rewind, or to begin a full sync.
 //! - K-2  An item is applied once: its number is above the key before and at or below the key after.
 //! - K-3  No hole: what is applied follows the key directly, by a notify's `prev_key` or by an answer to
-//!   the very key.
+//!   the very key. A notify that reaches over the key holds the key's own item: another server's, whose numbers
+//!   went another way, is not taken.
 //! - K-4  Memory is bounded: at most [`MAX_HELD`] notifies and [`MAX_HELD_ITEMS`] items wait for a gap to
 //!   close; beyond, they are dropped and asked for.
 
@@ -30,8 +32,35 @@ pub const MAX_HELD_ITEMS: usize = 1_024;
 pub const GAP_WAIT: Duration = Duration::from_millis(500);
 /// Pause after an ask that failed or brought less than was announced; doubled up to [`MAX_RETRY`].
 const MIN_RETRY: Duration = Duration::from_millis(100);
+/// Answers in a row that fall short of what was announced before they are believed: half a minute's.
+const MAX_SHORT: u32 = 12;
 /// Longest pause between asks.
 const MAX_RETRY: Duration = Duration::from_secs(5);
+
+/// What a terminal hands back of the last answer: everything up to `key` is in its store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cursor {
+    /// 0 = nothing.
+    pub key: u64,
+    /// A full sync is under way up to this number; 0 = none is.
+    pub full_to: u64,
+    /// What is below the key may be incomplete: a full sync is asked for.
+    pub anew: bool,
+    /// What the pages so far have left out for newer versions comes up to this number; 0 = they have left out
+    /// nothing.
+    pub owed: u64,
+}
+
+/// What a page of items is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Page {
+    /// What follows the key.
+    Newer,
+    /// The first of a full sync. What was there before goes at its end, unless it comes again.
+    FullBegins,
+    /// A later one.
+    Full,
+}
 
 /// The next thing to do.
 #[derive(Debug, PartialEq)]
@@ -40,16 +69,23 @@ pub enum Step {
     Apply {
         /// The key in the store now.
         before: u64,
+        /// How the items are to be taken.
+        page: Page,
         /// In number order; may be empty when only the key moves.
         items: Vec<pb::Item>,
-        /// The key to be stored with them.
-        after: u64,
+        /// To be stored with them.
+        after: Cursor,
     },
-    /// Ask for what is newer than `key`, then call [`Sync::answered`] or [`Sync::ask_failed`].
-    Ask {
-        /// Everything up to it is in the store.
-        key: u64,
+    /// The backend has lost what is above `to`: take it out of the store, say again what was the user's own, then
+    /// call [`Sync::rewound`].
+    Rewind {
+        /// The key in the store now.
+        before: u64,
+        /// Everything up to it is there still.
+        to: u64,
     },
+    /// Ask for what is newer, then call [`Sync::answered`] or [`Sync::ask_failed`].
+    Ask(Cursor),
     /// Nothing to do before the next report, or before this time.
     Wait(Option<Instant>),
 }
@@ -67,8 +103,8 @@ pub struct Nonsense {
 /// The state machine. One per account and device.
 #[derive(Debug)]
 pub struct Sync {
-    /// Everything up to it is in the store.
-    key: u64,
+    /// As the store has it.
+    at: Cursor,
     /// Highest key that calls for an ask now; `<= key` = none does.
     wanted: u64,
     /// Highest key heard of at all.
@@ -85,48 +121,57 @@ pub struct Sync {
     /// No ask before it.
     retry_at: Option<Instant>,
     retry: Duration,
+    /// Answers in a row that fell short of what was announced.
+    short: u32,
 }
 
 #[derive(Debug, PartialEq)]
 enum Doing {
     Nothing,
-    /// An ask for this key is under way.
-    Asking(u64),
+    /// An ask from here is under way.
+    Asking(Cursor),
     /// An answer or a notify is in hand.
     Ready {
+        page: Page,
         items: Vec<pb::Item>,
-        after: u64,
+        after: Cursor,
         more: bool,
     },
     /// The driver is storing up to `after`.
     Applying {
-        after: u64,
+        page: Page,
+        after: Cursor,
         more: bool,
     },
+    /// The store is to go back to here.
+    Back(u64),
+    /// The driver is at that.
+    Rewinding,
 }
 
 impl Sync {
-    /// The state of a terminal whose store holds everything up to `key`; 0 = nothing.
+    /// The state of a terminal whose store is there.
     #[must_use]
-    pub fn new(key: u64) -> Self {
+    pub fn new(at: Cursor) -> Self {
         Self {
-            key,
+            at,
             wanted: 0,
-            newest: key,
-            again: false,
+            newest: at.key,
+            again: at.is_incomplete(),
             doing: Doing::Nothing,
             held: BTreeMap::new(),
             held_items: 0,
             gap_until: None,
             retry_at: None,
             retry: MIN_RETRY,
+            short: 0,
         }
     }
 
     /// The key up to which the store is complete.
     #[must_use]
     pub fn key(&self) -> u64 {
-        self.key
+        self.at.key
     }
 
     /// Highest key heard of.
@@ -138,11 +183,13 @@ impl Sync {
     /// Whether nothing is known to be missing.
     #[must_use]
     pub fn is_level(&self) -> bool {
-        self.doing == Doing::Nothing && !self.again && self.key >= self.newest
+        self.doing == Doing::Nothing && !self.again && self.at.key >= self.newest
     }
 
-    /// AuthReply or Beat told the newest key.
+    /// AuthReply or Beat told the newest key; 0 = it could not be read. One below the own key is no news, or says
+    /// that the backend has lost something.
     pub fn heard(&mut self, newest: u64) {
+        self.again |= 0 < newest && newest < self.at.key;
         self.newest = self.newest.max(newest);
         self.wanted = self.wanted.max(newest);
     }
@@ -162,10 +209,10 @@ impl Sync {
     /// A Notify came in.
     pub fn notified(&mut self, notify: pb::Notify, now: Instant) {
         self.newest = self.newest.max(notify.key);
-        if notify.key <= self.key {
+        if notify.key <= self.at.key {
             return;
         }
-        if !carries_its_items(&notify) {
+        if self.is_filling() || !carries_its_items(&notify) {
             self.wanted = self.wanted.max(notify.key);
             return;
         }
@@ -182,7 +229,7 @@ impl Sync {
         let ahead = self
             .held
             .first_key_value()
-            .is_some_and(|(prev, _)| *prev > self.key);
+            .is_some_and(|(prev, _)| *prev > self.at.key);
         if ahead && self.gap_until.is_none() {
             self.gap_until = Some(now + GAP_WAIT);
         }
@@ -196,27 +243,53 @@ impl Sync {
         let Doing::Asking(asked) = self.doing else {
             unreachable!("an answer follows an ask, one at a time");
         };
-        if let Err(what) = check_answer(asked, &reply) {
-            self.ask_failed(now);
-            return Err(Nonsense { asked, what });
+        let page = match check_answer(asked, &reply) {
+            Ok(page) => page,
+            Err(what) => {
+                self.ask_failed(now);
+                let asked = asked.key;
+                return Err(Nonsense { asked, what });
+            }
+        };
+        if let Some(to) = reply.rewind {
+            self.doing = Doing::Back(to);
+            return Ok(());
+        }
+        if page == Page::FullBegins {
+            // Whatever was heard of before counts no more.
+            (self.newest, self.wanted) = (reply.full_to, 0);
+            self.drop_held();
         }
         self.newest = self.newest.max(reply.key);
-        if !reply.more && reply.key < self.wanted {
-            // The announced key is not shown yet, or was another server's word: ask again, not at once.
-            self.pause(now);
-        } else {
-            self.retry = MIN_RETRY;
-        }
-        self.doing = if reply.key == asked {
+        self.settle(&reply, now);
+        self.doing = if reply.key == asked.key && page == Page::Newer {
             Doing::Nothing
         } else {
             Doing::Ready {
+                page,
+                after: Cursor::of(&reply),
                 items: reply.items,
-                after: reply.key,
                 more: reply.more,
             }
         };
         Ok(())
+    }
+
+    /// When to ask again where an answer falls short of what was announced: it is not shown yet, or was another
+    /// server's word, and in the end the one that answers is believed.
+    fn settle(&mut self, reply: &pb::SyncReply, now: Instant) {
+        if reply.more || reply.key >= self.wanted {
+            self.retry = MIN_RETRY;
+            self.short = 0;
+            return;
+        }
+        self.short += 1;
+        if self.short > MAX_SHORT {
+            (self.newest, self.wanted, self.short) = (reply.key, 0, 0);
+            self.drop_held();
+        } else {
+            self.pause(now);
+        }
     }
 
     /// No answer came, or a refusal; asked again after a pause, or on the next link.
@@ -228,20 +301,49 @@ impl Sync {
 
     /// The store holds what [`Step::Apply`] told.
     pub fn applied(&mut self) {
-        let Doing::Applying { after, more } = self.doing else {
+        let Doing::Applying { page, after, more } = self.doing else {
             unreachable!("applied() follows Step::Apply");
         };
-        assert!(after > self.key, "a key only grows (K-1)");
-        self.key = after;
-        self.newest = self.newest.max(after);
+        let begins = page == Page::FullBegins;
+        assert!(begins || after.key > self.at.key, "a key only grows (K-1)");
+        self.at = after;
+        self.newest = self.newest.max(after.key);
         self.doing = Doing::Nothing;
-        self.again |= more;
+        self.again |= more || self.is_filling();
+    }
+
+    /// The store has let go of what [`Step::Rewind`] told, and is here.
+    pub fn rewound(&mut self, at: Cursor) {
+        assert!(
+            self.doing == Doing::Rewinding,
+            "rewound() follows Step::Rewind"
+        );
+        self.at = at;
+        (self.newest, self.wanted) = (at.key, 0);
+        self.drop_held();
+        self.doing = Doing::Nothing;
+        self.again = true;
+    }
+
+    /// Whether a full sync is under way or called for: until it is over, notifies only say that there is something.
+    fn is_filling(&self) -> bool {
+        self.at.anew || self.at.full_to > 0
     }
 
     /// What to do now. The same step is never given twice.
     pub fn step(&mut self, now: Instant) -> Step {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
-            Doing::Ready { items, after, more } => return self.apply(items, after, more),
+            Doing::Ready {
+                page,
+                items,
+                after,
+                more,
+            } => return self.apply(page, items, after, more),
+            Doing::Back(to) => {
+                self.doing = Doing::Rewinding;
+                let before = self.at.key;
+                return Step::Rewind { before, to };
+            }
             Doing::Nothing => {}
             busy => {
                 self.doing = busy;
@@ -249,14 +351,20 @@ impl Sync {
             }
         }
         self.drop_stale();
-        if let Some((items, after)) = self.take_next_notify() {
-            return self.apply(items, after, false);
+        if let Some((items, key)) = self.take_next_notify() {
+            let owed = if self.at.owed > key { self.at.owed } else { 0 };
+            let after = Cursor {
+                key,
+                owed,
+                ..Cursor::default()
+            };
+            return self.apply(Page::Newer, items, after, false);
         }
         if self.gap_until.is_some_and(|until| now >= until) {
             self.gap_until = None;
             self.wanted = self.wanted.max(self.newest);
         }
-        if self.wanted > self.key || self.again {
+        if self.wanted > self.at.key || self.again {
             if let Some(at) = self.retry_at
                 && now < at
             {
@@ -264,20 +372,21 @@ impl Sync {
             }
             self.retry_at = None;
             self.again = false;
-            self.doing = Doing::Asking(self.key);
-            return Step::Ask { key: self.key };
+            self.doing = Doing::Asking(self.at);
+            return Step::Ask(self.at);
         }
-        if self.newest > self.key && self.gap_until.is_none() {
+        if self.newest > self.at.key && self.gap_until.is_none() {
             // Announced by a notify that was dropped or replaced since: its items may yet come.
             self.gap_until = Some(now + GAP_WAIT);
         }
         Step::Wait(self.gap_until)
     }
 
-    fn apply(&mut self, items: Vec<pb::Item>, after: u64, more: bool) -> Step {
-        self.doing = Doing::Applying { after, more };
+    fn apply(&mut self, page: Page, items: Vec<pb::Item>, after: Cursor, more: bool) -> Step {
+        self.doing = Doing::Applying { page, after, more };
         Step::Apply {
-            before: self.key,
+            before: self.at.key,
+            page,
             items,
             after,
         }
@@ -285,10 +394,11 @@ impl Sync {
 
     /// The notify that follows the key directly or overlaps it, without what is stored already (K-2).
     fn take_next_notify(&mut self) -> Option<(Vec<pb::Item>, u64)> {
+        let key = self.at.key;
         let entry = self
             .held
             .first_entry()
-            .filter(|entry| *entry.key() <= self.key)?;
+            .filter(|entry| *entry.key() <= key)?;
         let notify = entry.remove();
         self.held_items -= notify.items.len();
         if self
@@ -298,10 +408,15 @@ impl Sync {
         {
             self.gap_until = None;
         }
+        let follows = notify.prev_key == key || notify.items.iter().any(|item| item.number == key);
+        if !follows {
+            self.wanted = self.wanted.max(notify.key);
+            return None;
+        }
         let items = notify
             .items
             .into_iter()
-            .filter(|item| item.number > self.key)
+            .filter(|item| item.number > key)
             .collect();
         Some((items, notify.key))
     }
@@ -309,7 +424,7 @@ impl Sync {
     /// Forgets held notifies that an answer has overtaken.
     fn drop_stale(&mut self) {
         while let Some(entry) = self.held.first_entry()
-            && entry.get().key <= self.key
+            && entry.get().key <= self.at.key
         {
             self.held_items -= entry.remove().items.len();
         }
@@ -348,7 +463,67 @@ fn ascending(items: &[pb::Item]) -> bool {
     items.windows(2).all(|pair| pair[0].number < pair[1].number)
 }
 
-fn check_answer(asked: u64, reply: &pb::SyncReply) -> Result<(), &'static str> {
+impl Cursor {
+    /// Where the store is once it has the page of an answer.
+    #[must_use]
+    pub fn of(reply: &pb::SyncReply) -> Self {
+        let above = |number| if number > reply.key { number } else { 0 };
+        Self {
+            key: reply.key,
+            full_to: above(reply.full_to),
+            anew: false,
+            owed: above(reply.owed),
+        }
+    }
+
+    /// Whether an answer begins a full sync.
+    #[must_use]
+    pub fn begins(self, reply: &pb::SyncReply) -> bool {
+        reply.full_to > 0 && (self.anew || reply.full_to != self.full_to)
+    }
+
+    /// Whether the store may lack versions of what lies below its key: they were left out for newer ones that it has
+    /// not got yet.
+    #[must_use]
+    pub fn is_incomplete(self) -> bool {
+        self.anew || self.full_to > 0 || self.owed > 0
+    }
+
+    /// The highest number on which what the store has rests.
+    fn reach(self) -> u64 {
+        self.key.max(self.full_to).max(self.owed)
+    }
+}
+
+/// What sort of page an answer is, if it is one.
+fn check_answer(asked: Cursor, reply: &pb::SyncReply) -> Result<Page, &'static str> {
+    if let Some(to) = reply.rewind {
+        if to >= asked.reach() {
+            return Err("it goes back to where nothing is to be removed");
+        }
+        return Ok(Page::Newer);
+    }
+    let page = match reply.full_to {
+        0 => Page::Newer,
+        _ if asked.begins(reply) => Page::FullBegins,
+        _ => Page::Full,
+    };
+    let after = match page {
+        Page::FullBegins => 0,
+        Page::Newer if asked.full_to > 0 || asked.anew => {
+            return Err("it is no page of the full sync that was asked for");
+        }
+        Page::Newer | Page::Full => asked.key,
+    };
+    if reply.full_to > 0 && (reply.key > reply.full_to || reply.key == after) {
+        return Err("its key does not lead to the end of the full sync");
+    }
+    check_page(after, reply)?;
+    Ok(page)
+}
+
+/// Whether the items of an answer lie between `asked` and its key.
+fn check_page(asked: u64, reply: &pb::SyncReply) -> Result<(), &'static str> {
     if reply.key < asked {
         return Err("its key is older");
     }

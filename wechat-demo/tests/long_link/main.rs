@@ -175,6 +175,7 @@ impl Fake {
             more: page.len() < newer.len(),
             items: page,
             key,
+            ..Default::default()
         }
     }
 }

@@ -191,7 +191,10 @@ fn asking_what_is_new_when_nothing_is_costs_64_bytes_each_way_at_most() {
     let message = pb::Message::default();
     rig.fake.commit(user, &message, 1);
     let key = rig.fake.lift(user, u64::MAX >> 1);
-    let sync = pb::SyncRequest { key, limit: 0 };
+    let sync = pb::SyncRequest {
+        key,
+        ..Default::default()
+    };
     let sync = Frame::of(4, 3, &sync).unwrap().to_bytes();
     link.write_all(&sync).unwrap();
     let mut decoder = Decoder::default();

@@ -85,10 +85,12 @@ impl Stage {
             client_id: new_client_id(),
             text: "wake up".to_owned(),
             extra: None,
+            ..Default::default()
         };
         let request = pb::SendRequest {
             receiver,
             messages: vec![message],
+            ..Default::default()
         };
         let address = self.cluster.layout().link_address();
         let _: pb::SendReply = call(&address, &self.ann, pb::Command::Send, &request);

@@ -418,8 +418,9 @@ fn send(receiver: u64, id: u8) -> terminal::SendRequest {
         messages: vec![terminal::Outgoing {
             client_id: vec![id; 16].into(),
             text: "from eve".to_owned(),
-            extra: None,
+            ..terminal::Outgoing::default()
         }],
+        key: 0,
     }
 }
 

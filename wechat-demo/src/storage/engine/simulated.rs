@@ -92,6 +92,18 @@ impl Disk {
         }
     }
 
+    /// Another disk with what is synced on this one.
+    pub fn copy(&self) -> Self {
+        let synced = self.inner.lock().unwrap().synced.clone();
+        let inner = Inner {
+            synced,
+            ..Inner::default()
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+        }
+    }
+
     /// Changes rows behind everybody's back, as rot does.
     pub fn rot(&self, change: impl FnOnce(&mut Rows)) {
         change(&mut self.inner.lock().unwrap().synced);

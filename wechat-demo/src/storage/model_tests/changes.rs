@@ -84,18 +84,19 @@ fn world(seed: u64, steps: u32) -> BTreeMap<i32, usize> {
     let mut devices: Vec<Device> = users.iter().map(|_| Device::default()).collect();
     pair.set_faults(true);
     for step in 0..u64::from(steps) {
-        let ops = (0..3 + dice.roll(4))
-            .map(|n| {
-                let who = dice.roll(3) as usize;
-                let (user, peer) = (users[who], users[(who + 1 + dice.roll(2) as usize) % 3]);
-                match dice.roll(8) {
-                    0 | 1 => send(user, peer, &[(step << 8 | n, format!("{step}/{n}"))]),
-                    2 => ask(user, peer),
-                    3 => accept(user, peer),
-                    _ => any_change(&mut dice, &devices[who], user, peer),
-                }
-            })
-            .collect();
+        pair.maybe_lose_a_tail();
+        let again = devices.iter_mut().flat_map(Device::say_again);
+        let mut ops: Vec<Op> = again.collect();
+        ops.extend((0..3 + dice.roll(4)).map(|n| {
+            let who = dice.roll(3) as usize;
+            let (user, peer) = (users[who], users[(who + 1 + dice.roll(2) as usize) % 3]);
+            match dice.roll(8) {
+                0 | 1 => send(user, peer, &[(step << 8 | n, format!("{step}/{n}"))]),
+                2 => ask(user, peer),
+                3 => accept(user, peer),
+                _ => any_change(&mut dice, &devices[who], user, peer),
+            }
+        }));
         // Refusals are as good as answers here: half of it has no place when it comes.
         pair.round(ops);
         let who = dice.roll(3) as usize;

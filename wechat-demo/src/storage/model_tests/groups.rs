@@ -80,16 +80,17 @@ fn world(seed: u64, steps: u32) -> usize {
     pair.drain();
     pair.set_faults(true);
     for step in 0..u64::from(steps) {
-        let ops = (0..2 + dice.roll(4))
-            .map(|n| {
-                let user = users[dice.roll(4) as usize];
-                match dice.roll(5) {
-                    0 => group_change(user, group, any_change(&mut dice, &users)),
-                    1 => group_change(user, group, What::Join(true)),
-                    _ => send(user, group, &[(step << 8 | n, format!("{step}/{n}"))]),
-                }
-            })
-            .collect();
+        pair.maybe_lose_a_tail();
+        let again = devices.iter_mut().flat_map(Device::say_again);
+        let mut ops: Vec<Op> = again.collect();
+        ops.extend((0..2 + dice.roll(4)).map(|n| {
+            let user = users[dice.roll(4) as usize];
+            match dice.roll(5) {
+                0 => group_change(user, group, any_change(&mut dice, &users)),
+                1 => group_change(user, group, What::Join(true)),
+                _ => send(user, group, &[(step << 8 | n, format!("{step}/{n}"))]),
+            }
+        }));
         // Who is not a member when it comes is refused; that is part of it.
         pair.round(ops);
         let who = dice.roll(4) as usize;
@@ -110,7 +111,7 @@ fn check(devices: &[Device], users: &[UserId], group: UserId) {
             assert!(before.is_none_or(|before| before == count), "one position");
         }
     }
-    let counts: std::collections::BTreeSet<_> = all.values().collect();
+    let counts: BTreeSet<_> = all.values().collect();
     assert_eq!(counts.len(), all.len(), "a position is given once");
     let mut truth: Option<Group> = None;
     for (device, user) in devices.iter().zip(users) {

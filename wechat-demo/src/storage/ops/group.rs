@@ -177,7 +177,7 @@ pub(super) fn changed(
         return Ok(());
     };
     let mut to = shards(work, &row);
-    let at = row.count + 1;
+    let at = message::next_position(work.home.incarnation, row.count);
     let mut roster = row.group.take().unwrap_or_default();
     match roster::apply(&mut roster, change.by, &asked, at) {
         Ok(true) => {}
@@ -219,7 +219,7 @@ pub(super) fn sent(
         );
         return Ok(());
     };
-    row.count += 1;
+    row.count = message::next_position(work.home.incarnation, row.count);
     let pos = Pos {
         count: row.count,
         sender: sender.0,

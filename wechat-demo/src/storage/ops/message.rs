@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, group, plain_item, push};
 use crate::{
-    model::{ClientMsgId, MessageId, Pos, UserId, limits::MESSAGES_PER_SEND},
+    model::{ClientMsgId, Incarnation, MessageId, Pos, Seq, UserId, limits::MESSAGES_PER_SEND},
     planted::{self, Bug},
     proto::{
         storage as pb,
@@ -54,18 +54,17 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
         let row = match known {
             Known::Before(row) => row,
             Known::New => {
-                // A group's home counts itself.
-                count += u64::from(!receiver.is_group());
-                send_one(
-                    work,
-                    Pos {
-                        count,
-                        sender: sender.0,
-                    },
-                    receiver,
-                    id,
-                    outgoing,
-                )?
+                let at = match receiver.is_group() {
+                    // A group's home counts itself.
+                    true => 0,
+                    false => position(work.home.incarnation, count, outgoing.count),
+                };
+                count = count.max(at);
+                let pos = Pos {
+                    count: at,
+                    sender: sender.0,
+                };
+                send_one(work, pos, receiver, id, outgoing)?
             }
         };
         sent.push(terminal::Sent {
@@ -79,6 +78,22 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
         set_conversation_count(work, sender, receiver, count);
     }
     Ok(Answer::Sent(terminal::SendReply { sent }))
+}
+
+/// Where the next message stands after `count`. One of an earlier incarnation, lost here and said again, stands where
+/// it stood: it may have been answered there. What is new stands above all that may be lost.
+fn position(incarnation: Incarnation, count: u64, before: u64) -> u64 {
+    match before {
+        0 => next_position(incarnation, count),
+        before if Seq(before).incarnation() < incarnation => before,
+        _ => next_position(incarnation, count),
+    }
+}
+
+/// The position after `count`. The incarnation is in it, as in numbers, so that none is given twice though a tail was
+/// lost.
+pub(super) fn next_position(incarnation: Incarnation, count: u64) -> u64 {
+    (count + 1).max(Seq::new(incarnation, 1).0)
 }
 
 /// Effect of a message at the receiver's home: an item of the receiver's, or word back that there is none.

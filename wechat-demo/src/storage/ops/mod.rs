@@ -98,6 +98,8 @@ pub enum RefusalKind {
     AlreadyExists,
     /// Not in the state things are in.
     FailedPrecondition,
+    /// Something else is to be done first; then again.
+    Aborted,
     /// It is somebody else's to do.
     PermissionDenied,
     /// The token is not good.

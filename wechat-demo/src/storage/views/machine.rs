@@ -450,16 +450,19 @@ impl View {
     }
 }
 
-impl From<pb::View> for View {
-    fn from(view: pb::View) -> Self {
-        Self {
+impl TryFrom<pb::View> for View {
+    type Error = std::num::TryFromIntError;
+
+    /// An incarnation that a number cannot hold is refused: cut short, it would be an old one.
+    fn try_from(view: pb::View) -> Result<Self, Self::Error> {
+        Ok(Self {
             epoch: view.epoch,
             primary: view.primary.unwrap_or_default().into(),
             backup: view.backup.map(Member::from),
-            incarnation: Incarnation(view.incarnation as u16),
+            incarnation: Incarnation(view.incarnation.try_into()?),
             proposal: view.proposal,
             store_id: view.store_id,
             shards: view.shards,
-        }
+        })
     }
 }

@@ -223,6 +223,10 @@ fn by_disk(members: Vec<Member>) -> Vec<Member> {
     disks.into_values().collect()
 }
 
+/// A view as the coordinator has it; what cannot be read is said, and is no view to act on.
 fn view_of(data: Bytes) -> Option<View> {
-    pb::View::decode(data).ok().map(View::from)
+    let view = pb::View::decode(data).map_err(anyhow::Error::from);
+    let view = view.and_then(|view| Ok(View::try_from(view)?));
+    view.inspect_err(|error| tracing::error!(%error, "the view at the coordinator cannot be read"))
+        .ok()
 }

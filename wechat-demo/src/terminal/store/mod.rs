@@ -9,7 +9,8 @@
 //! Invariants
 //! - D-1  The key in the store and the items up to it are from the same commit: after any crash the key
 //!   says exactly what the store holds.
-//! - D-2  A state (account, contact, refusal) only moves to a newer version.
+//! - D-2  A state (account, contact, refusal) only moves to a newer version; in a full sync to what is there now.
+//!   What was deleted is kept as that, and not shown.
 //! - D-4  A message that was edited, recalled or reacted to comes again as a later version of its item and
 //!   takes the place of the version before.
 //! - D-3  A message is filed under its number too: if a server handed one out twice the store shows it
@@ -20,7 +21,8 @@ pub mod memory;
 
 use prost::Message;
 
-use crate::model::{Pos, UserId};
+use super::sync::{Cursor, Page};
+use crate::model::{ClientMsgId, Pos, UserId};
 use crate::proto::terminal as pb;
 
 /// The local copy of one user's timeline.
@@ -28,14 +30,58 @@ pub trait LocalStore: Send + Sync + 'static {
     /// Whose timeline it is: a user id.
     fn owner(&self) -> u64;
 
-    /// Everything up to it is in the store; 0 = nothing.
-    fn key(&self) -> u64;
+    /// How far the store has got.
+    fn cursor(&self) -> Cursor;
 
-    /// Stores items and key in one commit, durable (as far as this store is) on return.
+    /// Everything up to it is in the store; 0 = nothing.
+    fn key(&self) -> u64 {
+        self.cursor().key
+    }
+
+    /// Stores items and cursor in one commit, durable (as far as this store is) on return. The last page of a full
+    /// sync takes out, in the same commit, what none of its pages had.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing of it is stored, or, after a failed disk, the store takes no more.
-    fn apply(&self, before: u64, items: &[pb::Item], after: u64) -> Result<(), StoreError>;
+    fn apply_page(
+        &self,
+        before: u64,
+        page: Page,
+        items: &[pb::Item],
+        after: Cursor,
+    ) -> Result<(), StoreError>;
+
+    /// As [`LocalStore::apply_page`], of items that follow the key.
+    ///
+    /// # Errors
+    /// As there.
+    fn apply(&self, before: u64, items: &[pb::Item], after: u64) -> Result<(), StoreError> {
+        let after = Cursor {
+            key: after,
+            ..Cursor::default()
+        };
+        self.apply_page(before, Page::Newer, items, after)
+    }
+
+    /// Takes out, in one commit, what came under numbers above `to`; the user's own messages among it wait in
+    /// [`LocalStore::again`] from then on. Where something had an older version that is not here any more, only
+    /// a full sync brings that back, and the cursor asks for one.
+    ///
+    /// # Errors
+    /// As for [`LocalStore::apply_page`].
+    fn rewind(&self, before: u64, to: u64) -> Result<Cursor, StoreError>;
+
+    /// The first message that is to be sent again, and its name for [`LocalStore::said_again`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn again(&self) -> Result<Option<(u64, pb::SendRequest)>, StoreError>;
+
+    /// It was sent again, or never will be.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    fn said_again(&self, name: u64) -> Result<(), StoreError>;
 
     /// The last `limit` messages with another user, or of a group, in the order of their positions.
     ///
@@ -187,6 +233,28 @@ fn unplaced(sender: u64) -> Pos {
         count: u64::MAX,
         sender,
     }
+}
+
+/// What is to be sent again of a message that was lost: under its old client id, and its old position unless a
+/// group's home gives that.
+fn lost_words(owner: u64, count: u64, message: pb::Message) -> Option<pb::SendRequest> {
+    let own = message.sender == owner && !message.recalled;
+    if !own || ClientMsgId::from_bytes(&message.client_id).is_none() {
+        return None;
+    }
+    let to_group = UserId(message.receiver).is_group();
+    let count = if to_group { 0 } else { count };
+    let outgoing = pb::Outgoing {
+        client_id: message.client_id,
+        text: message.text,
+        extra: message.extra,
+        count,
+    };
+    Some(pb::SendRequest {
+        receiver: message.receiver,
+        messages: vec![outgoing],
+        key: 0,
+    })
 }
 
 /// Decides where an item of `owner`'s timeline belongs.

@@ -13,6 +13,7 @@ fn message(number: u64, count: u64, sender: u64, text: &str) -> pb::Item {
         message_id: number,
         sender,
         receiver,
+        client_id: vec![number as u8; 16].into(),
         text: text.to_owned(),
         ..Default::default()
     };
@@ -50,6 +51,87 @@ fn both(promise: impl Fn(&dyn LocalStore)) {
     promise(&Memory::new(ME));
     let dir = tempfile::tempdir().unwrap();
     promise(&Depot::open(dir.path()).unwrap().account(ME).unwrap());
+}
+
+fn at(key: u64) -> Cursor {
+    Cursor {
+        key,
+        ..Cursor::default()
+    }
+}
+
+#[test]
+fn what_was_lost_goes_and_own_messages_among_it_wait_to_be_said_again() {
+    both(|store| {
+        let kept = [contact(3, 1), message(4, 1, BOB, "kept")];
+        store.apply(0, &kept, 4).unwrap();
+        let lost = [message(5, 2, ME, "mine"), message(6, 3, BOB, "theirs")];
+        store.apply(4, &lost, 6).unwrap();
+        assert_eq!(store.rewind(6, 4).unwrap(), at(4));
+        assert_eq!(
+            (store.cursor(), texts(store, 9)),
+            (at(4), vec!["kept".to_owned()])
+        );
+        assert!(store.state(pb::Kind::Contact, BOB).unwrap().is_some());
+        let (name, request) = store.again().unwrap().unwrap();
+        let [again] = &request.messages[..] else {
+            panic!("one message at a time")
+        };
+        assert_eq!((request.receiver, again.count), (BOB, 2));
+        assert_eq!(
+            (again.text.as_str(), &again.client_id[..]),
+            ("mine", &[5; 16][..])
+        );
+        store.said_again(name).unwrap();
+        assert_eq!(store.again().unwrap(), None);
+    });
+}
+
+#[test]
+fn a_version_that_was_lost_calls_for_a_full_sync() {
+    both(|store| {
+        store.apply(0, &[contact(3, 1)], 3).unwrap();
+        store.apply(3, &[contact(7, 2)], 7).unwrap();
+        let anew = Cursor {
+            anew: true,
+            ..at(4)
+        };
+        assert_eq!(store.rewind(7, 4).unwrap(), anew);
+        assert_eq!(store.state(pb::Kind::Contact, BOB).unwrap(), None);
+        store
+            .apply_page(4, Page::FullBegins, &[contact(3, 1)], at(4))
+            .unwrap();
+        let owed = Cursor { owed: 9, ..at(5) };
+        store
+            .apply_page(4, Page::Newer, &[message(5, 1, BOB, "hi")], owed)
+            .unwrap();
+        // What the page left out for a newer version is not here, and that version is lost.
+        assert!(store.rewind(5, 5).unwrap().anew);
+    });
+}
+
+#[test]
+fn a_full_sync_takes_out_at_its_end_what_it_did_not_bring() {
+    both(|store| {
+        let old = [message(1, 1, BOB, "gone"), message(2, 2, BOB, "there")];
+        store.apply(0, &old, 2).unwrap();
+        store.apply(2, &[contact(6, 4)], 6).unwrap();
+        let first = Cursor {
+            full_to: 9,
+            ..at(2)
+        };
+        store
+            .apply_page(6, Page::FullBegins, &old[1..], first)
+            .unwrap();
+        assert_eq!(texts(store, 9), ["gone", "there"]);
+        // Whatever version was there.
+        store
+            .apply_page(2, Page::Full, &[contact(7, 3)], at(9))
+            .unwrap();
+        assert_eq!(texts(store, 9), ["there"]);
+        let contact = store.state(pb::Kind::Contact, BOB).unwrap().unwrap();
+        assert_eq!((contact.version, store.cursor()), (3, at(9)));
+    });
 }
 
 #[test]

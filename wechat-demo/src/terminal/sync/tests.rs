@@ -4,6 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn at(key: u64) -> Cursor {
+    Cursor {
+        key,
+        ..Cursor::default()
+    }
+}
+
 fn item(number: u64) -> pb::Item {
     pb::Item {
         number,
@@ -34,6 +41,7 @@ fn answer(numbers: &[u64], key: u64, more: bool) -> pb::SyncReply {
         items: numbers.iter().copied().map(item).collect(),
         key,
         more,
+        ..Default::default()
     }
 }
 
@@ -45,17 +53,36 @@ fn expect_apply(sync: &mut Sync, now: Instant, numbers: &[u64], to: u64) {
         sync.step(now),
         Step::Apply {
             before,
+            page: Page::Newer,
             items,
-            after: to
+            after: at(to)
         }
     );
     sync.applied();
     assert_eq!(sync.key(), to);
 }
 
+fn expect_apply_from(
+    sync: &mut Sync,
+    now: Instant,
+    before: Cursor,
+    page: Page,
+    numbers: &[u64],
+    after: Cursor,
+) {
+    let apply = Step::Apply {
+        before: before.key,
+        page,
+        items: numbers.iter().copied().map(item).collect(),
+        after,
+    };
+    assert_eq!(sync.step(now), apply);
+    sync.applied();
+}
+
 #[test]
 fn a_notify_in_step_is_applied_without_asking() {
-    let (mut sync, now) = (Sync::new(5), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(5)), Instant::from_nanos(0));
     sync.notified(data(5, &[6, 7]), now);
     expect_apply(&mut sync, now, &[6, 7], 7);
     assert_eq!(sync.step(now), Step::Wait(None));
@@ -64,7 +91,7 @@ fn a_notify_in_step_is_applied_without_asking() {
 
 #[test]
 fn a_notify_seen_before_changes_nothing() {
-    let (mut sync, now) = (Sync::new(7), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(7)), Instant::from_nanos(0));
     sync.notified(data(5, &[6, 7]), now);
     sync.notified(plain(6, 7), now);
     assert_eq!(sync.step(now), Step::Wait(None));
@@ -72,14 +99,14 @@ fn a_notify_seen_before_changes_nothing() {
 
 #[test]
 fn a_notify_that_overlaps_the_key_brings_only_what_is_new() {
-    let (mut sync, now) = (Sync::new(6), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(6)), Instant::from_nanos(0));
     sync.notified(data(5, &[6, 7, 9]), now);
     expect_apply(&mut sync, now, &[7, 9], 9);
 }
 
 #[test]
 fn a_gap_waits_for_the_missing_notify_and_asks_only_when_it_does_not_come() {
-    let (mut sync, now) = (Sync::new(5), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(5)), Instant::from_nanos(0));
     sync.notified(data(7, &[8]), now);
     assert_eq!(sync.step(now), Step::Wait(Some(now + GAP_WAIT)));
     sync.notified(data(5, &[7]), now);
@@ -93,7 +120,7 @@ fn a_gap_waits_for_the_missing_notify_and_asks_only_when_it_does_not_come() {
 
     sync.notified(data(9, &[10]), now);
     let late = now + GAP_WAIT;
-    assert_eq!(sync.step(late), Step::Ask { key: 8 });
+    assert_eq!(sync.step(late), Step::Ask(at(8)));
     sync.answered(answer(&[9, 10], 10, false), late).unwrap();
     expect_apply(&mut sync, late, &[9, 10], 10);
     assert_eq!(
@@ -105,7 +132,7 @@ fn a_gap_waits_for_the_missing_notify_and_asks_only_when_it_does_not_come() {
 
 #[test]
 fn a_second_gap_gets_its_own_wait() {
-    let (mut sync, now) = (Sync::new(1), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(1)), Instant::from_nanos(0));
     sync.notified(data(2, &[3]), now);
     sync.notified(data(5, &[6]), now);
     sync.notified(data(1, &[2]), now);
@@ -116,9 +143,9 @@ fn a_second_gap_gets_its_own_wait() {
 
 #[test]
 fn notifies_during_a_sync_wait_for_its_answer() {
-    let (mut sync, now) = (Sync::new(0), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(0)), Instant::from_nanos(0));
     sync.linked(4);
-    assert_eq!(sync.step(now), Step::Ask { key: 0 });
+    assert_eq!(sync.step(now), Step::Ask(at(0)));
     sync.notified(data(4, &[5]), now);
     assert_eq!(
         sync.step(now),
@@ -133,12 +160,12 @@ fn notifies_during_a_sync_wait_for_its_answer() {
 
 #[test]
 fn pages_are_asked_for_until_there_are_no_more() {
-    let (mut sync, now) = (Sync::new(0), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(0)), Instant::from_nanos(0));
     sync.linked(2);
-    assert_eq!(sync.step(now), Step::Ask { key: 0 });
+    assert_eq!(sync.step(now), Step::Ask(at(0)));
     sync.answered(answer(&[1, 2], 2, true), now).unwrap();
     expect_apply(&mut sync, now, &[1, 2], 2);
-    assert_eq!(sync.step(now), Step::Ask { key: 2 });
+    assert_eq!(sync.step(now), Step::Ask(at(2)));
     sync.answered(answer(&[3], 3, false), now).unwrap();
     expect_apply(&mut sync, now, &[3], 3);
     assert_eq!(sync.step(now), Step::Wait(None));
@@ -146,48 +173,110 @@ fn pages_are_asked_for_until_there_are_no_more() {
 
 #[test]
 fn a_plain_notify_and_a_beat_call_for_a_sync() {
-    let (mut sync, now) = (Sync::new(3), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(3)), Instant::from_nanos(0));
     sync.notified(plain(3, 4), now);
-    assert_eq!(sync.step(now), Step::Ask { key: 3 });
+    assert_eq!(sync.step(now), Step::Ask(at(3)));
     sync.answered(answer(&[4], 4, false), now).unwrap();
     expect_apply(&mut sync, now, &[4], 4);
     sync.heard(4);
     assert_eq!(sync.step(now), Step::Wait(None));
     sync.heard(5);
-    assert_eq!(sync.step(now), Step::Ask { key: 4 });
+    assert_eq!(sync.step(now), Step::Ask(at(4)));
 }
 
 #[test]
 fn a_failed_ask_is_repeated_after_a_pause_or_on_the_next_link() {
-    let (mut sync, now) = (Sync::new(3), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(3)), Instant::from_nanos(0));
     sync.heard(9);
-    assert_eq!(sync.step(now), Step::Ask { key: 3 });
+    assert_eq!(sync.step(now), Step::Ask(at(3)));
     sync.ask_failed(now);
-    let Step::Wait(Some(at)) = sync.step(now) else {
+    let Step::Wait(Some(late)) = sync.step(now) else {
         panic!("no pause")
     };
-    assert_eq!(sync.step(at), Step::Ask { key: 3 });
-    sync.ask_failed(at);
+    assert_eq!(sync.step(late), Step::Ask(at(3)));
+    sync.ask_failed(late);
     sync.linked(9);
-    assert_eq!(sync.step(at), Step::Ask { key: 3 });
+    assert_eq!(sync.step(late), Step::Ask(at(3)));
 }
 
 #[test]
 fn an_announced_key_that_is_not_shown_does_not_make_a_storm_of_asks() {
-    let (mut sync, mut now) = (Sync::new(3), Instant::from_nanos(0));
+    let (mut sync, mut now) = (Sync::new(at(3)), Instant::from_nanos(0));
     sync.heard(9);
     let (start, mut asks) = (now, 0);
     while now < start + Duration::from_secs(60) {
         match sync.step(now) {
-            Step::Ask { key } => {
+            Step::Ask(Cursor { key, .. }) => {
                 asks += 1;
                 sync.answered(answer(&[], key, false), now).unwrap();
             }
             Step::Wait(Some(at)) => now = at,
+            // Whoever answers is believed in the end.
+            Step::Wait(None) => break,
             other => panic!("{other:?}"),
         }
     }
     assert!(asks < 20, "{asks} asks in a minute");
+    assert!(
+        now > start + Duration::from_secs(20),
+        "not believed at once"
+    );
+    assert!(sync.is_level());
+}
+
+#[test]
+fn what_the_backend_lost_is_taken_out_before_anything_is_asked() {
+    let (mut sync, now) = (Sync::new(at(9)), Instant::from_nanos(0));
+    sync.linked(4);
+    assert_eq!(sync.step(now), Step::Ask(at(9)));
+    let rewind = |to| pb::SyncReply {
+        rewind: Some(to),
+        ..Default::default()
+    };
+    assert!(
+        sync.answered(rewind(9), now).is_err(),
+        "nothing is above it"
+    );
+    sync.linked(4);
+    assert_eq!(sync.step(now), Step::Ask(at(9)));
+    sync.answered(rewind(4), now).unwrap();
+    assert_eq!(sync.step(now), Step::Rewind { before: 9, to: 4 });
+    // The numbers go on elsewhere: this one reaches over the key.
+    sync.notified(data(3, &[20]), now);
+    assert_eq!(sync.step(now), Step::Wait(None));
+    sync.rewound(at(4));
+    assert_eq!(sync.step(now), Step::Ask(at(4)));
+    sync.answered(answer(&[20], 20, false), now).unwrap();
+    expect_apply_from(&mut sync, now, at(4), Page::Newer, &[20], at(20));
+    assert!(sync.is_level());
+}
+
+#[test]
+fn a_full_sync_goes_on_after_a_restart_and_ends_where_it_began_to() {
+    let (mut sync, now) = (Sync::new(at(9)), Instant::from_nanos(0));
+    sync.heard(12);
+    assert_eq!(sync.step(now), Step::Ask(at(9)));
+    let page = |numbers: &[u64], key| pb::SyncReply {
+        full_to: 7,
+        owed: 12,
+        ..answer(numbers, key, true)
+    };
+    sync.answered(page(&[2, 3], 3), now).unwrap();
+    let first = Cursor {
+        full_to: 7,
+        owed: 12,
+        ..at(3)
+    };
+    expect_apply_from(&mut sync, now, at(9), Page::FullBegins, &[2, 3], first);
+    let mut sync = Sync::new(first);
+    assert_eq!(sync.step(now), Step::Ask(first));
+    sync.answered(page(&[6], 7), now).unwrap();
+    let last = Cursor { owed: 12, ..at(7) };
+    expect_apply_from(&mut sync, now, first, Page::Full, &[6], last);
+    assert_eq!(sync.step(now), Step::Ask(last));
+    sync.answered(answer(&[12], 12, false), now).unwrap();
+    expect_apply_from(&mut sync, now, last, Page::Newer, &[12], at(12));
+    assert!(sync.is_level());
 }
 
 #[test]
@@ -199,9 +288,9 @@ fn nonsense_answers_are_refused_and_move_nothing() {
         (answer(&[3], 4, false), "at or below"),
         (answer(&[5], 4, false), "above its own"),
     ] {
-        let (mut sync, now) = (Sync::new(3), Instant::from_nanos(0));
+        let (mut sync, now) = (Sync::new(at(3)), Instant::from_nanos(0));
         sync.heard(9);
-        assert_eq!(sync.step(now), Step::Ask { key: 3 });
+        assert_eq!(sync.step(now), Step::Ask(at(3)));
         let error = sync.answered(reply, now).unwrap_err();
         assert!(error.what.contains(what), "{error}");
         assert_eq!(sync.key(), 3);
@@ -210,12 +299,12 @@ fn nonsense_answers_are_refused_and_move_nothing() {
 
 #[test]
 fn what_is_held_is_bounded() {
-    let (mut sync, now) = (Sync::new(0), Instant::from_nanos(0));
+    let (mut sync, now) = (Sync::new(at(0)), Instant::from_nanos(0));
     for n in 0..10_000 {
         sync.notified(data(10 + 2 * n, &[11 + 2 * n]), now);
         assert!(sync.held.len() <= MAX_HELD && sync.held_items <= MAX_HELD_ITEMS);
     }
-    assert_eq!(sync.step(now), Step::Ask { key: 0 });
+    assert_eq!(sync.step(now), Step::Ask(at(0)));
 }
 
 /// A timeline with holes in its numbers, as a server that jumps on a restart gives them.
@@ -305,7 +394,7 @@ impl Rig {
             return None;
         }
         match self.sync.step(self.now) {
-            Step::Ask { key } => {
+            Step::Ask(Cursor { key, .. }) => {
                 assert_eq!(key, self.key);
                 self.asking = Some(key);
                 None
@@ -314,8 +403,10 @@ impl Rig {
                 before,
                 items,
                 after,
+                page: Page::Newer,
             } => {
                 assert_eq!(before, self.key);
+                let after = after.key;
                 assert!(after > before);
                 assert!(items.iter().all(|i| i.number > before && i.number <= after));
                 self.store.extend(items.iter().map(|i| i.number));
@@ -333,6 +424,7 @@ impl Rig {
                 None
             }
             Step::Wait(until) => Some(until),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -344,7 +436,7 @@ proptest! {
     ) {
         let mut rig = Rig {
             server: Server::default(),
-            sync: Sync::new(0),
+            sync: Sync::new(at(0)),
             store: Vec::new(),
             key: 0,
             asking: None,
