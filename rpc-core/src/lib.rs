@@ -14,7 +14,7 @@ pub mod sync;
 pub use coroutine::identity::IdentityError;
 #[cfg(feature = "hooks")]
 pub use hook::keep_when_cut;
-pub use rpc::client::{CallOptions, Channel, ChannelBuilder, Wire, zookeeper};
+pub use rpc::client::{Balance, CallOptions, Channel, ChannelBuilder, Wire, naming, zookeeper};
 pub use rpc::compression::{Compression, CompressionSwitch};
 pub use rpc::cors::Cors;
 pub use rpc::error::Error;

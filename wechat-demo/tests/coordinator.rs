@@ -3,12 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use libraries::relay::{How, Relay};
 use libraries::zookeeper::{Ensemble, SERVERS};
 use rpc_core::time::Instant;
 use wechat_demo::coordinator::remote::RemoteCoordinator;
@@ -30,18 +31,6 @@ trait Stage {
 enum Way {
     Good,
     Shaky,
-}
-
-/// What becomes of what travels.
-#[derive(Clone, Copy, PartialEq)]
-#[repr(u8)]
-enum How {
-    /// It arrives.
-    Open,
-    /// What is asked arrives, what is answered does not.
-    NoAnswers,
-    /// Nothing arrives.
-    Cut,
 }
 
 /// Longer than anything here takes; a test that hangs ends with words.
@@ -66,7 +55,7 @@ impl Embedded {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let child = spawn(dir.path(), address);
-        let relay = Relay::start(address);
+        let relay = Relay::start(address).unwrap();
         Self {
             dir,
             address,
@@ -92,7 +81,7 @@ impl Stage for Embedded {
     fn client(&self, way: Way) -> Arc<dyn Coordinator> {
         let address = match way {
             Way::Good => self.address,
-            Way::Shaky => self.relay.address,
+            Way::Shaky => self.relay.address(),
         };
         Arc::new(RemoteCoordinator::new(&address.to_string()).unwrap())
     }
@@ -104,7 +93,7 @@ impl Stage for Embedded {
     }
 
     fn shake(&self, how: How) {
-        self.relay.how.store(how as u8, Ordering::SeqCst);
+        self.relay.shake(how);
     }
 }
 
@@ -124,7 +113,7 @@ struct Servers {
 impl Servers {
     fn start() -> Self {
         let ensemble = Ensemble::start().unwrap_or_else(|error| panic!("{error:#}"));
-        let relay = Relay::start(ensemble.addr(0));
+        let relay = Relay::start(ensemble.addr(0)).unwrap();
         Self { ensemble, relay }
     }
 }
@@ -133,7 +122,7 @@ impl Stage for Servers {
     fn client(&self, way: Way) -> Arc<dyn Coordinator> {
         let servers = match way {
             Way::Good => self.ensemble.hosts(),
-            Way::Shaky => self.relay.address.to_string(),
+            Way::Shaky => self.relay.address().to_string(),
         };
         Arc::new(ZooKeeperCoordinator::new(&format!("{servers}/some/where")).unwrap())
     }
@@ -144,50 +133,8 @@ impl Stage for Servers {
     }
 
     fn shake(&self, how: How) {
-        self.relay.how.store(how as u8, Ordering::SeqCst);
+        self.relay.shake(how);
     }
-}
-
-/// Carries bytes both ways, as far as it is told to.
-struct Relay {
-    address: SocketAddr,
-    how: Arc<AtomicU8>,
-}
-
-impl Relay {
-    fn start(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let how = Arc::new(AtomicU8::new(How::Open as u8));
-        let told = how.clone();
-        std::thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                // Nobody at home: the client sees a closed connection, as it should.
-                let Ok(far) = TcpStream::connect(to) else {
-                    continue;
-                };
-                let (near2, far2) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                let (asked, answered) = (told.clone(), told.clone());
-                std::thread::spawn(move || carry(near, far, &asked, How::Cut));
-                std::thread::spawn(move || carry(far2, near2, &answered, How::NoAnswers));
-            }
-        });
-        Self { address, how }
-    }
-}
-
-/// One direction, which is closed from `least` on. What is lost takes the connection with it.
-fn carry(mut from: TcpStream, mut to: TcpStream, how: &AtomicU8, least: How) {
-    use std::io::{Read, Write};
-    let mut bytes = [0; 4096];
-    while let Ok(length @ 1..) = from.read(&mut bytes) {
-        let lost = how.load(Ordering::SeqCst) >= least as u8;
-        if lost || to.write_all(&bytes[..length]).is_err() {
-            break;
-        }
-    }
-    let _ = from.shutdown(std::net::Shutdown::Both);
-    let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
 /// The session of a client that finds the coordinator, which may be starting.
@@ -266,6 +213,7 @@ fn zookeeper_keeps_every_promise_and_stands_the_loss_of_servers() {
     // The rest on the same ensemble: it takes seconds to start one.
     a_lost_server_changes_nothing(&mut servers);
     without_a_majority_calls_fail_with_words_and_sessions_and_watches_come_back(&mut servers);
+    a_caller_that_is_cancelled_costs_the_session_nothing(&servers);
 }
 
 fn a_lost_server_changes_nothing(servers: &mut Servers) {
@@ -317,6 +265,35 @@ fn without_a_majority_calls_fail_with_words_and_sessions_and_watches_come_back(
         Agreed::Ours(2)
     );
     wait_for(&*session, &changed("/frozen"));
+}
+
+fn a_caller_that_is_cancelled_costs_the_session_nothing(servers: &Servers) {
+    let session = open(&servers.client(Way::Good), LONG);
+    session.create("/shared", b"", Kind::Lasting).unwrap();
+    session.watch("/shared").unwrap();
+    let (begun, cancelled) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let caller = {
+        let (session, begun, cancelled) = (session.clone(), begun.clone(), cancelled.clone());
+        rpc_core::spawn(move || {
+            begun.store(true, Ordering::SeqCst);
+            wait_until("it is cancelled", || cancelled.load(Ordering::SeqCst));
+            // Cancelled: it sends its request all the same, whole, and waits for no answer.
+            session.set("/shared", b"sent", 1)
+        })
+    };
+    wait_until("the caller runs", || begun.load(Ordering::SeqCst));
+    caller.cancel();
+    cancelled.store(true, Ordering::SeqCst);
+    let outcome = caller.join().unwrap();
+    assert!(
+        matches!(outcome, Ok(2) | Err(Fault::Lost(_))),
+        "{outcome:?}"
+    );
+    let seen = || sure(|| session.read("/shared")).map(|node| node.version);
+    wait_until("the request arrived", || seen() == Some(2));
+    while let Some(event) = session.next_event(Duration::ZERO) {
+        assert_eq!(event, changed("/shared"));
+    }
 }
 
 fn nodes_change_by_compare_and_set_alone(stage: &impl Stage) {

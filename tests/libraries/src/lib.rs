@@ -10,6 +10,7 @@ pub mod calls;
 pub mod http;
 pub mod load;
 pub mod processes;
+pub mod relay;
 pub mod threaded;
 pub mod zookeeper;
 

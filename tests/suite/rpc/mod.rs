@@ -16,6 +16,7 @@ mod http;
 mod interop;
 mod lines;
 mod listeners;
+mod naming;
 mod peer;
 mod streams;
 mod threads;

@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +11,14 @@ use prost::Message;
 
 use super::EHOSTDOWN;
 use super::ambient;
+use super::balance::Balance;
 use super::connection::Connection;
-use super::link::{Link, Phase};
+use super::naming;
 use super::options::CallOptions;
+use super::servers::{Pick, Servers};
 use super::streams::{Answers, Beside, Sending, StreamCall};
 use crate::base::lock::SpinLock;
 use crate::base::time::Instant;
-use crate::net::address;
 use crate::net::wait::{self, GaveUp, Waiter, wait_for};
 use crate::rpc::compression::{Compression, CompressionError, CompressionSwitch, compress};
 use crate::rpc::descriptor::MethodDescriptor;
@@ -43,6 +43,8 @@ pub struct Channel {
 #[derive(Clone, Debug)]
 pub struct ChannelBuilder {
     target: String,
+    /// `None` = what is usual for the target.
+    balance: Option<Balance>,
     deadline: Option<Duration>,
     limits: ChannelLimits,
     tls: Option<ClientTls>,
@@ -83,8 +85,7 @@ pub(super) struct ChannelLimits {
 /// Owned by the handles: the last one ends the links.
 struct Shared {
     board: Arc<Board>,
-    links: Vec<Arc<Link>>,
-    next: AtomicUsize,
+    servers: Servers,
     deadline: Option<Duration>,
     limits: ChannelLimits,
     /// The runtime that drives the connections.
@@ -110,10 +111,14 @@ impl Board {
 }
 
 impl Channel {
-    /// A channel to `target`: `list://HOST:PORT,HOST:PORT,…`, a plain `HOST:PORT`, or `unix:PATH`.
+    /// A channel to `target`: `list://HOST:PORT,HOST:PORT,…`, a plain `HOST:PORT`, `unix:PATH`, or
+    /// `zk://HOST:PORT,…/PATH` for the servers that are registered at that path of a ZooKeeper ensemble (see
+    /// [`naming`](crate::naming)), whoever they are at the time. A server that is not registered any more gets no
+    /// more calls, and answers those that it has.
     pub fn builder(target: &str) -> ChannelBuilder {
         ChannelBuilder {
             target: target.to_owned(),
+            balance: None,
             deadline: None,
             tls: None,
             served: None,
@@ -379,9 +384,9 @@ impl Channel {
             beside.set_log_id(log_id);
         }
         let trace = ambient::add_to(&mut beside);
-        let mut elsewhere = self.shared.links.len() - 1;
+        let mut elsewhere = self.shared.servers.others();
         loop {
-            let connection = match self.pick_now(options.wait_for_ready) {
+            let connection = match self.shared.servers.pick(options.wait_for_ready, now) {
                 Pick::Ready(connection) => connection,
                 _ => {
                     let connection = self.pick(until, options.wait_for_ready)?;
@@ -404,7 +409,8 @@ impl Channel {
                 timeout: (!until.is_never()).then(|| until - now),
                 token: 0,
             };
-            match attempt(&connection, call, until) {
+            let servers = &self.shared.servers;
+            match servers.weigh(&connection, now, || attempt(&connection, call, until)) {
                 // That server is going or gone and did not run the call: each other address may.
                 Err(status) if elsewhere > 0 && takes_no_calls(&status) => {
                     elsewhere -= 1;
@@ -418,38 +424,11 @@ impl Channel {
         }
     }
 
-    /// A connection to one of the addresses, in turn among those that have one.
-    fn pick_now(&self, wait_for_ready: bool) -> Pick {
-        let links = &self.shared.links;
-        // Relaxed: the number only spreads calls.
-        let first = match links.len() {
-            1 => 0,
-            _ => self.shared.next.fetch_add(1, Ordering::Relaxed),
-        };
-        let mut failed = None;
-        let mut undecided = wait_for_ready;
-        for i in 0..links.len() {
-            match links[(first + i) % links.len()].phase() {
-                Phase::Ready(connection) => return Pick::Ready(connection),
-                Phase::Connecting => undecided = true,
-                Phase::Failed(why) => failed = failed.or(Some(why)),
-                Phase::Closed(why) => {
-                    failed = failed.or(Some(why));
-                    undecided &= links.len() > 1;
-                }
-            }
-        }
-        match failed {
-            Some(why) if !undecided => Pick::Failed(why),
-            _ => Pick::Undecided,
-        }
-    }
-
     #[cold]
     fn pick(&self, until: Instant, wait_for_ready: bool) -> Result<Arc<Connection>, Status> {
         let look = || {
             self.shared.board.waiters.lock().push(Waiter::current());
-            match self.pick_now(wait_for_ready) {
+            match self.shared.servers.pick(wait_for_ready, Instant::now()) {
                 Pick::Ready(connection) => Some(Ok(connection)),
                 Pick::Failed(why) => Some(Err(Status::from_errno(
                     EHOSTDOWN,
@@ -482,20 +461,19 @@ impl Way {
     }
 }
 
-/// What looking for a connection came to.
-enum Pick {
-    Ready(Arc<Connection>),
-    /// An attempt is under way.
-    Undecided,
-    /// Every address failed; why one of them did.
-    Failed(Arc<str>),
-}
-
 impl ChannelBuilder {
     /// Time for each call that sets none of its own. Default: none.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// How a server is chosen for each call, where there are several. Default: [`Balance::P2c`] for `zk://`, else
+    /// [`Balance::InTurn`].
+    #[must_use]
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.balance = Some(balance);
         self
     }
 
@@ -560,7 +538,9 @@ impl ChannelBuilder {
     /// # Errors
     /// The target cannot be read, or none of its addresses could be reached: why one could not.
     pub fn connect(self) -> Result<Channel, Error> {
-        let until = Instant::after(self.limits.connect_timeout + SETTLE);
+        let named = self.target.starts_with(naming::SCHEME);
+        let asking = if named { ASKING } else { Duration::ZERO };
+        let until = Instant::after(asking + self.limits.connect_timeout + SETTLE);
         let channel = self.connect_lazy()?;
         channel
             .pick(until.min(wait::scope_deadline()), false)
@@ -589,17 +569,12 @@ impl ChannelBuilder {
             let config = tls.config(alpn)?;
             self.limits.tls = Some((tls, config));
         }
-        let addresses = parse_target(&self.target)?;
         let handle = home()?;
         let board = Arc::new(Board::default());
-        let links = addresses
-            .into_iter()
-            .map(|addr| Link::start(addr, self.limits.clone(), Arc::clone(&board), handle))
-            .collect();
+        let servers = Servers::start(&self.target, self.balance, &self.limits, &board, handle)?;
         let shared = Shared {
             board,
-            links,
-            next: AtomicUsize::new(0),
+            servers,
             deadline: self.deadline,
             limits: self.limits,
             handle,
@@ -613,9 +588,7 @@ impl ChannelBuilder {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        for link in &self.links {
-            link.end();
-        }
+        self.servers.end();
         if let Some(server) = &self.served {
             server.drain();
         }
@@ -624,9 +597,8 @@ impl Drop for Shared {
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let targets: Vec<&str> = self.shared.links.iter().map(|link| link.target()).collect();
         f.debug_struct("Channel")
-            .field("targets", &targets)
+            .field("targets", &self.shared.servers.targets())
             .finish()
     }
 }
@@ -679,34 +651,8 @@ fn send_all<M: Message>(
     Ok(())
 }
 
-/// `list://a:1,b:2`, `a:1` or `unix:/a` as addresses.
-fn parse_target(target: &str) -> Result<Vec<String>, Error> {
-    let list = match target.split_once("://") {
-        None => target,
-        Some(("list", list)) => list,
-        Some((scheme, _)) => {
-            return Err(Error::Config(format!(
-                "cannot connect to {target}: no naming scheme {scheme}://; write list://HOST:PORT,…, \
-                 HOST:PORT or unix:PATH"
-            )));
-        }
-    };
-    let addresses: Vec<String> = list.split(',').map(|addr| addr.trim().to_owned()).collect();
-    for addr in addresses.iter().filter(|addr| !address::is_local(addr)) {
-        let port = addr
-            .rsplit_once(':')
-            .map(|(host, port)| (host, port.parse::<u16>()));
-        if !matches!(port, Some((host, Ok(1..))) if !host.is_empty()) {
-            return Err(Error::Config(format!(
-                "cannot connect to {addr:?}: expected HOST:PORT with a port from 1 to 65535, or unix:PATH"
-            )));
-        }
-    }
-    Ok(addresses)
-}
-
 /// The runtime that drives a new channel.
-fn home() -> Result<Handle, Error> {
+pub(super) fn home() -> Result<Handle, Error> {
     Handle::try_current().map_or_else(background, Ok)
 }
 
@@ -738,35 +684,5 @@ const ENCODE_IN_PLACE_MAX: usize = 4096;
 const KEEPALIVE_MIN: Duration = Duration::from_millis(100);
 /// Beyond the connect timeout: time for the failure to be told.
 const SETTLE: Duration = Duration::from_millis(200);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_and_a_plain_address_are_read() {
-        assert_eq!(parse_target("list://a:1,b:2").unwrap(), ["a:1", "b:2"]);
-        assert_eq!(parse_target("127.0.0.1:80").unwrap(), ["127.0.0.1:80"]);
-        assert_eq!(parse_target("[::1]:80").unwrap(), ["[::1]:80"]);
-    }
-
-    #[test]
-    fn a_wrong_target_says_what_was_expected() {
-        for wrong in [
-            "",
-            "a",
-            "a:",
-            ":1",
-            "a:0",
-            "a:70000",
-            "list://",
-            "list://a:1,",
-            "a:x",
-        ] {
-            let text = parse_target(wrong).unwrap_err().to_string();
-            assert!(text.contains("HOST:PORT"), "{wrong}: {text}");
-        }
-        let text = parse_target("zk://a:1/x").unwrap_err().to_string();
-        assert!(text.contains("zk://") && text.contains("list://"), "{text}");
-    }
-}
+/// Time for naming to say which servers there are.
+const ASKING: Duration = Duration::from_secs(6);

@@ -8,6 +8,7 @@
 //! - CC-2  A slot is taken out by the caller that made it, and by nobody else: a late answer finds no
 //!   call in the session and never reaches a slot.
 //! - CC-3  Once `lost` is set no call is added, and every slot is done.
+//! - CC-4  Once `leaving` is set no call is added, and whoever takes the last slot out ends the connection.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::EHOSTDOWN;
+use super::balance::Load;
 use super::channel::ChannelLimits;
 use super::link::Link;
 use super::streams::StreamSlot;
@@ -64,6 +66,8 @@ pub(super) struct State {
     hung_up: bool,
     /// Why no more calls are taken (CC-3).
     lost: Option<Arc<str>>,
+    /// The server is not to be called any more (CC-4).
+    leaving: bool,
 }
 
 pub(super) enum Slot {
@@ -89,6 +93,12 @@ impl State {
             let full = self.unwritten() > max;
             self.crowd.set_full(full);
         }
+    }
+
+    /// Takes a call's slot out; true if the connection ends with it.
+    pub fn take_out(&mut self, key: usize) -> (Option<Slot>, bool) {
+        let slot = self.slots.try_remove(key);
+        (slot, self.leaving && self.slots.is_empty())
     }
 
     /// Counts something queued; true if it is time to write.
@@ -148,6 +158,7 @@ impl Connection {
                 read_pending: false,
                 hung_up: false,
                 lost: None,
+                leaving: false,
             }),
             waking: SpinLock::new(Vec::new()),
         }))
@@ -196,6 +207,11 @@ impl Connection {
         self.link.limits()
     }
 
+    /// What the server has to do for this channel.
+    pub fn load(&self) -> &Load {
+        self.link.load()
+    }
+
     /// Sends a call whose answer goes into `slot`: the slot's key, and the session's id.
     #[inline]
     pub fn send_call(&self, call: OutgoingCall<'_>, slot: Slot) -> Result<(usize, CallId), Status> {
@@ -204,6 +220,10 @@ impl Connection {
             let state = &mut *guard;
             if let Some(why) = &state.lost {
                 let text = format!("{why}; the call was not sent");
+                return Err(Status::from_errno(EHOSTDOWN, text));
+            }
+            if state.leaving {
+                let text = format!("{} {LEFT}; the call was not sent", self.link.target());
                 return Err(Status::from_errno(EHOSTDOWN, text));
             }
             check_unwritten(state, self.link.limits().max_unwritten)?;
@@ -233,26 +253,42 @@ impl Connection {
         let done = || {
             let mut state = self.state.lock();
             match state.slots.get(key) {
-                Some(Slot::Done(_)) => Some(state.slots.remove(key)),
+                Some(Slot::Done(_)) => Some(state.take_out(key)),
                 _ => None,
             }
         };
-        match wait_for_wake(Reason::Call, until, done) {
-            Ok(Slot::Done(result)) => result,
+        let (result, last) = match wait_for_wake(Reason::Call, until, done) {
+            Ok((Some(Slot::Done(result)), last)) => (result, last),
             Ok(_) => unreachable!("only a slot that is done is taken out"),
             Err(gave_up) => {
                 let mut state = self.state.lock();
                 state.session.cancel(id);
-                let slot = state.slots.remove(key);
+                let (slot, last) = state.take_out(key);
                 drop(state);
                 // The session may have told the peer.
                 self.ask_for_turn();
                 match slot {
                     // It came at the last moment.
-                    Slot::Done(result) => result,
-                    _ => Err(given_up(gave_up)),
+                    Some(Slot::Done(result)) => (result, last),
+                    _ => (Err(given_up(gave_up)), last),
                 }
             }
+        };
+        if last {
+            self.lose(LEFT);
+        }
+        result
+    }
+
+    /// The connection takes no more calls; it ends with the last of those under way, or now.
+    pub fn finish(&self) {
+        let idle = {
+            let mut state = self.state.lock();
+            state.leaving = true;
+            state.slots.is_empty()
+        };
+        if idle {
+            self.lose(LEFT);
         }
     }
 
@@ -460,6 +496,8 @@ pub(super) fn given_up(gave_up: GaveUp) -> Status {
     }
 }
 
+/// Why a connection takes no more calls although it stands.
+pub(super) const LEFT: &str = "is not named any more";
 /// Calls that wait for the end of the turn together at most: the server works on them while we go on.
 const WRITE_EVERY: u32 = 32;
 /// Bytes read in one turn; see the server's.

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  Connecting ──made──▶ Ready ──lost, or the server says goodbye──▶ Connecting
-//!      └──failed──▶ Failed ──after the backoff──▶ Connecting          any ──end──▶ Closed
+//!      └──failed──▶ Failed ──after the backoff──▶ Connecting          any ──leave or end──▶ Closed
 //! ```
 
 use std::io;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustls::ClientConnection;
 
 use super::backoff::Backoff;
+use super::balance::Load;
 use super::channel::{Board, ChannelLimits, Wire};
 use super::connection::Connection;
 use crate::base::lock::SpinLock;
@@ -33,6 +34,7 @@ pub(super) struct Link {
     limits: ChannelLimits,
     board: Arc<Board>,
     phase: SpinLock<Phase>,
+    load: Load,
     /// Rung when the connection is lost or the channel ends; the link's coroutine listens.
     pub(super) bell: Bell,
 }
@@ -46,7 +48,7 @@ pub(super) enum Phase {
     Ready(Arc<Connection>),
     /// The last attempt failed, for this reason; the next comes after a while.
     Failed(Arc<str>),
-    /// The channel or its runtime ended; no more attempts.
+    /// The channel or its runtime ended, or the server is not named any more; no more attempts.
     Closed(Arc<str>),
 }
 
@@ -54,6 +56,7 @@ impl Link {
     /// Starts to connect, on a coroutine of `handle`'s runtime.
     pub fn start(
         target: String,
+        weight: u32,
         limits: ChannelLimits,
         board: Arc<Board>,
         handle: Handle,
@@ -63,6 +66,7 @@ impl Link {
             limits,
             board,
             phase: SpinLock::new(Phase::Connecting),
+            load: Load::new(weight),
             bell: Bell::new(),
         });
         let own = Arc::clone(&link);
@@ -73,6 +77,11 @@ impl Link {
 
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// What the server has to do for this channel.
+    pub fn load(&self) -> &Load {
+        &self.load
     }
 
     pub fn limits(&self) -> &ChannelLimits {
@@ -115,8 +124,16 @@ impl Link {
 
     /// No more attempts; the connection is closed.
     pub fn end(&self) {
-        self.close("the channel was dropped");
-        self.bell.ring();
+        if let Some(connection) = self.close("the channel was dropped") {
+            connection.lose("the channel was closed");
+        }
+    }
+
+    /// No more attempts and no more calls; the connection ends with the last call that it has.
+    pub fn leave(&self) {
+        if let Some(connection) = self.close("the server is not named any more") {
+            connection.finish();
+        }
     }
 
     /// `connection` takes no more calls: it broke, or its server is going away.
@@ -144,10 +161,12 @@ impl Link {
                     let since = Instant::now();
                     self.enter(Phase::Ready(Arc::clone(&connection)));
                     if !self.wait_while_ready() {
-                        self.close("the runtime that drove this channel has ended");
+                        self.close(RUNTIME_ENDED);
+                        connection.lose(RUNTIME_ENDED);
                     }
                     if self.is_closed() {
-                        connection.lose("the channel was closed");
+                        // It may have been made a moment too late for whoever closed.
+                        connection.finish();
                         break;
                     }
                     if since.elapsed() < GOOD_AFTER {
@@ -167,7 +186,7 @@ impl Link {
             if let Some(pause) = pause {
                 let woken = self.bell.wait("reconnect", Instant::after(pause));
                 if woken == Err(GaveUp::Cancelled) {
-                    self.close("the runtime that drove this channel has ended");
+                    self.close(RUNTIME_ENDED);
                 }
                 self.enter(Phase::Connecting);
             }
@@ -201,8 +220,22 @@ impl Link {
         self.board.wake_all();
     }
 
-    fn close(&self, why: &str) {
-        self.enter(Phase::Closed(format!("{}: {why}", self.target).into()));
+    /// Ends the link's coroutine; the connection that stood, if one did.
+    fn close(&self, why: &str) -> Option<Arc<Connection>> {
+        let closed = Phase::Closed(format!("{}: {why}", self.target).into());
+        let before = {
+            let mut phase = self.phase.lock();
+            if matches!(*phase, Phase::Closed(_)) {
+                return None;
+            }
+            std::mem::replace(&mut *phase, closed)
+        };
+        self.bell.ring();
+        self.board.wake_all();
+        match before {
+            Phase::Ready(connection) => Some(connection),
+            _ => None,
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -210,6 +243,7 @@ impl Link {
     }
 }
 
+const RUNTIME_ENDED: &str = "the runtime that drove this channel has ended";
 /// How often a connection with keepalive is looked at; bounds in time are kept to within this.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a server on the same machine is called.

@@ -3,7 +3,8 @@
 //! Knows: addresses, connections, deadlines, who waits for which answer.
 //! Does not know: frames (sessions do), messages (generated code does).
 //!
-//! A [`Channel`] keeps one multiplexed connection to each address. A coroutine per address connects,
+//! A [`Channel`] keeps one multiplexed connection to each address; which addresses there are its target says, or the
+//! servers themselves do ([`naming`]). A coroutine per address connects,
 //! waits for the loss, and connects again; calls wait for their answers where they were made, on a
 //! coroutine or on an OS thread. Calls made in one turn of a worker leave in one system call.
 //!
@@ -17,13 +18,19 @@
 
 pub(in crate::rpc) mod ambient;
 mod backoff;
+mod balance;
 pub mod channel;
 mod connection;
 mod link;
+pub mod naming;
 mod options;
+mod roll;
+mod servers;
 mod streams;
+mod target;
 pub mod zookeeper;
 
+pub use balance::Balance;
 pub use channel::{Channel, ChannelBuilder, Wire};
 pub use options::CallOptions;
 

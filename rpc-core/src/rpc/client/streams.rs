@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::connection::{Connection, Slot, State, given_up};
+use super::connection::{Connection, LEFT, Slot, State, given_up};
 use crate::base::time::Instant;
 use crate::net::wait::{self, Waiter, wait_for};
 use crate::rpc::compression::Compression;
@@ -254,8 +254,11 @@ impl Drop for StreamCall {
     fn drop(&mut self) {
         self.cancel(&Status::cancelled("nobody waits for the call any more"));
         // What is in the slot is dropped outside the lock.
-        let slot = self.connection.state.lock().slots.try_remove(self.key);
+        let (slot, last) = self.connection.state.lock().take_out(self.key);
         drop(slot);
+        if last {
+            self.connection.lose(LEFT);
+        }
     }
 }
 

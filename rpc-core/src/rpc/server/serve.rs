@@ -31,6 +31,8 @@ pub struct BoundServer {
     core: Arc<Core>,
     listener: Listener,
     health: Option<Health>,
+    /// Dropped when the drain begins.
+    kept: Vec<Box<dyn Send>>,
 }
 
 /// Drains a server from elsewhere. Cheap to clone.
@@ -105,6 +107,7 @@ impl BoundServer {
             core: Arc::new(core),
             listener,
             health: builder.health,
+            kept: Vec::new(),
         })
     }
 
@@ -124,6 +127,14 @@ impl BoundServer {
         ServerHandle {
             core: Arc::clone(&self.core),
         }
+    }
+
+    /// Keeps something until the server begins to drain, and drops it then: what tells others that it is there, as a
+    /// [`Registration`](crate::naming::Registration) does.
+    #[must_use]
+    pub fn until_drain(mut self, kept: impl Send + 'static) -> Self {
+        self.kept.push(Box::new(kept));
+        self
     }
 
     /// Serves until it is drained: by [`ServerHandle::drain`], by SIGTERM or SIGINT, or by the end of the
@@ -150,6 +161,7 @@ impl BoundServer {
             core,
             listener,
             health,
+            kept,
         } = self;
         let signal = core
             .options
@@ -169,6 +181,7 @@ impl BoundServer {
         };
         let result = accept::run(&core, &listener);
         core.start_drain();
+        drop(kept);
         if let Some(health) = health {
             health.end();
         }

@@ -15,7 +15,7 @@ use super::{Event, Fault, PENDING, WATCHES};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 use crate::rpc::client::backoff::Backoff;
-use crate::runtime::Deadline;
+use crate::runtime::without_hooks;
 use crate::sync::oneshot::{Receiver, Sender, oneshot};
 use crate::sync::{Condvar, Mutex, WaitError};
 
@@ -251,10 +251,11 @@ impl Line {
         self.write_locked(frame);
     }
 
-    /// Writes a frame; the lock of `sending` keeps frames apart. It takes as long as the socket's own timeout allows:
-    /// a deadline of the caller's would cut the connection for all.
+    /// Writes a frame; the lock of `sending` keeps frames apart. It is the plain system call, which takes as long as the
+    /// socket's own timeout allows: a caller that is cancelled or out of time would cut the connection for all. It
+    /// waits only where a server has stopped reading.
     fn write_locked(&self, frame: &[u8]) {
-        if Deadline::shield(|| (&self.stream).write_all(frame)).is_err() {
+        if without_hooks(|| (&self.stream).write_all(frame)).is_err() {
             // Half a frame may be out: the reader finds the end and fails what waits.
             let _ = self.stream.shutdown(Shutdown::Both);
         }
