@@ -15,6 +15,8 @@ use prost::Message;
 use rpc_core::Channel;
 use rpc_core::time::Instant;
 use wechat_demo::cluster::{Cluster, Plan, Role, figures};
+use wechat_demo::coordinator::Coordinator;
+use wechat_demo::coordinator::zookeeper::ZooKeeperCoordinator;
 use wechat_demo::proto::storage as sp;
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
@@ -268,7 +270,8 @@ fn data_are_served_while_the_coordinator_is_away() {
 #[test]
 fn views_are_zookeepers_with_or_without_a_majority() {
     let mut servers = Ensemble::start().unwrap_or_else(|error| panic!("{error:#}"));
-    let mut stage = Stage::with(Some(format!("{}/one/cluster", servers.hosts())));
+    let place = format!("{}/one/cluster", servers.hosts());
+    let mut stage = Stage::with(Some(place.clone()));
     assert_eq!(stage.cluster.pid(Role::Coordinator), None);
     stage.send(10);
     let first = stage.primary();
@@ -289,5 +292,31 @@ fn views_are_zookeepers_with_or_without_a_majority() {
     servers.restart(1).unwrap();
     stage.send(10);
     assert_ne!(stage.primary(), second);
+    stage.cluster.spawn(second).unwrap();
+    processes_are_found_by_name(&mut stage, &place);
     stage.check();
+}
+
+/// Nobody is told where another is but by the ensemble, from which whoever is away too long is gone.
+fn processes_are_found_by_name(stage: &mut Stage, place: &str) {
+    let ensemble = ZooKeeperCoordinator::new(place).unwrap();
+    let session = ensemble.open(Duration::from_secs(30)).unwrap();
+    let wait_registered = |kind: &str, count: usize| {
+        wait_for("the names are as many as the processes", || {
+            let names = session.children(&format!("/names/{kind}")).ok()?;
+            (names.len() == count).then_some(())
+        });
+    };
+    wait_registered("storage", 3);
+    // It loses its session while it is stopped, and finds that out when it wakes.
+    stage.signal(Role::Logic, "-STOP");
+    wait_registered("logic", 0);
+    stage.signal(Role::Logic, "-CONT");
+    wait_registered("logic", 1);
+    stage.send(5);
+    stage.cluster.kill(Role::Logic);
+    wait_registered("logic", 0);
+    stage.cluster.spawn(Role::Logic).unwrap();
+    wait_registered("logic", 1);
+    stage.send(5);
 }

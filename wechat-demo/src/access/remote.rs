@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use prost::Message;
-use rpc_core::{CallOptions, Channel, Response, Status};
+use rpc_core::{CallOptions, Response, Status};
 
 use super::backend::{Answer, Backend, Refusal};
+use crate::coordinator::names;
 use crate::proto::logic::{
     AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, ChangeCall, DropLinksRequest,
     FindUserCall, Link, ListDevicesCall, LogicClient, NewestKey, OpenAlbumCall, OpenPostCall,
@@ -29,9 +29,7 @@ pub(super) struct RemoteLogic {
 impl RemoteLogic {
     /// Begins to connect; nobody need be there yet.
     pub(super) fn new(addresses: &[String]) -> anyhow::Result<Self> {
-        let target = format!("list://{}", addresses.join(","));
-        let channel = Channel::builder(&target).deadline(COMMAND).connect_lazy();
-        let channel = channel.with_context(|| format!("--logic {}", addresses.join(",")))?;
+        let channel = names::channel("--logic", addresses, COMMAND)?;
         Ok(Self {
             client: LogicClient::new(channel),
         })

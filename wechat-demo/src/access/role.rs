@@ -28,7 +28,7 @@ pub struct Options {
     /// HOST:PORT where primaries reach --rpc, if that is not what --rpc says
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
-    /// HOST:PORT of the logic processes
+    /// HOST:PORT of the logic processes, or zk://HOST:PORT,…/PATH at which they register
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub logic: Vec<String>,
     /// PEM file with the certificate for TLS on --listen, beside plain text; needs --tls-key

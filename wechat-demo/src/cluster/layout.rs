@@ -280,17 +280,17 @@ impl Layout {
                     .map(str::to_owned)
                     .into_iter()
                     .chain(keeper)
+                    .chain(self.register(STORAGE))
                     .collect()
             }
-            Role::Logic => {
-                let storage = self.ports.storage.map(address).join(",");
-                ["logic", "--listen", &own, "--storage", &storage]
-                    .map(str::to_owned)
-                    .into()
-            }
+            Role::Logic => ["logic", "--listen", &own, "--storage", &self.storage()]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(self.register(LOGIC))
+                .collect(),
             Role::Access => {
                 let link = self.link_address();
-                let logic = address(self.ports.logic);
+                let logic = self.logic();
                 [
                     "access", "--listen", &link, "--rpc", &own, "--logic", &logic,
                 ]
@@ -298,19 +298,16 @@ impl Layout {
                 .into()
             }
             Role::Edge => {
-                let (logic, dir) = (address(self.ports.logic), path(role.name()));
+                let (logic, dir) = (self.logic(), path(role.name()));
                 ["edge", "--listen", &own, "--logic", &logic, "--dir", &dir]
                     .map(str::to_owned)
                     .into()
             }
-            Role::Push => {
-                let storage = self.ports.storage.map(address).join(",");
-                ["push", "--listen", &own, "--storage", &storage]
-                    .map(str::to_owned)
-                    .into_iter()
-                    .chain(self.plan.push.iter().flat_map(Provider::flags))
-                    .collect()
-            }
+            Role::Push => ["push", "--listen", &own, "--storage", &self.storage()]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(self.plan.push.iter().flat_map(Provider::flags))
+                .collect(),
         };
         let extra = self
             .plan
@@ -324,7 +321,35 @@ impl Layout {
             .chain(extra)
             .collect()
     }
+
+    /// How others find the storage processes.
+    fn storage(&self) -> String {
+        let listed = || self.ports.storage.map(address).join(",");
+        self.name(STORAGE).unwrap_or_else(listed)
+    }
+
+    /// How others find logic.
+    fn logic(&self) -> String {
+        let listed = || address(self.ports.logic);
+        self.name(LOGIC).unwrap_or_else(listed)
+    }
+
+    /// The path at which processes of a kind register, where there is an ensemble.
+    fn name(&self, kind: &str) -> Option<String> {
+        let ensemble = self.plan.zookeeper.as_ref()?.trim_end_matches('/');
+        Some(format!("zk://{ensemble}/names/{kind}"))
+    }
+
+    fn register(&self, kind: &str) -> Vec<String> {
+        let path = self.name(kind).into_iter();
+        path.flat_map(|path| ["--register".to_owned(), path])
+            .collect()
+    }
 }
+
+/// Kinds of processes that are looked for.
+const STORAGE: &str = "storage";
+const LOGIC: &str = "logic";
 
 fn address(port: u16) -> String {
     format!("127.0.0.1:{port}")
@@ -376,8 +401,7 @@ mod tests {
         assert!(!all.contains(&0));
     }
 
-    #[test]
-    fn everybody_is_told_where_the_others_are() {
+    fn layout() -> Layout {
         let ports = Ports {
             link: 1,
             access: 2,
@@ -387,7 +411,34 @@ mod tests {
             push: 8,
             edge: 9,
         };
-        let mut layout = Layout::new(Path::new("d"), ports, Plan::default());
+        Layout::new(Path::new("d"), ports, Plan::default())
+    }
+
+    #[test]
+    fn everybody_is_found_by_name_where_an_ensemble_keeps_the_views() {
+        let mut layout = layout();
+        layout.plan.zookeeper = Some("z:1,z:2/here".to_owned());
+        let storage = layout.arguments(Role::Storage2).join(" ");
+        assert!(
+            storage.contains("--zookeeper z:1,z:2/here") && !storage.contains("--coordinator"),
+            "{storage}"
+        );
+        assert!(!layout.roles().contains(&Role::Coordinator));
+        for (role, flags) in [
+            (Role::Storage2, "--register zk://z:1,z:2/here/names/storage"),
+            (Role::Logic, "--storage zk://z:1,z:2/here/names/storage"),
+            (Role::Logic, "--register zk://z:1,z:2/here/names/logic"),
+            (Role::Access, "--logic zk://z:1,z:2/here/names/logic"),
+            (Role::Edge, "--logic zk://z:1,z:2/here/names/logic"),
+        ] {
+            let line = layout.arguments(role).join(" ");
+            assert!(line.contains(flags), "{line}");
+        }
+    }
+
+    #[test]
+    fn everybody_is_told_where_the_others_are() {
+        let mut layout = layout();
         layout.plan.extra.push((Role::Logic, "--fast".to_owned()));
         let logic = layout.arguments(Role::Logic).join(" ");
         assert!(
@@ -413,13 +464,6 @@ mod tests {
             "{storage}"
         );
         assert_eq!(layout.roles(), Role::ALL, "nobody to wake");
-        layout.plan.zookeeper = Some("z:1,z:2/here".to_owned());
-        let storage = layout.arguments(Role::Storage2).join(" ");
-        assert!(
-            storage.contains("--zookeeper z:1,z:2/here") && !storage.contains("--coordinator"),
-            "{storage}"
-        );
-        assert!(!layout.roles().contains(&Role::Coordinator));
         layout.plan.push = Some(Provider {
             apns_key: "key.p8".into(),
             apns_key_id: "KEY1".to_owned(),

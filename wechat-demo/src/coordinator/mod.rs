@@ -16,6 +16,8 @@
 //! - K-5  Of several changes of a watched path at least the last one is reported, also when it happened
 //!   while the client was cut off.
 //!
+//! Where processes are that are looked for by name, [`names`] says.
+//!
 //! Read first: [`Session`], then [`tree`].
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use bytes::Bytes;
 pub mod disk;
 pub mod flags;
 pub mod keeper;
+pub mod names;
 pub mod remote;
 pub mod role;
 pub mod tree;

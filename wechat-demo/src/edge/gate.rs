@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rpc_core::{Channel, Status};
+use rpc_core::Status;
 
+use crate::coordinator::names;
 use crate::proto::logic::{AuthenticateRequest, LogicClient};
 
 /// Time for an answer.
@@ -29,9 +29,7 @@ pub(super) struct RemoteGate(LogicClient);
 impl RemoteGate {
     /// Begins to connect; nobody need be there yet.
     pub(super) fn new(addresses: &[String]) -> anyhow::Result<Self> {
-        let target = format!("list://{}", addresses.join(","));
-        let channel = Channel::builder(&target).deadline(ANSWER).connect_lazy();
-        let channel = channel.with_context(|| format!("--logic {}", addresses.join(",")))?;
+        let channel = names::channel("--logic", addresses, ANSWER)?;
         Ok(Self(LogicClient::new(channel)))
     }
 }

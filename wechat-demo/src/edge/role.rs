@@ -32,7 +32,7 @@ pub struct Options {
     /// HOST:PORT to take media on and give it out, under /media/; and /status, /health and /metrics
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// HOST:PORT of the logic processes: they say whose a token is
+    /// HOST:PORT of the logic processes, or zk://HOST:PORT,…/PATH at which they register: they say whose a token is
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub logic: Vec<String>,
     /// Directory of uploads and objects, of this process alone

@@ -5,24 +5,29 @@
 //! for one that has stopped to learn that another serves.
 
 use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use anyhow::Context;
-use rpc_core::{CallOptions, Channel, Code, Response, Status};
+use rpc_core::{CallOptions, Code, Response, Status, sync::Mutex};
 
 use super::stores::Stores;
-use crate::proto::{logic as lp, storage as pb, terminal};
+use crate::{
+    coordinator::names::{Clients, Known},
+    proto::{logic as lp, storage as pb, terminal},
+};
 
 /// Storage processes of one home.
 pub struct RemoteStores {
-    clients: Arc<[pb::StorageClient]>,
+    home: Arc<Mutex<Home>>,
+}
+
+/// What is known of them.
+struct Home {
+    clients: Known<pb::StorageClient>,
     /// The one that serves, as far as is known; the next call begins there.
-    current: Arc<AtomicUsize>,
+    current: usize,
 }
 
 /// Longer than a primary waits for a commit, so that its own words arrive.
@@ -33,29 +38,21 @@ const DESCRIBE: Duration = Duration::from_millis(300);
 const SCOUT: Duration = Duration::from_millis(200);
 
 impl RemoteStores {
-    /// Begins to connect to `HOST:PORT,…`; nobody need be there yet.
+    /// Begins to connect to `HOST:PORT,…`, or to whoever is registered at `zk://HOST:PORT,…/PATH`; nobody need be
+    /// there yet.
     pub fn new(addresses: &[String]) -> anyhow::Result<Self> {
-        let clients: Arc<[_]> = addresses
-            .iter()
-            .map(|address| {
-                let channel = Channel::builder(address)
-                    .deadline(DEADLINE)
-                    .connect_lazy()
-                    .with_context(|| format!("--storage {address}"))?;
-                Ok(pb::StorageClient::new(channel))
-            })
-            .collect::<anyhow::Result<_>>()?;
-        anyhow::ensure!(
-            !clients.is_empty(),
-            "--storage needs at least one HOST:PORT"
-        );
-        let current = Arc::new(AtomicUsize::new(0));
-        let (asked, told) = (Arc::clone(&clients), Arc::downgrade(&current));
+        let client = pb::StorageClient::new;
+        let mut clients = Clients::new("--storage", addresses, DEADLINE, client)?;
+        let home = Arc::new(Mutex::new(Home {
+            clients: Arc::clone(clients.now()),
+            current: 0,
+        }));
+        let told = Arc::downgrade(&home);
         std::thread::Builder::new()
             .name("scout".to_owned())
-            .spawn(move || scout(&asked, &told))
+            .spawn(move || scout(clients, &told))
             .context("a thread cannot start")?;
-        Ok(Self { clients, current })
+        Ok(Self { home })
     }
 
     /// Calls one process after the other, as long as the call certainly did not run.
@@ -63,15 +60,17 @@ impl RemoteStores {
         &self,
         call: impl Fn(&pb::StorageClient) -> Result<Response<Out>, Status>,
     ) -> Result<Out, Status> {
-        // Relaxed: a hint where to begin.
-        let first = self.current.load(Ordering::Relaxed);
-        let mut outcome = Err(Status::unavailable("no storage process was asked"));
-        for step in 0..self.clients.len() {
-            let at = (first + step) % self.clients.len();
-            outcome = call(&self.clients[at]);
+        let (clients, first) = {
+            let home = self.home.lock();
+            (Arc::clone(&home.clients), home.current)
+        };
+        let mut outcome = Err(Status::unavailable("no storage process is known yet"));
+        for step in 0..clients.len() {
+            let at = (first + step) % clients.len();
+            outcome = call(&clients[at].1);
             if !outcome.as_ref().is_err_and(elsewhere) {
                 if step > 0 {
-                    self.current.store(at, Ordering::Relaxed);
+                    self.home.lock().serves(&clients, at);
                 }
                 break;
             }
@@ -80,17 +79,39 @@ impl RemoteStores {
     }
 }
 
+impl Home {
+    /// Takes in who is there now.
+    fn renew(&mut self, clients: &Known<pb::StorageClient>) {
+        if !Arc::ptr_eq(&self.clients, clients) {
+            let before = self.clients.get(self.current).map(|known| &known.0);
+            let same = clients.iter().position(|known| Some(&known.0) == before);
+            self.current = same.unwrap_or(0);
+            self.clients = Arc::clone(clients);
+        }
+    }
+
+    /// One of `clients` serves; it is of no use where others are known meanwhile.
+    fn serves(&mut self, clients: &Known<pb::StorageClient>, at: usize) {
+        if Arc::ptr_eq(&self.clients, clients) {
+            self.current = at;
+        }
+    }
+}
+
 /// Asks all processes, again and again, which of them serves; as long as somebody wants to know.
-fn scout(clients: &[pb::StorageClient], current: &Weak<AtomicUsize>) {
-    while current.strong_count() > 0 {
-        let serving = clients.iter().enumerate().filter_map(|(at, client)| {
+fn scout(mut clients: Clients<pb::StorageClient>, home: &Weak<Mutex<Home>>) {
+    while let Some(told) = home.upgrade() {
+        let clients = clients.now();
+        told.lock().renew(clients);
+        let serving = clients.iter().enumerate().filter_map(|(at, (_, client))| {
             let options = CallOptions::new().deadline(DESCRIBE);
             let reply = client.describe_with(pb::DescribeRequest {}, options).ok()?;
             reply.serving.then_some((reply.epoch, at))
         });
-        if let (Some((_, at)), Some(current)) = (serving.max(), current.upgrade()) {
-            current.store(at, Ordering::Relaxed);
+        if let Some((_, at)) = serving.max() {
+            told.lock().serves(clients, at);
         }
+        drop(told);
         std::thread::sleep(SCOUT);
     }
 }

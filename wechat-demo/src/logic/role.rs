@@ -15,6 +15,7 @@ use super::{
     service::LogicService,
 };
 use crate::{
+    coordinator::names::NameFlags,
     model::{clock::SystemClock, limits::FRAME_BYTES},
     proto::logic::LogicServer,
 };
@@ -28,9 +29,13 @@ pub struct Options {
     /// HOST:PORT to answer RPC, /status, /health and /metrics on
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// HOST:PORT of the storage processes, in any order; the one that serves is found
+    /// HOST:PORT of the storage processes, in any order, or zk://HOST:PORT,…/PATH at which they register; the one that
+    /// serves is found
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub storage: Vec<String>,
+    /// Where it says that it is there
+    #[command(flatten)]
+    pub names: NameFlags,
     /// Memory of one password hash; less than the default is for tests and replays only
     #[arg(long, value_name = "KIB", default_value_t = Cost::default().memory_kib)]
     pub argon2_memory_kib: u32,
@@ -86,6 +91,7 @@ pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
         .add_service(LogicServer::new(LogicService { business }))
         .bind(&options.listen)
         .with_context(|| format!("--listen {}", options.listen))?;
+    let server = options.names.announce(server)?;
     tracing::info!(listen = %server.local_addr(), storage = ?options.storage, "logic is up");
     Ok(server)
 }

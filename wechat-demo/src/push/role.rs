@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use rpc_core::base::rng::Rng;
-use rpc_core::{BoundServer, Channel, JoinHandle, Runtime, Server as Port, ServerHandle};
+use rpc_core::{BoundServer, JoinHandle, Runtime, Server as Port, ServerHandle};
 
 use super::{apns::Signer, connection::Server, meter::Meter, sender::Sender};
+use crate::coordinator::names::Clients;
 use crate::proto::storage::StorageClient;
 
 /// Flags of `wechat-demo push`.
@@ -22,7 +23,8 @@ pub struct Options {
     /// HOST:PORT to answer /status, /health and /metrics on
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: String,
-    /// HOST:PORT of the storage processes, in any order; the one that serves is found
+    /// HOST:PORT of the storage processes, in any order, or zk://HOST:PORT,…/PATH at which they register; the one that
+    /// serves is found
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
     pub storage: Vec<String>,
     /// Which push service, and as whom
@@ -126,16 +128,9 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 /// Binds the address and begins to work. Call it on a runtime.
 pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let (signer, server) = (options.provider.signer()?, options.provider.server()?);
-    let stores = options.storage.iter().map(|address| {
-        let channel = Channel::builder(address)
-            .deadline(DEADLINE)
-            .connect_lazy()
-            .with_context(|| format!("--storage {address}"))?;
-        Ok(StorageClient::new(channel))
-    });
     let meter = Arc::new(Meter::default());
     let sender = Sender {
-        stores: stores.collect::<anyhow::Result<_>>()?,
+        stores: Clients::new("--storage", &options.storage, DEADLINE, StorageClient::new)?,
         serving: 0,
         server,
         signer,

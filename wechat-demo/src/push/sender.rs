@@ -22,6 +22,7 @@ use rpc_core::{CallOptions, Response, Status};
 use super::apns::{Form, Signer, Verdict, judge};
 use super::connection::{Connection, Server};
 use super::meter::Meter;
+use crate::coordinator::names::Clients;
 use crate::proto::storage::{self as pb, settled_push::Outcome};
 
 /// Pushes of one turn: streams of the connection at a time.
@@ -38,7 +39,7 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::f
 /// What the loop works with.
 pub(super) struct Sender {
     /// Storage processes; the one that serves answers.
-    pub(super) stores: Vec<pb::StorageClient>,
+    pub(super) stores: Clients<pb::StorageClient>,
     /// The one that answered last.
     pub(super) serving: usize,
     pub(super) server: Server,
@@ -162,9 +163,10 @@ impl Sender {
         &mut self,
         call: impl Fn(&pb::StorageClient) -> Result<Response<Reply>, Status>,
     ) -> Option<Reply> {
-        let count = self.stores.len();
+        let stores = self.stores.now();
+        let count = stores.len();
         let mut order = (0..count).map(|step| (self.serving + step) % count);
-        let (at, reply) = order.find_map(|at| Some((at, call(&self.stores[at]).ok()?)))?;
+        let (at, reply) = order.find_map(|at| Some((at, call(&stores[at].1).ok()?)))?;
         self.serving = at;
         Some(reply.into_inner())
     }

@@ -39,7 +39,7 @@ use super::{
     wire::RemoteAccess,
 };
 use crate::{
-    coordinator::flags::CoordinatorFlags,
+    coordinator::{flags::CoordinatorFlags, names::NameFlags},
     model::{Placement, clock::SystemClock},
     proto::storage::{ReplicaServer, StorageServer},
 };
@@ -56,6 +56,9 @@ pub struct Options {
     /// Who agrees on the view
     #[command(flatten)]
     pub coordinator: CoordinatorFlags,
+    /// Where it says that it is there
+    #[command(flatten)]
+    pub names: NameFlags,
     /// Name of the store at the coordinator
     #[arg(long, value_name = "NAME", default_value = "main")]
     pub store: String,
@@ -123,6 +126,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         }))
         .bind(&options.listen)
         .with_context(|| listening(&options.listen))?;
+    let server = options.names.announce(server)?;
     let me = member(&server, &*engine, location)?;
     let views = Views::new(me, copy.epoch());
     let council = Council {

@@ -7,7 +7,8 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use rpc_core::{Channel, Code, ServerHandle, Status, time::sleep};
 use wechat_demo::{
-    coordinator, logic,
+    coordinator::{self, names::NameFlags},
+    logic,
     proto::{
         logic::{self as lp, LogicClient},
         storage::{self as pb, StorageClient},
@@ -40,6 +41,7 @@ fn storage(dir: &Path, agreeing: SocketAddr) -> (SocketAddr, ServerHandle) {
             coordinator: Some(agreeing.to_string()),
             zookeeper: None,
         },
+        names: NameFlags::default(),
         store: "main".to_owned(),
         min_copies: 2,
         shards: None,
@@ -77,6 +79,7 @@ impl Home {
         let logic = logic::role::start(&logic::role::Options {
             listen: "127.0.0.1:0".to_owned(),
             storage: vec![one.to_string(), other.to_string()],
+            names: NameFlags::default(),
             argon2_memory_kib: 64,
             user_rate,
             refuse_words: None,
