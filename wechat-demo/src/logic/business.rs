@@ -16,7 +16,7 @@ use crate::{
     model::{
         DeviceId, UserId,
         clock::Clock,
-        limits::{SIGNS_PER_SECOND, TOKEN_LIFE_MS},
+        limits::{PASSWORDS_PER_SECOND, SIGNS_PER_SECOND, TOKEN_LIFE_MS},
     },
     proto::{
         logic as lp, storage as pb,
@@ -32,6 +32,8 @@ pub struct Business {
     rates: Rates,
     /// Of what passes; whatever the others are.
     signs: Rates,
+    /// Of passwords that are tried, by the account they are tried for, whoever tries.
+    guesses: Rates,
     moderator: Box<dyn Moderator>,
 }
 
@@ -50,6 +52,7 @@ impl Business {
             clock,
             rates,
             signs: Rates::new(SIGNS_PER_SECOND),
+            guesses: Rates::new(PASSWORDS_PER_SECOND),
             moderator,
         }
     }
@@ -103,11 +106,7 @@ impl Business {
         let wrong = || Status::unauthenticated("the name or the password is wrong");
         let user = self.find(&request.name)?.ok_or_else(wrong)?;
         let account = self.row(user)?;
-        if account.deleted
-            || !self
-                .passwords
-                .verify(&request.password, &account.password_hash)?
-        {
+        if account.deleted || !self.verify(user, &request.password, &account.password_hash)? {
             return Err(wrong());
         }
         let mut random = [0; 8];
@@ -198,7 +197,7 @@ impl Business {
                 // A device that is logged out learns nothing about the password.
                 self.logged_in(user, device_id)?;
                 let old_hash = self.account(user)?.password_hash;
-                if !self.passwords.verify(&new.old, &old_hash)? {
+                if !self.verify(user, &new.old, &old_hash)? {
                     return Err(Status::permission_denied("the old password is wrong"));
                 }
                 let new_hash = self.passwords.hash(&new.new)?;
@@ -208,7 +207,7 @@ impl Business {
             Change::DeleteAccount(delete) => {
                 self.logged_in(user, device_id)?;
                 let password_hash = self.account(user)?.password_hash;
-                if !self.passwords.verify(&delete.password, &password_hash)? {
+                if !self.verify(user, &delete.password, &password_hash)? {
                     return Err(Status::permission_denied("the password is wrong"));
                 }
                 end = Some(pb::AccountEnd { password_hash });
@@ -385,6 +384,12 @@ impl Business {
         self.signs.take(user, 1, self.clock.unix_ms())
     }
 
+    /// Whether a password is the account's, unless too many were tried just now.
+    fn verify(&self, user: UserId, password: &str, hash: &str) -> Result<bool, Status> {
+        self.guesses.take(user, 1, self.clock.unix_ms())?;
+        self.passwords.verify(password, hash)
+    }
+
     /// Has the moderator look at a text.
     fn look(&self, sender: UserId, text: &str) -> Result<(), Status> {
         let outcome = self.moderator.look(sender, text);
@@ -408,9 +413,7 @@ impl Business {
         };
         let same = !account.deleted
             && account.nickname == request.nickname
-            && self
-                .passwords
-                .verify(&request.password, &account.password_hash)?;
+            && self.verify(user, &request.password, &account.password_hash)?;
         if !same {
             let text = format!(
                 "the name {:?} is taken; choose another, or log in",

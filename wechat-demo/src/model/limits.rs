@@ -18,6 +18,8 @@ pub const ERASED_POSTS: usize = 8;
 pub const PASSWORD_MIN_BYTES: usize = 6;
 /// Bytes of a password: at most. argon2 is fed no more.
 pub const PASSWORD_MAX_BYTES: usize = 256;
+/// Passwords a second that may be tried for one account in the long run, four seconds' worth at once.
+pub const PASSWORDS_PER_SECOND: u32 = 2;
 /// Bytes of a device's label.
 pub const DEVICE_LABEL_BYTES: usize = 128;
 /// Devices a user has at once; a further login logs the oldest out.

@@ -730,3 +730,25 @@ fn a_flood_is_refused_to_who_makes_it_and_to_nobody_else() {
     });
     home.stop();
 }
+
+#[rpc_core::test]
+fn passwords_are_not_guessed_at_any_rate() {
+    let home = Home::start();
+    let [ann, _bob] = ["ann", "bob"].map(|name| home.register(name, "secret1").unwrap());
+    let guess = |n: u32| home.login("ann", &format!("guess {n}")).unwrap_err();
+    let mut refused = (0..1000).map(|n| guess(n).code());
+    assert!(refused.any(|code| code == Code::ResourceExhausted));
+    let device_id = 1;
+    let guess = |n: u32| {
+        let password = format!("guess {n}");
+        let delete = Change::DeleteAccount(terminal::DeleteAccount { password });
+        code(change(&home, who(ann, device_id), delete))
+    };
+    assert!(
+        (0..1000)
+            .map(guess)
+            .any(|code| code == Code::ResourceExhausted)
+    );
+    home.login("bob", "secret1").unwrap();
+    home.stop();
+}
