@@ -113,7 +113,7 @@ impl Board {
 impl Channel {
     /// A channel to `target`: `list://HOST:PORT,HOST:PORT,…`, a plain `HOST:PORT`, `unix:PATH`, or
     /// `zk://HOST:PORT,…/PATH` for the servers that are registered at that path of a ZooKeeper ensemble (see
-    /// [`naming`](crate::naming)), whoever they are at the time. A server that is not registered any more gets no
+    /// [`naming`]), whoever they are at the time. A server that is not registered any more gets no
     /// more calls, and answers those that it has.
     pub fn builder(target: &str) -> ChannelBuilder {
         ChannelBuilder {
