@@ -44,6 +44,10 @@ pub enum Bug {
     BeatFromCache,
     /// A batch that could not be written is answered for all the same.
     CommitAfterFailure,
+    /// The primary serves on when its lease is over.
+    LeaseIgnored,
+    /// A device whose link is dead counts as reached.
+    DeadLinkBelieved,
     /// No bug but what the network may do at any time: every third notify is lost.
     LoseNotifies,
 }
@@ -63,7 +67,7 @@ pub enum Window {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::AckBeforeSync,
         Self::NumberNotPersisted,
         Self::NoDedupe,
@@ -73,6 +77,8 @@ impl Bug {
         Self::NoKeyInBeat,
         Self::BeatFromCache,
         Self::CommitAfterFailure,
+        Self::LeaseIgnored,
+        Self::DeadLinkBelieved,
         Self::LoseNotifies,
     ];
 
@@ -89,6 +95,8 @@ impl Bug {
             Self::NoKeyInBeat => "no-key-in-beat",
             Self::BeatFromCache => "beat-from-cache",
             Self::CommitAfterFailure => "commit-after-failure",
+            Self::LeaseIgnored => "lease-ignored",
+            Self::DeadLinkBelieved => "dead-link-believed",
             Self::LoseNotifies => "lose-notifies",
         }
     }

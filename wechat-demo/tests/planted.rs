@@ -210,3 +210,31 @@ fn a_beat_answered_from_a_cache_is_seen_as_l1() {
 fn going_on_after_a_failed_batch_is_seen_as_i1() {
     WRITE_FAILS.shows(Bug::CommitAfterFailure, "I1");
 }
+
+/// The primary is stopped beyond its lease while people talk.
+fn pause_primary(bug: Option<Bug>) -> (Option<i32>, String) {
+    let planted = bug.map_or("", Bug::name);
+    let output = Command::new(env!("CARGO_BIN_EXE_wechat-demo"))
+        .args(["chaos", "--seed", "1", "--minutes", "0.25"])
+        .args(["--faults", "pause-primary", "--terminals", "8"])
+        .env(PLANTED, planted)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let told = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
+    (output.status.code(), told.concat())
+}
+
+#[test]
+fn a_primary_that_was_stopped_beyond_its_lease_is_harmless() {
+    let (status, told) = pause_primary(None);
+    assert_eq!(status, Some(0), "{told}");
+    assert!(told.contains("pause-primary storage-"), "{told}");
+}
+
+#[test]
+fn a_primary_that_ignores_its_lease_is_seen_as_i19() {
+    let (status, told) = pause_primary(Some(Bug::LeaseIgnored));
+    assert_eq!(status, Some(1), "the bug was not seen: {told}");
+    assert!(told.lines().any(|line| line.starts_with("I19 ")), "{told}");
+}

@@ -6,6 +6,7 @@
 mod bench;
 mod packages;
 mod protos;
+mod prove;
 mod soak;
 mod steps;
 mod test;
@@ -30,6 +31,8 @@ enum Task {
     Bench(bench::Options),
     /// Generate and check every service of Google's public schemas (npm's google-proto-files)
     Protos(protos::Options),
+    /// Replay a chat log under kills, hurt a cluster for ten minutes, and write what the checker says to docs/proof.md
+    Prove(prove::Options),
     /// Spawn, cancel, read, write and close at random for a long time; fail if anything leaks
     Soak(soak::Options),
 }
@@ -39,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Protos(options) => protos::run(&options),
+        Task::Prove(options) => prove::run(&options),
         Task::Soak(options) => soak::run(&options),
     }
 }

@@ -1,14 +1,18 @@
-//! The people of a chaos run: terminals in a ring of friends, and what they say.
+//! The people of a chaos run: terminals in a ring of friends, their groups, and what they say.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use indicatif::ProgressBar;
 use rpc_core::base::rng::Rng;
 use rpc_core::time::Instant;
 use wechat_demo::history::{History, Recorder};
 use wechat_demo::proto::terminal as pb;
+use wechat_demo::proto::terminal::change_request::Change;
+use wechat_demo::proto::terminal::group_change::What;
 use wechat_demo::terminal::store::memory::Memory;
 use wechat_demo::terminal::store::{LocalStore, StoreError, Stored};
 use wechat_demo::terminal::sync::{Cursor, Page};
@@ -29,6 +33,14 @@ const FRIENDS: [usize; 2] = [1, 2];
 const WIDTH: usize = 16;
 /// Time for one device to get level in the drain.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Everybody whose place in the ring this divides has a group with their friends.
+const GROUPS: usize = 4;
+/// Of so many messages one goes to a group.
+const TO_GROUPS: u64 = 4;
+/// Own messages that a person may still take back.
+const SAID: usize = 32;
+/// Nothing has moved for so long: then everything is where it goes.
+const QUIET: Duration = Duration::from_millis(500);
 /// Pause between looks.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -39,8 +51,17 @@ pub(super) struct Crowd {
     relayed: String,
     people: Vec<Person>,
     seats: Vec<Mutex<Seat>>,
+    groups: Vec<Group>,
     counts: Arc<Counts>,
     history: Arc<History>,
+}
+
+/// A group, whoever of its people is in it at the moment.
+#[derive(Clone)]
+pub(super) struct Group {
+    pub(super) id: u64,
+    /// The owner, then the owner's friends.
+    pub(super) people: Vec<usize>,
 }
 
 /// A person's terminal, and what it keeps through restarts.
@@ -56,6 +77,8 @@ struct Counts {
     applied: AtomicU64,
     /// Newest number acknowledged, by person.
     newest: Vec<AtomicU64>,
+    /// Ids of the last messages acknowledged, newest first, by person.
+    said: Vec<Mutex<VecDeque<u64>>>,
 }
 
 struct Ear {
@@ -73,6 +96,9 @@ impl Observer for Ear {
     fn acked(&self, sent: &pb::Sent) {
         self.counts.acked.fetch_add(1, Ordering::Relaxed);
         self.counts.newest[self.person].fetch_max(sent.number, Ordering::AcqRel);
+        let mut said = lock(&self.counts.said[self.person]);
+        said.truncate(SAID - 1);
+        said.push_front(sent.message_id);
     }
 }
 
@@ -88,6 +114,7 @@ impl Crowd {
         let people = accounts::open(straight, Arc::new(names), &ProgressBar::hidden())?;
         let counts = Arc::new(Counts {
             newest: people.iter().map(|_| AtomicU64::new(0)).collect(),
+            said: people.iter().map(|_| Mutex::default()).collect(),
             ..Counts::default()
         });
         let mut seats = Vec::with_capacity(count);
@@ -97,7 +124,8 @@ impl Crowd {
             let terminal = start(relayed, person, index, &store, &counts, recorder);
             seats.push(Mutex::new(Seat { terminal, store }));
         }
-        let crowd = Arc::new(Self {
+        let mut crowd = Arc::new(Self {
+            groups: Vec::new(),
             straight: straight.to_owned(),
             relayed: relayed.to_owned(),
             people,
@@ -112,7 +140,48 @@ impl Crowd {
             let ids = (meeting.people[one].user_id, meeting.people[other].user_id);
             introduce(&meeting.terminal(one), &meeting.terminal(other), ids)
         })?;
+        let groups: Vec<Group> = (0..count)
+            .step_by(GROUPS)
+            .map(|owner| crowd.found(owner))
+            .collect::<anyhow::Result<_>>()?;
+        Arc::get_mut(&mut crowd)
+            .context("the introductions are not over")?
+            .groups = groups;
         Ok(crowd)
+    }
+
+    /// Makes a group of a person and all friends, open to whoever has left it.
+    fn found(&self, owner: usize) -> anyhow::Result<Group> {
+        let people: Vec<usize> = [owner].into_iter().chain(self.friends(owner)).collect();
+        let terminal = self.terminal(owner);
+        let create = Change::CreateGroup(pb::CreateGroup {
+            client_id: new_client_id(),
+            name: format!("group of {owner}"),
+            members: people[1..].iter().map(|&one| self.user(one)).collect(),
+        });
+        let id = terminal.change(create, PATIENCE)?.made;
+        let until = Instant::now() + PATIENCE;
+        while terminal.store().state(pb::Kind::Group, id)?.is_none() {
+            anyhow::ensure!(Instant::now() < until, "the group {id} does not come");
+            std::thread::sleep(LOOK);
+        }
+        let open = Change::Group(pb::GroupChange {
+            group_id: id,
+            what: Some(What::Open(true)),
+        });
+        terminal.change(open, PATIENCE)?;
+        Ok(Group { id, people })
+    }
+
+    /// A person's friends, each once.
+    fn friends(&self, person: usize) -> Vec<usize> {
+        let count = self.people.len();
+        let steps = FRIENDS.iter().flat_map(|step| [*step, count - step]);
+        let mut friends: Vec<usize> = steps.map(|step| (person + step) % count).collect();
+        friends.sort_unstable();
+        friends.dedup();
+        friends.retain(|friend| *friend != person);
+        friends
     }
 
     /// How many there are.
@@ -133,19 +202,59 @@ impl Crowd {
             }
             count += 1;
             let sender = rng.below(self.people.len() as u64) as usize;
-            let step = FRIENDS[rng.below(FRIENDS.len() as u64) as usize];
-            let receiver = match rng.below(2) {
-                0 => (sender + step) % self.people.len(),
-                _ => (sender + self.people.len() - step) % self.people.len(),
-            };
+            let receiver = self.some_conversation(sender, &mut rng);
             self.counts.offered.fetch_add(1, Ordering::Relaxed);
             // A full outbox is what an overloaded phone has: the message is not said.
-            let _ = self.terminal(sender).send(
-                self.people[receiver].user_id,
-                new_client_id(),
-                format!("message {count}"),
-            );
+            let _ =
+                self.terminal(sender)
+                    .send(receiver, new_client_id(), format!("message {count}"));
         }
+    }
+
+    /// A friend of the person's.
+    pub(super) fn some_friend(&self, person: usize, rng: &mut Rng) -> u64 {
+        let friends = self.friends(person);
+        self.user(friends[rng.below(friends.len() as u64) as usize])
+    }
+
+    /// A friend, or a group that the person is or was in.
+    pub(super) fn some_conversation(&self, person: usize, rng: &mut Rng) -> u64 {
+        let groups = self.groups_of(person);
+        if rng.below(TO_GROUPS) == 0 && !groups.is_empty() {
+            return groups[rng.below(groups.len() as u64) as usize].id;
+        }
+        self.some_friend(person, rng)
+    }
+
+    /// The groups that a person belongs to, whether in them at the moment or not.
+    pub(super) fn groups_of(&self, person: usize) -> Vec<&Group> {
+        let groups = self.groups.iter();
+        groups
+            .filter(|group| group.people.contains(&person))
+            .collect()
+    }
+
+    /// A person's user id.
+    pub(super) fn user(&self, person: usize) -> u64 {
+        self.people[person].user_id
+    }
+
+    /// The id of a message of the person's that was acknowledged, the newest with 0.
+    pub(super) fn said(&self, person: usize, back: usize) -> Option<u64> {
+        lock(&self.counts.said[person]).get(back).copied()
+    }
+
+    /// The count of the newest message of a conversation at a person's terminal.
+    pub(super) fn newest_in(&self, person: usize, peer: u64) -> Option<u64> {
+        let messages = self.terminal(person).store().messages(peer, 2).ok()?;
+        messages.iter().map(|stored| stored.pos.count).max()
+    }
+
+    /// Has something changed; the id of what that made, if it is known to be done.
+    pub(super) fn change(&self, person: usize, change: Change, patience: Duration) -> Option<u64> {
+        let reply = self.terminal(person).change(change, patience).ok()?;
+        self.counts.newest[person].fetch_max(reply.number, Ordering::AcqRel);
+        Some(reply.made)
     }
 
     /// What has happened so far.
@@ -194,8 +303,19 @@ impl Crowd {
             let newest = self.counts.newest[person].load(Ordering::Acquire);
             self.terminal(person).store().key() >= newest
         };
-        while !(0..self.len()).all(is_level) && Instant::now() < until {
+        // What goes by way of a group's home is announced to nobody before it is there: it is waited for as well.
+        let keys = || -> Vec<u64> {
+            let key = |person| self.terminal(person).store().key();
+            (0..self.len()).map(key).collect()
+        };
+        let (mut before, mut moved) = (keys(), Instant::now());
+        while Instant::now() < until && !((0..self.len()).all(is_level) && moved.elapsed() > QUIET)
+        {
             std::thread::sleep(LOOK);
+            let now = keys();
+            if now != before {
+                (before, moved) = (now, Instant::now());
+            }
         }
     }
 
@@ -233,10 +353,12 @@ impl Crowd {
     }
 
     fn seat(&self, person: usize) -> MutexGuard<'_, Seat> {
-        self.seats[person]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seats[person])
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn start(

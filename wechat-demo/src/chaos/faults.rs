@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::ValueEnum;
 use rpc_core::base::rng::Rng;
 use rpc_core::time::Instant;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use wechat_demo::cluster::{Cluster, Role};
 use wechat_demo::history::{Event, History};
 use wechat_demo::wan::{Change, Mode, Relay, Shape};
@@ -26,18 +27,34 @@ const LONGEST: Duration = Duration::from_secs(12);
 const AWAY_MS: (u64, u64) = (50, 1_500);
 /// How long a process is stopped, ms: at the least beyond the backup's lease of 2 s.
 const STOPPED_MS: (u64, u64) = (2_500, 5_000);
+/// How long the primary is stopped, ms: beyond the backup's grace of 3 s, so that another serves when it goes on.
+const DEPOSED_MS: (u64, u64) = (4_000, 6_000);
+/// Bytes of a file on a disk that is full: what lies there can be read, and nothing is added.
+const FULL: u64 = 4 << 10;
+/// Time for a process whose disk is full to meet it.
+const MEETS: Duration = Duration::from_secs(5);
+/// During a take-over nobody serves for some seconds.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 /// How long a network trouble lasts, ms.
 const TROUBLE_MS: (u64, u64) = (1_000, 5_000);
+/// Pause between looks at a process.
+const LOOK: Duration = Duration::from_millis(20);
 /// Delay of each direction in a slow spell, ms.
 const DELAY_MS: (u64, u64) = (20, 300);
 
 /// What can be done to the system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
     /// SIGKILL and start again.
     Kill,
     /// SIGSTOP, and SIGCONT beyond the lease.
     Pause,
+    /// SIGSTOP of the store's primary, until another has taken over
+    PausePrimary,
+    /// A storage process that does not serve is killed and starts again with an empty disk: a new member
+    LostDisk,
+    /// The disk of a storage process takes nothing more (RLIMIT_FSIZE): it ends, and starts again once there is room
+    FullDisk,
     /// Every role, one after the other, drained and started again.
     Rolling,
     /// All links cut at once.
@@ -53,9 +70,12 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::Kill,
         Self::Pause,
+        Self::PausePrimary,
+        Self::LostDisk,
+        Self::FullDisk,
         Self::Rolling,
         Self::Cut,
         Self::Freeze,
@@ -69,6 +89,9 @@ impl Kind {
         match self {
             Self::Kill => "kill",
             Self::Pause => "pause",
+            Self::PausePrimary => "pause-primary",
+            Self::LostDisk => "lost-disk",
+            Self::FullDisk => "full-disk",
             Self::Rolling => "roll",
             Self::Cut => "cut",
             Self::Freeze => "freeze",
@@ -79,10 +102,15 @@ impl Kind {
     }
 }
 
+/// The kinds that were asked for; all, if none was.
+pub(super) fn kinds(asked: &[Kind]) -> &[Kind] {
+    if asked.is_empty() { &Kind::ALL } else { asked }
+}
+
 /// The faults that a run of this length promises.
-pub(super) fn planned(length: Duration) -> Vec<String> {
-    let fits = length.as_millis() >= LONGEST.as_millis() * Kind::ALL.len() as u128 / 2;
-    let kinds = if fits { &Kind::ALL[..] } else { &[] };
+pub(super) fn planned(kinds: &[Kind], length: Duration) -> Vec<String> {
+    let fits = length.as_millis() >= LONGEST.as_millis() * kinds.len() as u128 / 2;
+    let kinds = if fits { kinds } else { &[] };
     let mut planned: Vec<_> = kinds
         .iter()
         .map(|kind| format!("{} *", kind.word()))
@@ -95,6 +123,7 @@ pub(super) fn planned(length: Duration) -> Vec<String> {
 
 /// Does them.
 pub(super) struct Faults {
+    kinds: Vec<Kind>,
     rng: Mutex<Rng>,
     cluster: Arc<Mutex<Cluster>>,
     crowd: Arc<Crowd>,
@@ -104,13 +133,14 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn new(
-        seed: u64,
+        (kinds, seed): (&[Kind], u64),
         cluster: Arc<Mutex<Cluster>>,
         crowd: Arc<Crowd>,
         relay: Arc<Relay>,
         history: Arc<History>,
     ) -> Self {
         Self {
+            kinds: kinds.to_vec(),
             rng: Mutex::new(Rng::from_seed(seed)),
             cluster,
             crowd,
@@ -187,19 +217,10 @@ impl Faults {
                 cluster.spawn(role)?;
                 Ok(role.to_string())
             }
-            Kind::Pause => {
-                let (role, length) = (self.role(), self.between(STOPPED_MS));
-                let pid = self
-                    .cluster()
-                    .pid(role)
-                    .and_then(|pid| Pid::from_raw(pid as i32));
-                let pid = pid.with_context(|| format!("{role} does not run"))?;
-                self.tell(kind, role.name());
-                kill_process(pid, Signal::STOP).with_context(|| format!("stopping {role}"))?;
-                std::thread::sleep(length);
-                kill_process(pid, Signal::CONT).with_context(|| format!("continuing {role}"))?;
-                Ok(role.to_string())
-            }
+            Kind::Pause => self.pause(kind, self.role(), self.between(STOPPED_MS)),
+            Kind::PausePrimary => self.pause(kind, self.primary()?, self.between(DEPOSED_MS)),
+            Kind::LostDisk => self.lose_disk(),
+            Kind::FullDisk => self.fill_disk(),
             Kind::Rolling => {
                 self.tell(kind, "all");
                 for role in self.roles() {
@@ -239,6 +260,76 @@ impl Faults {
         }
     }
 
+    fn pause(&self, kind: Kind, role: Role, length: Duration) -> anyhow::Result<String> {
+        let pid = self.pid(role)?;
+        self.tell(kind, role.name());
+        kill_process(pid, Signal::STOP).with_context(|| format!("stopping {role}"))?;
+        std::thread::sleep(length);
+        kill_process(pid, Signal::CONT).with_context(|| format!("continuing {role}"))?;
+        Ok(role.to_string())
+    }
+
+    fn lose_disk(&self) -> anyhow::Result<String> {
+        let (primary, first) = (self.primary()?, self.below(Role::STORAGE.len()));
+        let others = Role::STORAGE.into_iter().cycle().skip(first);
+        let role = others
+            .take(Role::STORAGE.len())
+            .find(|role| *role != primary);
+        let role = role.expect("two of three do not serve");
+        let mut cluster = self.cluster();
+        cluster.kill(role);
+        let disk = cluster.layout().dir.join(role.name());
+        std::fs::remove_dir_all(&disk).with_context(|| disk.display().to_string())?;
+        self.tell(Kind::LostDisk, role.name());
+        cluster.spawn(role)?;
+        Ok(role.to_string())
+    }
+
+    fn fill_disk(&self) -> anyhow::Result<String> {
+        let role = Role::STORAGE[self.below(Role::STORAGE.len())];
+        let pid = self.pid(role)?;
+        self.tell(Kind::FullDisk, role.name());
+        let full = Rlimit {
+            current: Some(FULL),
+            maximum: Some(FULL),
+        };
+        prlimit(Some(pid), Resource::Fsize, full).with_context(|| format!("limiting {role}"))?;
+        let until = Instant::now() + MEETS;
+        let mut cluster = self.cluster();
+        // A spare writes little: it may not have met its limit by then.
+        while cluster.ended().iter().all(|(ended, _)| *ended != role) {
+            if Instant::now() >= until {
+                cluster.kill(role);
+                break;
+            }
+            std::thread::sleep(LOOK);
+        }
+        for role in cluster.layout().roles() {
+            if cluster.pid(role).is_none() {
+                cluster.spawn(role)?;
+            }
+        }
+        Ok(role.to_string())
+    }
+
+    /// The storage process that serves.
+    fn primary(&self) -> anyhow::Result<Role> {
+        let until = Instant::now() + TAKE_OVER;
+        loop {
+            if let Some(primary) = self.cluster().primary() {
+                return Ok(primary);
+            }
+            anyhow::ensure!(Instant::now() < until, "nobody serves for {TAKE_OVER:?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn pid(&self, role: Role) -> anyhow::Result<Pid> {
+        let pid = self.cluster().pid(role);
+        let pid = pid.and_then(|pid| Pid::from_raw(pid as i32));
+        pid.with_context(|| format!("{role} does not run"))
+    }
+
     fn freeze(&self) -> anyhow::Result<String> {
         let (change, name) = match self.below(3) {
             0 => (Change::one_way(TERMINALS, ACCESS), "up"),
@@ -272,9 +363,9 @@ impl Faults {
         self.cluster().layout().roles()
     }
 
-    /// All kinds in a random order (Fisher and Yates).
+    /// The kinds in a random order (Fisher and Yates).
     fn shuffled(&self) -> Vec<Kind> {
-        let mut kinds = Kind::ALL.to_vec();
+        let mut kinds = self.kinds.clone();
         for last in (1..kinds.len()).rev() {
             kinds.swap(last, self.below(last + 1));
         }

@@ -9,6 +9,7 @@
 //! Read first: [`faults`], then [`crowd`].
 
 mod crowd;
+mod deeds;
 mod faults;
 mod timeline;
 
@@ -35,6 +36,8 @@ use timeline::Timeline;
 
 /// Share of the messages offered that must be acknowledged: without that the run shows too little.
 const LEAST_SHARE: f64 = 0.1;
+/// A run of this length has seen changes of all kinds.
+const ALL_KINDS: Duration = Duration::from_secs(50);
 /// Time for everything unanswered to be answered after the last fault.
 const ANSWERS: Duration = Duration::from_secs(60);
 /// Pause between samples of the timeline.
@@ -58,6 +61,9 @@ pub(crate) struct Flags {
     /// Messages a second that are offered, whatever the cluster does
     #[arg(long, value_name = "R", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
+    /// Do these to the system, and nothing else [default: all]
+    #[arg(long, value_name = "FAULT", value_enum, value_delimiter = ',')]
+    faults: Vec<faults::Kind>,
     /// Keep the cluster's data, the history and the timeline here [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -81,7 +87,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     flags.coordination.look(true)?;
     let plan = Plan {
         zookeeper: flags.coordination.zookeeper.clone(),
-        ..replay::cheap()
+        ..replay::witnessed(&dir)
     };
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let file = dir.join("history.jsonl");
@@ -92,8 +98,12 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     history.tell(Event::Run {
         what: "chaos".to_owned(),
         seed,
-        faults: faults::planned(length),
+        faults: faults::planned(faults::kinds(&flags.faults), length),
         least_acks: (offered * LEAST_SHARE) as u64,
+        changes: match length < ALL_KINDS {
+            true => Vec::new(),
+            false => deeds::KINDS.map(str::to_owned).into(),
+        },
     });
     let binary = std::env::current_exe().context("the path of this program")?;
     let cluster = Cluster::bring_up(&dir, 0, &plan, &binary)?;
@@ -112,7 +122,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         .unwrap_or_else(PoisonError::into_inner)
         .drain();
     plot(flags, &dir, &timeline)?;
-    let files = [file];
+    let files = replay::histories(file, &dir)?;
     let verdict = read::check(&files)?;
     println!("{}", timeline.summary());
     println!("{}", read::tell(&verdict, &files)?);
@@ -141,13 +151,19 @@ fn ordeal(
         let rng = Rng::from_seed(seed ^ 1);
         rpc_core::spawn(move || crowd.talk(rate, rng, &over))
     };
+    let hands = (0..deeds::HANDS).map(|hand| {
+        let (crowd, over) = (crowd.clone(), over.clone());
+        let rng = Rng::from_seed(seed ^ (2 + hand as u64));
+        rpc_core::spawn(move || deeds::work(&crowd, hand, rng, &over))
+    });
+    let hands: Vec<_> = hands.collect();
     let begun = Instant::now();
     let sampler = {
         let (crowd, over) = (crowd.clone(), over.clone());
         rpc_core::spawn(move || timeline::sample(begun, SAMPLE, &over, || crowd.figures()))
     };
     let faults = Faults::new(
-        seed,
+        (faults::kinds(&flags.faults), seed),
         cluster.clone(),
         crowd.clone(),
         relay.clone(),
@@ -157,7 +173,9 @@ fn ordeal(
     // The schedule's last fault is over when it returns, by error as well.
     let done = done.and_then(|done| faults.heal().map(|()| done));
     over.store(true, Ordering::Release);
-    talk.join().map_err(|error| anyhow::anyhow!("{error}"))?;
+    for one in hands.into_iter().chain([talk]) {
+        one.join().map_err(|error| anyhow::anyhow!("{error}"))?;
+    }
     let samples = sampler.join().map_err(|error| anyhow::anyhow!("{error}"))?;
     let done = done?;
     history.tell(Event::Healed {});

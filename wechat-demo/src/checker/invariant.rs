@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A promise of the backend that a history can show to be broken. Those of parts that the backend does not
-/// have (groups, media, push, regions) join as the parts do.
+/// have (media, regions) join as the parts do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Invariant {
     /// No acknowledged message is lost.
@@ -28,16 +28,30 @@ pub enum Invariant {
     I10,
     /// Versions rise, and what was deleted stays deleted.
     I12,
+    /// What was recalled, deleted or blocked is not shown again.
+    I13,
+    /// A group's messages are shown to its members alone, from joining to leaving.
+    I14,
+    /// 0 <= read <= received <= newest, and marks never fall.
+    I15,
     /// A friendship has two ends.
     I16,
+    /// Whoever has no live link is woken, or comes back.
+    I18,
+    /// One process serves a store at a time.
+    I19,
     /// Effects from one user to another come in order, once, all of them.
     I20,
     /// What was acknowledged as durable is in its own user's timeline.
     I21,
     /// After healing every linked terminal gets level by itself.
     L1,
+    /// Somebody is always served: one part that is down does not stop the others.
+    L2,
     /// Nothing stays unanswered.
     L3,
+    /// What was announced is soon there.
+    L4,
     /// No device storms the backend with links.
     L5,
 }
@@ -58,11 +72,18 @@ impl Invariant {
             Self::I9 => "a fresh device differs from one that followed",
             Self::I10 => "items were skipped in silence",
             Self::I12 => "something older or deleted came back",
+            Self::I13 => "something that was taken back is shown",
+            Self::I14 => "a group's message is shown to somebody outside it",
+            Self::I15 => "a mark is where nothing was read or received",
             Self::I16 => "a friendship has one end",
+            Self::I18 => "a device was neither reached nor woken",
+            Self::I19 => "two processes served one store",
             Self::I20 => "a stream lost or reordered an effect",
             Self::I21 => "an acknowledged commit is gone",
             Self::L1 => "a linked terminal stays behind",
+            Self::L2 => "nobody was served",
             Self::L3 => "a request was never answered",
+            Self::L4 => "what was announced came late",
             Self::L5 => "a device storms the backend with links",
         }
     }
@@ -70,24 +91,7 @@ impl Invariant {
 
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::I1 => "I1",
-            Self::I2 => "I2",
-            Self::I3 => "I3",
-            Self::I4 => "I4",
-            Self::I5 => "I5",
-            Self::I6 => "I6",
-            Self::I7 => "I7",
-            Self::I8 => "I8",
-            Self::I9 => "I9",
-            Self::I10 => "I10",
-            Self::I12 => "I12",
-            Self::I16 => "I16",
-            Self::I20 => "I20",
-            Self::I21 => "I21",
-            Self::L1 => "L1",
-            Self::L3 => "L3",
-            Self::L5 => "L5",
-        })
+        // The variants have the promises' names.
+        fmt::Debug::fmt(self, f)
     }
 }

@@ -13,9 +13,14 @@
 //! - X-2  What was not answered may have happened or not; nothing is concluded from it.
 //! - X-3  Of each invariant the counter-example with the fewest lines is kept, the earliest among equals.
 //!
-//! Read first: [`Invariant`], then `watch.rs` (while lines come), then `settle.rs` (at the end).
+//! Read first: [`Invariant`], then `watch.rs` and `asked.rs` (while lines come), then `settle.rs`, `members.rs` and
+//! `processes.rs` (at the end).
 
+mod asked;
+mod change;
 mod invariant;
+mod members;
+mod processes;
 pub mod read;
 mod settle;
 mod state;

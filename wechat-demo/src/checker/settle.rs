@@ -1,4 +1,5 @@
 //! Judging at the end: what devices hold against what was acknowledged, shown elsewhere, and each other.
+//! Groups, what was taken back and marks are judged in `members.rs`.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use crate::proto::terminal::Kind;
 use crate::proto::terminal::contact::State;
 
 /// A violation on its way.
-type Found = (Invariant, Vec<Place>, String);
+pub(super) type Found = (Invariant, Vec<Place>, String);
 
 impl Checker {
     pub(super) fn settle(&mut self) {
@@ -21,13 +22,19 @@ impl Checker {
         self.differences(&mut found);
         self.one_sided(&mut found);
         self.streams(&mut found);
+        self.groups(&mut found);
+        self.bounds(&mut found);
+        self.hidden(&mut found);
+        self.ahead(&mut found);
+        self.late(&mut found);
+        self.primaries(&mut found);
         for (invariant, lines, text) in found {
             self.violated(invariant, &lines, text);
         }
     }
 
     /// Devices of a user that were level in the final drain.
-    fn level_devices(
+    pub(super) fn level_devices(
         &self,
         user: u64,
     ) -> impl Iterator<Item = (Device, &super::state::Phone, Place)> {
@@ -81,7 +88,7 @@ impl Checker {
             let Some(user) = self.users.get(&device.u) else {
                 continue;
             };
-            for (number, (item, at)) in user.items.range(1..=phone.key) {
+            for (number, (item, at)) in user.items.range(..=phone.key) {
                 if phone.has(item) || phone.is_untold(*number) {
                     continue;
                 }
@@ -239,7 +246,7 @@ impl Checker {
         }
     }
 
-    fn is_refused(&self, user: u64, id: ClientId) -> bool {
+    pub(super) fn is_refused(&self, user: u64, id: ClientId) -> bool {
         self.level_devices(user)
             .any(|(_, phone, _)| phone.refused.contains(&id))
     }

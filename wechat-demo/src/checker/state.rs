@@ -2,9 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
+use rpc_core::base::metric::Histogram;
+
 use super::Invariant;
+use super::change::Change;
+use super::processes::Processes;
 use super::verdict::{Verdict, Violation};
 use crate::history::{Device, Seen, SentAs};
+use crate::model::UserId;
 
 /// Where a line stands: its file, then its number from 1.
 pub type Place = (u32, u32);
@@ -23,12 +28,35 @@ pub struct Checker {
     pub(super) ops: HashMap<(Device, u64), Attempt>,
     /// By message id.
     pub(super) messages: HashMap<u64, Message>,
-    /// Which message stands at a place of a conversation (its two users, the smaller first).
+    /// What was taken back, by kind and id.
+    pub(super) hidden: HashMap<(i32, u64), Hidden>,
+    /// Hashes of what messages were edited to, by message id.
+    pub(super) reworded: HashMap<u64, HashSet<u64>>,
+    /// Who blocks whom.
+    pub(super) walls: HashMap<(u64, u64), Wall>,
+    /// Pairs (the smaller first) of whom one has ever blocked or removed the other.
+    pub(super) estranged: HashSet<(u64, u64)>,
+    /// By group and version.
+    pub(super) rosters: HashMap<u64, BTreeMap<u64, Roster>>,
+    /// Which message stands at a place of a conversation, see [`conversation`].
     pub(super) places: HashMap<(u64, u64, Pos), (u64, Place)>,
+    pub(super) processes: Processes,
     pub(super) planned: BTreeSet<String>,
+    /// Changes of which one must be acknowledged.
+    pub(super) wanted: BTreeSet<String>,
+    /// Acknowledged changes by name.
+    pub(super) changes: BTreeMap<&'static str, u64>,
     pub(super) least_acks: u64,
     pub(super) faults: BTreeMap<String, u64>,
     pub(super) lines: u64,
+    /// Time of the line in hand, ns.
+    pub(super) now: u64,
+    /// Something was asked at this time and nothing has been answered to anybody since.
+    pub(super) waiting: Option<(u64, Place)>,
+    /// From a notify to its items on the device, ns.
+    pub(super) visible: Histogram,
+    /// The longest of these, and the lines of its notify and its items.
+    pub(super) slowest: (u64, [Place; 2]),
     pub(super) acks: u64,
     pub(super) applied: u64,
     pub(super) draining: bool,
@@ -48,6 +76,12 @@ pub(super) struct Send {
     pub(super) receiver: u64,
     pub(super) hash: u64,
     pub(super) invoked: Place,
+    /// How many lines there were before it.
+    pub(super) moment: u64,
+    /// The version of the group's roster that the sending device had.
+    pub(super) roster: Option<u64>,
+    /// To a group: the sender's message that was acknowledged last before it.
+    pub(super) after_said: Option<ClientId>,
     /// The highest place of the sender's own acknowledged messages in the conversation before it.
     pub(super) after_own: Option<(Pos, Place)>,
     /// The highest place that the sending device had applied before it.
@@ -62,11 +96,63 @@ pub(super) struct Send {
 pub(super) struct Attempt {
     pub(super) ids: Vec<ClientId>,
     pub(super) place: Place,
+    pub(super) change: Change,
+    /// The change's name.
+    pub(super) word: &'static str,
+    /// How many lines there were before it, and its time.
+    pub(super) moment: u64,
+    pub(super) t: u64,
+}
+
+/// What was taken back, once that was acknowledged.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    pub(super) by: u64,
+    /// How many lines there were before the acknowledgement.
+    pub(super) moment: u64,
+    pub(super) place: Place,
+}
+
+/// One user's block of another.
+#[derive(Debug, Default)]
+pub(super) struct Wall {
+    /// It stands since this acknowledgement: lines before it, and its own.
+    pub(super) up: Option<(u64, Place)>,
+    /// Lines before it was last asked to be taken down.
+    pub(super) down: u64,
+    /// Until then, ns, something that was not answered may still take it down.
+    pub(super) unsure: u64,
+}
+
+/// Who is in a group in one version of it.
+#[derive(Debug)]
+pub(super) struct Roster {
+    /// Each with the position after which it has the messages.
+    pub(super) members: Vec<(u64, u64)>,
+    pub(super) place: Place,
+}
+
+impl Roster {
+    /// After which position a user has the messages.
+    pub(super) fn joined(&self, user: u64) -> Option<u64> {
+        let member = self.members.iter().find(|(member, _)| *member == user);
+        member.map(|(_, joined)| *joined)
+    }
+}
+
+/// Names a conversation: its two users, the smaller first, or the group twice.
+pub(super) fn conversation(sender: u64, receiver: u64) -> (u64, u64) {
+    if UserId(receiver).is_group() {
+        (receiver, receiver)
+    } else {
+        (sender.min(receiver), sender.max(receiver))
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Message {
-    pub(super) pos: Pos,
+    /// `None`: a group's, and not placed yet.
+    pub(super) pos: Option<Pos>,
     pub(super) id: ClientId,
     pub(super) place: Place,
 }
@@ -79,6 +165,8 @@ pub(super) struct User {
     pub(super) acked: Option<(u64, Place)>,
     /// Per conversation, the highest place acknowledged to the user.
     pub(super) own: HashMap<u64, (Pos, Place)>,
+    /// Per group, the message acknowledged last.
+    pub(super) said: HashMap<u64, ClientId>,
     /// Acknowledged numbers of sent messages.
     pub(super) numbers: HashMap<u64, (ClientId, Place)>,
 }
@@ -101,6 +189,12 @@ pub(super) struct Phone {
     pub(super) level: Option<Place>,
     /// What was acknowledged to the user when the sync under way was asked.
     pub(super) asked: Option<Option<(u64, Place)>>,
+    /// Lines before the sync under way was asked, and its line.
+    pub(super) asking: Option<(u64, Place)>,
+    /// The answer in hand: from, to, and what `asking` was.
+    pub(super) answer: Option<(u64, u64, (u64, Place))>,
+    /// Keys that were announced and are not there yet, and when.
+    pub(super) announced: VecDeque<(u64, u64, Place)>,
     /// The next page continues from this key.
     pub(super) more_from: Option<u64>,
     /// First pages: from, first number shown or one above what was said to be all, line.
@@ -173,6 +267,8 @@ impl Checker {
             applied: self.applied,
             devices: self.devices.len(),
             faults: self.faults,
+            changes: self.changes,
+            visible: self.visible.snapshot(),
         }
     }
 
@@ -198,6 +294,11 @@ impl Checker {
                 missing.push(format!("the planned fault {fault} never happened"));
             }
         }
+        for change in &self.wanted {
+            if !self.changes.contains_key(change.as_str()) {
+                missing.push(format!("no change of the kind {change} was acknowledged"));
+            }
+        }
         let level: BTreeSet<u64> = self
             .devices
             .iter()
@@ -208,7 +309,8 @@ impl Checker {
             .sends
             .values()
             .filter(|send| send.acked.is_some())
-            .flat_map(|send| [send.sender, send.receiver]);
+            .flat_map(|send| [send.sender, send.receiver])
+            .filter(|&user| !UserId(user).is_group());
         let unseen: BTreeSet<u64> = talked.filter(|user| !level.contains(user)).collect();
         if let Some(user) = unseen.first() {
             missing.push(format!(

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use rpc_core::base::metric::Snapshot;
+
 use super::{Invariant, Place};
 
 /// Exit status of a history that shows too little.
@@ -30,6 +32,10 @@ pub struct Verdict {
     pub(super) applied: u64,
     pub(super) devices: usize,
     pub(super) faults: BTreeMap<String, u64>,
+    /// Acknowledged changes by name.
+    pub(super) changes: BTreeMap<&'static str, u64>,
+    /// From a notify to its items on the device, ns.
+    pub(super) visible: Snapshot,
 }
 
 impl Verdict {
@@ -99,6 +105,23 @@ impl Verdict {
             "history: {judgement}; {} lines, {} acknowledged, {} items applied on {} devices, {faults} faults",
             self.lines, self.acks, self.applied, self.devices
         ));
+        if !self.changes.is_empty() {
+            let all: Vec<String> = self
+                .changes
+                .iter()
+                .map(|(word, count)| format!("{count} {word}"))
+                .collect();
+            put(format_args!("\nchanges: {}", all.join(", ")));
+        }
+        if self.visible.count() > 0 {
+            let ms = |quantile| self.visible.quantile(quantile) as f64 / 1e6;
+            put(format_args!(
+                "\nnotify to visible: p50 {:.1} ms, p99 {:.1} ms of {}",
+                ms(0.5),
+                ms(0.99),
+                self.visible.count()
+            ));
+        }
         text
     }
 }

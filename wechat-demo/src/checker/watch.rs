@@ -3,14 +3,20 @@
 use std::collections::HashSet;
 
 use super::Invariant::{I3, I4, I5, I6, I7, I8, I12, L1, L3, L5};
-use super::state::{Attempt, COUNT_BITS, Checker, ClientId, Message, Phone, Place, Pos, Send};
+use super::change::Change;
+use super::state::{
+    Attempt, COUNT_BITS, Checker, ClientId, Message, Phone, Place, Pos, Roster, Send, conversation,
+};
 use crate::history::{Device, Event, Line, Said, Seen, SentAs};
+use crate::model::UserId;
 use crate::proto::terminal::Kind;
 
 /// Links of one device within [`STORM_NS`] that are a storm: the ladder's first steps make fewer.
 const STORM: usize = 40;
 /// See [`STORM`].
 const STORM_NS: u64 = 10_000_000_000;
+/// Announced keys that one device may wait for; beyond, the oldest is no longer timed.
+const ANNOUNCED: usize = 1_024;
 
 impl Checker {
     /// Takes the next line.
@@ -19,6 +25,7 @@ impl Checker {
     /// What makes it no line of a history.
     pub fn take(&mut self, place: Place, line: &Line) -> Result<(), String> {
         self.lines += 1;
+        self.now = line.t;
         match line.on {
             Some(device) => self.take_of(device, place, line),
             None => {
@@ -31,8 +38,12 @@ impl Checker {
     fn take_tool(&mut self, place: Place, event: &Event) {
         match event {
             Event::Run {
-                faults, least_acks, ..
+                faults,
+                least_acks,
+                changes,
+                ..
             } => {
+                self.wanted.extend(changes.iter().cloned());
                 self.planned.extend(faults.iter().cloned());
                 self.least_acks += least_acks;
             }
@@ -42,42 +53,34 @@ impl Checker {
             Event::Rest {} => self.rest(place),
             Event::Drain {} => {
                 self.draining = true;
+                self.served(place);
                 self.unanswered(place);
             }
-            Event::End {} => self.ended = true,
-            _ => {}
+            Event::End {} => {
+                self.ended = true;
+                self.unreached(place);
+            }
+            process => self.take_process(place, process),
         }
     }
 
     fn take_of(&mut self, device: Device, place: Place, line: &Line) -> Result<(), String> {
         match &line.event {
             Event::Start { key } => self.start(device, place, *key),
-            Event::Linked { .. } => self.linked(device, place, line.t),
+            Event::Linked { .. } => {
+                self.linked(device, place, line.t);
+                self.reached(device, place);
+            }
             Event::Unlinked {} => self.phone(device).linked = false,
             Event::Invoke { op, to, said } => self.invoke(device, place, *op, *to, said)?,
-            Event::Mutate { op, .. } => {
-                let ids = Vec::new();
-                self.ops.insert((device, *op), Attempt { ids, place });
-            }
-            Event::Ok { op, sent } => {
-                self.ops.remove(&(device, *op));
-                for sent in sent {
-                    self.acked(device, place, sent)?;
-                }
-            }
-            Event::Fail { op, .. } => {
-                let attempt = self.ops.remove(&(device, *op));
-                for id in attempt.into_iter().flat_map(|attempt| attempt.ids) {
-                    if let Some(send) = self.sends.get_mut(&id) {
-                        send.failed = true;
-                    }
-                }
-            }
-            Event::Info { op } => drop(self.ops.remove(&(device, *op))),
             Event::Sync { .. } => {
                 let acked = self.users.entry(device.u).or_default().acked;
-                self.phone(device).asked = Some(acked);
+                let asking = (self.lines, place);
+                let phone = self.phone(device);
+                phone.asked = Some(acked);
+                phone.asking = Some(asking);
             }
+            Event::Notify { key, .. } => self.announced(device, place, *key),
             Event::Synced {
                 from,
                 to,
@@ -88,7 +91,10 @@ impl Checker {
                 before,
                 after,
                 items,
-            } => self.apply(device, place, (*before, *after), items)?,
+            } => {
+                self.apply(device, place, (*before, *after), items)?;
+                self.reached(device, place);
+            }
             Event::Rewind { before, to } => self.rewind(device, place, *before, *to),
             Event::Full { before, to } => {
                 self.left(device, place, *before);
@@ -101,7 +107,7 @@ impl Checker {
                 let phone = self.phone(device);
                 phone.level = draining.then_some(place);
             }
-            _ => {}
+            request => self.take_request(device, place, request)?,
         }
         Ok(())
     }
@@ -110,11 +116,24 @@ impl Checker {
         self.devices.entry(device).or_default()
     }
 
+    fn announced(&mut self, device: Device, place: Place, key: u64) {
+        let now = self.now;
+        let phone = self.phone(device);
+        if key > phone.key {
+            if phone.announced.len() >= ANNOUNCED {
+                phone.announced.pop_front();
+            }
+            phone.announced.push_back((key, now, place));
+        }
+    }
+
     fn start(&mut self, device: Device, place: Place, key: u64) {
         let new = !self.devices.contains_key(&device);
         let phone = self.phone(device);
         let (had, at) = (phone.key, phone.at);
         phone.linked = false;
+        phone.announced.clear();
+        phone.answer = None;
         if key == 0 || new {
             *phone = Phone::default();
         }
@@ -167,14 +186,14 @@ impl Checker {
         to: u64,
         said: &[Said],
     ) -> Result<(), String> {
-        let after_own = self
-            .users
-            .entry(device.u)
-            .or_default()
-            .own
-            .get(&to)
-            .copied();
-        let after_read = self.phone(device).read.get(&to).copied();
+        let moment = self.lines;
+        let user = self.users.entry(device.u).or_default();
+        let after_own = user.own.get(&to).copied();
+        let after_said = user.said.get(&to).copied();
+        let phone = self.phone(device);
+        let after_read = phone.read.get(&to).copied();
+        let roster = phone.held.get(&(Kind::Group as i32, to));
+        let roster = roster.filter(|group| !group.g).map(|group| group.v);
         let mut ids = Vec::with_capacity(said.len());
         for said in said {
             let id = client_id(&said.c)?;
@@ -185,17 +204,45 @@ impl Checker {
                 receiver: to,
                 hash: said.h,
                 invoked: place,
+                moment,
+                roster,
+                after_said,
                 after_own,
                 after_read,
                 acked: None,
                 failed: false,
             });
         }
-        self.ops.insert((device, op), Attempt { ids, place });
+        self.attempt(device, op, place, ids, (Change::Other, "send"));
         Ok(())
     }
 
-    fn acked(&mut self, device: Device, place: Place, sent: &SentAs) -> Result<(), String> {
+    pub(super) fn attempt(
+        &mut self,
+        device: Device,
+        op: u64,
+        place: Place,
+        ids: Vec<ClientId>,
+        (change, word): (Change, &'static str),
+    ) {
+        self.waiting.get_or_insert((self.now, place));
+        let attempt = Attempt {
+            ids,
+            place,
+            change,
+            word,
+            moment: self.lines,
+            t: self.now,
+        };
+        self.ops.insert((device, op), attempt);
+    }
+
+    pub(super) fn acked(
+        &mut self,
+        device: Device,
+        place: Place,
+        sent: &SentAs,
+    ) -> Result<(), String> {
         let id = client_id(&sent.c)?;
         let Some(send) = self.sends.get_mut(&id) else {
             return Err(format!("an answer for {}, which was never sent", sent.c));
@@ -219,18 +266,25 @@ impl Checker {
             );
             self.violated(I6, &[at, invoked, place], text);
         }
+        let after_read = after_read.filter(|_| !UserId(receiver).is_group());
         if let Some((pos, at)) = after_read.filter(|(pos, _)| *pos >= sent.p) {
             let text = format!("sent after {pos:?} was read, and placed at {:?}", sent.p);
             self.violated(I8, &[at, invoked, place], text);
         }
-        self.place_message(sent.i, (device.u, receiver), sent.p, id, place);
+        let conversation = conversation(device.u, receiver);
+        self.owes(receiver, place);
+        self.place_message(sent.i, conversation, sent.p, id, place);
         let user = self.users.entry(device.u).or_default();
         if user.acked.is_none_or(|(number, _)| number < sent.n) {
             user.acked = Some((sent.n, place));
         }
-        let own = user.own.entry(receiver).or_insert((sent.p, place));
-        if own.0 < sent.p {
-            *own = (sent.p, place);
+        if UserId(receiver).is_group() {
+            user.said.insert(receiver, id);
+        } else {
+            let own = user.own.entry(receiver).or_insert((sent.p, place));
+            if own.0 < sent.p {
+                *own = (sent.p, place);
+            }
         }
         if let Some((other, at)) = user.numbers.insert(sent.n, (id, place))
             && other != id
@@ -245,17 +299,23 @@ impl Checker {
     fn place_message(
         &mut self,
         message: u64,
-        (one, other): (u64, u64),
+        conversation: (u64, u64),
         pos: Pos,
         id: ClientId,
         place: Place,
     ) {
-        let known = self
-            .messages
-            .entry(message)
-            .or_insert(Message { pos, id, place });
-        let (known_pos, known_id, at) = (known.pos, known.id, known.place);
-        if known_pos != pos {
+        // A group's message has no place until the group's home has given it one.
+        let placed = (pos.0 > 0).then_some(pos);
+        let known = self.messages.entry(message).or_insert(Message {
+            pos: placed,
+            id,
+            place,
+        });
+        let (known_id, at) = (known.id, known.place);
+        let known_pos = *known.pos.get_or_insert(pos);
+        if placed.is_none() {
+            known.pos = known.pos.filter(|pos| pos.0 > 0);
+        } else if known_pos != pos {
             let text = format!("message {message} stands at {known_pos:?} and at {pos:?}");
             self.violated(I6, &[at, place], text);
         }
@@ -263,8 +323,9 @@ impl Checker {
             let text = format!("message id {message} is two messages");
             self.violated(I4, &[at, place], text);
         }
-        let conversation = (one.min(other), one.max(other), pos);
-        let (there, at) = *self.places.entry(conversation).or_insert((message, place));
+        let Some(pos) = placed else { return };
+        let at_pos = (conversation.0, conversation.1, pos);
+        let (there, at) = *self.places.entry(at_pos).or_insert((message, place));
         if there != message {
             // The same words under two ids are a duplicate; two different messages are a broken order.
             let same = self.messages.get(&there).is_some_and(|m| m.id == id);
@@ -283,6 +344,7 @@ impl Checker {
         let begins = phone.more_from.take() != Some(from);
         phone.more_from = more.then_some(to);
         let asked = phone.asked.take().flatten();
+        phone.answer = phone.asking.take().map(|asking| (from, to, asking));
         if begins {
             let shown = if first == 0 {
                 to.saturating_add(1)
@@ -311,6 +373,19 @@ impl Checker {
         let phone = self.phone(device);
         let (key, at) = (phone.key, phone.at);
         (phone.key, phone.at) = (after, place);
+        let answer = phone.answer.take();
+        let asked = answer.filter(|(from, to, _)| (*from, *to) == (before, after));
+        let mut there = Vec::new();
+        while let Some((_, since, told)) = phone.announced.pop_front_if(|(key, ..)| *key <= after) {
+            there.push((since, told));
+        }
+        for (since, told) in there {
+            let waited = self.now.saturating_sub(since);
+            self.visible.record(waited);
+            if waited >= self.slowest.0 {
+                self.slowest = (waited, [told, place]);
+            }
+        }
         if before != key || after < before {
             let text = format!(
                 "device {} was at key {key}, and moved from {before} to {after}",
@@ -320,6 +395,9 @@ impl Checker {
         }
         for item in items {
             self.applied += 1;
+            if let Some((_, _, asked)) = asked {
+                self.taken_back(device, place, asked, item);
+            }
             self.show(device, place, item)?;
             if let Some((_, brought)) = &mut self.phone(device).filling {
                 brought.insert((item.k, item.i));
@@ -397,6 +475,16 @@ impl Checker {
         let phone = self.devices.entry(device).or_default();
         let filling = phone.filling.is_some();
         let before = phone.held.insert((item.k, item.i), item.clone());
+        if item.k == Kind::Conversation as i32 {
+            self.marks(device, place, before.as_ref(), item);
+        }
+        if item.k == Kind::Group as i32 && !item.g {
+            let versions = self.rosters.entry(item.i).or_default();
+            versions.entry(item.v).or_insert_with(|| Roster {
+                members: item.m.clone(),
+                place,
+            });
+        }
         if let Some(before) = before {
             let at = self.users[&device.u]
                 .items
@@ -444,12 +532,15 @@ impl Checker {
             return Ok(());
         };
         let id = client_id(c)?;
-        self.place_message(item.i, (sender, receiver), pos, id, place);
-        let peer = if sender == device.u { receiver } else { sender };
+        self.place_message(item.i, conversation(sender, receiver), pos, id, place);
+        let to_peer = sender == device.u || UserId(receiver).is_group();
+        let peer = if to_peer { receiver } else { sender };
         let phone = self.phone(device);
-        let read = phone.read.entry(peer).or_insert((pos, place));
-        if read.0 < pos {
-            *read = (pos, place);
+        if pos.0 > 0 {
+            let read = phone.read.entry(peer).or_insert((pos, place));
+            if read.0 < pos {
+                *read = (pos, place);
+            }
         }
         let twin = phone.messages.insert(id, item.i).filter(|i| *i != item.i);
         if let Some(twin) = twin {
@@ -462,12 +553,21 @@ impl Checker {
             self.violated(I4, &[at, place], text);
         }
         let said = self.sends.get(&id).map(|s| {
-            let same = (s.sender, s.receiver, s.hash) == (sender, receiver, item.h);
-            (same, s.invoked)
+            let reworded = self.reworded.get(&item.i);
+            let reads = s.hash == item.h
+                || item.v > 1 && reworded.is_some_and(|texts| texts.contains(&item.h));
+            let same = (s.sender, s.receiver) == (sender, receiver) && reads;
+            (same, s.invoked, s.moment)
         });
+        self.walled(
+            device,
+            place,
+            item,
+            said.map(|(_, at, moment)| (at, moment)),
+        );
         match said {
-            Some((true, _)) => {}
-            Some((false, at)) => {
+            Some((true, ..)) => {}
+            Some((false, at, _)) => {
                 let text = format!("device {} shows {c} otherwise than sent", name(device));
                 self.violated(I3, &[at, place], text);
             }

@@ -19,7 +19,7 @@ pub mod seen;
 use serde::{Deserialize, Serialize};
 
 pub use record::{History, Recorder};
-pub use seen::{Said, Seen, cmid, hash_of};
+pub use seen::{Said, Seen, bytes_of, cmid, hash_of};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +85,9 @@ pub enum Event {
         /// Where each message went; empty for other changes.
         #[serde(skip_serializing_if = "Vec::is_empty", default)]
         sent: Vec<SentAs>,
+        /// Number of the item that shows another change in the user's timeline; 0 = none does yet.
+        #[serde(skip_serializing_if = "is_zero", default)]
+        n: u64,
     },
     /// The backend refused it for good.
     Fail {
@@ -168,6 +171,9 @@ pub enum Event {
         faults: Vec<String>,
         /// Acknowledged messages without which the run shows too little.
         least_acks: u64,
+        /// Changes, by the checker's names; of each one at the least must be acknowledged.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        changes: Vec<String>,
     },
     /// Something was done to a part of the system.
     Fault {
@@ -175,6 +181,31 @@ pub enum Event {
         what: String,
         /// To whom.
         target: String,
+    },
+    /// A push service took a push.
+    Woken {
+        /// The device's token.
+        token: String,
+        /// Of the item that the device is to come for.
+        number: u64,
+    },
+    /// A storage process may serve the store until then, or no longer.
+    Lease {
+        /// The process's disk, in hexadecimal.
+        member: String,
+        /// Of its view.
+        epoch: u64,
+        /// CLOCK_MONOTONIC, ns; the greatest number = until it says otherwise.
+        until: u64,
+    },
+    /// A storage process has answered as the primary.
+    Serves {
+        /// The process's disk, in hexadecimal.
+        member: String,
+        /// Of its view.
+        epoch: u64,
+        /// When it saw that it might, after the answer was made: CLOCK_MONOTONIC, ns.
+        at: u64,
     },
     /// No fault is in force any more, and nothing is sent from here on.
     Healed {},
@@ -184,6 +215,10 @@ pub enum Event {
     Drain {},
     /// The history is whole.
     End {},
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where the backend put a message.
@@ -216,6 +251,7 @@ mod tests {
                     n: 1 << 60,
                     p: (1, u64::MAX),
                 }],
+                n: 0,
             },
         };
         let text = serde_json::to_string(&line).unwrap();

@@ -42,6 +42,15 @@ pub struct Seen {
     /// Deleted.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub x: bool,
+    /// Recalled, of a message; left, of a group.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub g: bool,
+    /// Members of a group, each with the position after which it has the messages.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub m: Vec<(u64, u64)>,
+    /// Marks of a conversation: received and read, the other's received and read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub r: Option<[u64; 4]>,
 }
 
 impl Seen {
@@ -64,6 +73,7 @@ impl Seen {
                     seen.h = hash_of(message.text.as_bytes());
                     seen.c = Some(cmid(&message.client_id));
                     seen.who = Some((message.sender, message.receiver));
+                    seen.g = message.recalled;
                 }
             }
             Ok(pb::Kind::Refused) => {
@@ -74,6 +84,19 @@ impl Seen {
             Ok(pb::Kind::Contact) => {
                 if let Ok(contact) = pb::Contact::decode(item.payload.clone()) {
                     seen.s = Some(contact.state);
+                }
+            }
+            Ok(pb::Kind::Group) => {
+                if let Ok(group) = pb::Group::decode(item.payload.clone()) {
+                    let members = group.members.iter();
+                    seen.m = members.map(|one| (one.user_id, one.joined)).collect();
+                    seen.g = group.left;
+                }
+            }
+            Ok(pb::Kind::Conversation) => {
+                if let Ok(marks) = pb::Conversation::decode(item.payload.clone()) {
+                    let theirs = (marks.peer_received, marks.peer_read);
+                    seen.r = Some([marks.received, marks.read, theirs.0, theirs.1]);
                 }
             }
             _ => {}
@@ -91,6 +114,15 @@ pub fn cmid(id: &[u8]) -> String {
         write!(text, "{byte:02x}").expect("a String takes everything");
     }
     text
+}
+
+/// The bytes of [`cmid`]'s text; `None` if it is none.
+#[must_use]
+pub fn bytes_of(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 /// The first eight bytes of BLAKE3.

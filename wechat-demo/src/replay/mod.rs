@@ -19,7 +19,7 @@ mod schedule;
 mod views;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,6 +43,8 @@ use report::Report;
 /// Memory of a password hash in the replay's cluster: 650 people are registered before the first line,
 /// and their passwords protect nothing.
 const LIGHT_HASH: [&str; 2] = ["--argon2-memory-kib", "64"];
+/// Below the run's directory: what storage processes wrote down.
+const WITNESSES: &str = "witnesses";
 /// Exit status when a fault that was asked for did not happen: the run shows less than it claims.
 const INSUFFICIENT: u8 = 2;
 
@@ -131,7 +133,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         database: database.map(str::to_owned),
         zookeeper: flags.coordination.zookeeper.clone(),
-        ..cheap()
+        ..witnessed(&dir)
     };
     let seed = flags.seed.unwrap_or_else(|| Rng::from_entropy().next_u64());
     let kills = Kills::new(&flags.kill, flags.kill_every, seed, plan.roles())?;
@@ -148,6 +150,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     history.tell(opening(&flags, &log, seed));
     let binary = std::env::current_exe().context("the path of this program")?;
     let cluster = Cluster::bring_up(&dir, 0, &plan, &binary)?;
+    let kept = dir.clone();
 
     let cluster = Arc::new(Mutex::new(cluster));
     let runtime = Runtime::builder()
@@ -163,7 +166,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner)
         .drain();
-    let files = [file];
+    let files = histories(file, &kept)?;
     let verdict = read::check(&files)?;
     eprintln!("{}", read::tell(&verdict, &files)?);
     Ok(conclude(&flags, &report, &verdict))
@@ -177,6 +180,28 @@ pub(crate) fn cheap() -> Plan {
     }
 }
 
+/// As [`cheap`], of one below `dir` whose storage processes write down what they may.
+pub(crate) fn witnessed(dir: &Path) -> Plan {
+    let mut plan = cheap();
+    for role in Role::STORAGE {
+        let told = dir.join(WITNESSES).display().to_string();
+        plan.extra
+            .extend([(role, "--history".to_owned()), (role, told)]);
+    }
+    plan
+}
+
+/// The histories of a run below `dir`: its own, and those of every life of a storage process.
+pub(crate) fn histories(own: PathBuf, dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let told = dir.join(WITNESSES);
+    let files = std::fs::read_dir(&told).with_context(|| told.display().to_string())?;
+    let files = files.map(|file| Ok(file?.path()));
+    let mut files = files.collect::<std::io::Result<Vec<_>>>()?;
+    files.sort();
+    files.insert(0, own);
+    Ok(files)
+}
+
 /// The first line of the history: which faults are planned, how much must be acknowledged.
 fn opening(flags: &Flags, log: &log::Log, seed: u64) -> Event {
     let planned = flags.kill.iter().map(Kill::fault);
@@ -187,6 +212,7 @@ fn opening(flags: &Flags, log: &log::Log, seed: u64) -> Event {
         seed,
         faults: planned.chain(every).chain(ended).collect(),
         least_acks: log.lines.len() as u64,
+        changes: Vec::new(),
     }
 }
 
@@ -194,7 +220,7 @@ fn opening(flags: &Flags, log: &log::Log, seed: u64) -> Event {
 fn play_and_check(
     flags: &Flags,
     log: &Arc<log::Log>,
-    dir: &std::path::Path,
+    dir: &Path,
     cluster: &Arc<Mutex<Cluster>>,
     history: &Arc<History>,
     kills: Kills,

@@ -40,6 +40,7 @@ struct Figures {
     lost: usize,
     duplicated: usize,
     reordered: usize,
+    kills: usize,
     p50_ms: f64,
     p99_ms: f64,
 }
@@ -54,6 +55,7 @@ impl Report {
             lost: verdict.lost(),
             duplicated: verdict.duplicated(),
             reordered: verdict.reordered(),
+            kills: played.kills,
             p50_ms: millis(quantile(&played.latencies, 0.50)),
             p99_ms: millis(quantile(&played.latencies, 0.99)),
         };
@@ -116,11 +118,11 @@ impl Report {
             reordered,
             p50_ms,
             p99_ms,
+            kills,
         } = self.figures;
         let seconds = self.played.took.as_secs_f64();
         println!(
-            "{sent} lines sent, {acked} acknowledged, {delivered} delivered in {seconds:.1} s ({} kills)",
-            self.played.kills
+            "{sent} lines sent, {acked} acknowledged, {delivered} delivered in {seconds:.1} s ({kills} kills)"
         );
         println!("lost {lost}, duplicated {duplicated}, reordered {reordered}");
         println!("send to applied at the receiver: p50 {p50_ms:.1} ms, p99 {p99_ms:.1} ms");

@@ -49,3 +49,4 @@ pub mod table;
 pub mod timeline;
 pub mod views;
 pub mod wire;
+pub mod witness;

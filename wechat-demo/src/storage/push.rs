@@ -28,6 +28,7 @@ use crate::{
         DeviceId, UserId,
         limits::{PUSH_HOLD_MS, PUSHES_PER_CALL},
     },
+    planted::{self, Bug},
     proto::storage as pb,
 };
 
@@ -113,8 +114,12 @@ impl Desk {
             return false;
         }
         let (user, device) = (UserId(row.user_id), DeviceId(row.device_id));
+        let linked = links.has(user, device, now_ms);
+        if linked && planted::is_on(Bug::DeadLinkBelieved) {
+            return false;
+        }
         let knows_links = now_ms - self.began_ms >= PUSH_HOLD_MS;
-        now_ms - row.since_ms >= PUSH_HOLD_MS || knows_links && !links.has(user, device, now_ms)
+        now_ms - row.since_ms >= PUSH_HOLD_MS || knows_links && !linked
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,6 +6,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -37,6 +38,7 @@ use super::{
         send_beacons,
     },
     wire::RemoteAccess,
+    witness::Witness,
 };
 use crate::{
     coordinator::{flags::CoordinatorFlags, names::NameFlags},
@@ -69,6 +71,9 @@ pub struct Options {
     /// Shards of a new store, a power of two up to 256; fixed from then on [default: 8]
     #[arg(long, value_name = "N")]
     pub shards: Option<u32>,
+    /// Write down here when this process may serve and does: histories that `check` judges, a file a life
+    #[arg(long, value_name = "DIR")]
+    pub history: Option<PathBuf>,
     /// Threads that run coroutines [default: one per processor]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
@@ -128,7 +133,9 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         .with_context(|| listening(&options.listen))?;
     let server = options.names.announce(server)?;
     let me = member(&server, &*engine, location)?;
-    let views = Views::new(me, copy.epoch());
+    let witness = options.history.as_ref();
+    let witness = witness.map(|dir| Witness::new(dir, &me.disk)).transpose();
+    let views = Views::new(me, copy.epoch(), witness.context("--history")?);
     let council = Council {
         views: views.clone(),
         coordinator: options.coordinator.reach()?,

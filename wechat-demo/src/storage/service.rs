@@ -41,7 +41,7 @@ impl Office {
 
     /// Whether it is primary, has recovered and holds its lease.
     pub fn serves(&self) -> bool {
-        self.get().is_some() && self.views.get().is_some_and(Views::may_serve)
+        self.get().is_some() && self.views.get().is_some_and(Views::serves)
     }
 
     /// The primary if it serves. Otherwise a status that says that the call never ran, so that the caller

@@ -605,7 +605,7 @@ impl Inner {
                 .request(pb::Command::Send, &request)
                 .and_then(|reply| check_sent(&request, reply));
             self.answered(op, &result, |reply| {
-                reply.sent.iter().map(sent_as).collect()
+                (reply.sent.iter().map(sent_as).collect(), 0)
             });
             match result {
                 Err(error) if error.is_refusal(code::ABORTED) && !new => return Some(Err(error)),

@@ -8,10 +8,15 @@ mod apns;
 mod patience;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use prost::Message;
+use wechat_demo::checker::{Invariant, Verdict, read};
 use wechat_demo::cluster::{Cluster, Plan, Role, figures};
+use wechat_demo::history::{Event, History, Said, SentAs, bytes_of, cmid, hash_of};
+use wechat_demo::planted::{Bug, PLANTED};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::change_request::Change;
 use wechat_demo::push::role::Provider;
@@ -24,6 +29,8 @@ use patience::{patiently, wait_for};
 const PASSWORD: &str = "password";
 const BOB: &str = "b0b0b0b0b0b0b0b0";
 const CY: &str = "c0c0c0c0c0c0c0c0";
+/// Longer than the checker lets a device be neither reached nor woken.
+const LONG_ENOUGH: Duration = Duration::from_secs(22);
 
 /// A cluster that can wake, and three friends of whom two have a token and no link.
 struct Stage {
@@ -31,6 +38,7 @@ struct Stage {
     cluster: Cluster,
     ann: pb::LoginReply,
     bob: u64,
+    bob_login: pb::LoginReply,
     cy: u64,
     _dir: tempfile::TempDir,
 }
@@ -74,6 +82,7 @@ impl Stage {
             cluster,
             ann,
             bob: bob.user_id,
+            bob_login: bob,
             cy: cy.user_id,
             _dir: dir,
         }
@@ -81,8 +90,12 @@ impl Stage {
 
     /// Ann says something, and has it acknowledged.
     fn say(&self, receiver: u64) {
+        self.say_as(receiver, new_client_id());
+    }
+
+    fn say_as(&self, receiver: u64, client_id: bytes::Bytes) -> pb::Sent {
         let message = pb::Outgoing {
-            client_id: new_client_id(),
+            client_id,
             text: "wake up".to_owned(),
             extra: None,
             ..Default::default()
@@ -93,7 +106,8 @@ impl Stage {
             ..Default::default()
         };
         let address = self.cluster.layout().link_address();
-        let _: pb::SendReply = call(&address, &self.ann, pb::Command::Send, &request);
+        let reply: pb::SendReply = call(&address, &self.ann, pb::Command::Send, &request);
+        reply.sent.into_iter().next().unwrap()
     }
 
     /// The next push to a token beyond those before, once the service has taken it.
@@ -246,4 +260,96 @@ fn a_push_outlives_the_process_that_has_it() {
     }
     // What came before the deaths does not come again, and what comes after them does.
     stage.wake_bob();
+}
+
+/// What the history says of a device whose link is dead, and of what came for it: bob's terminal is linked and
+/// reads no more, ann says something, and nobody asks him. With a bug planted in this process's environment the
+/// cluster has it too.
+fn dead_link() -> Verdict {
+    let stage = Stage::set();
+    let address = stage.cluster.layout().link_address();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("history");
+    let history = History::create(&file).unwrap();
+    let device = |login: &pb::LoginReply| history.recorder(login.user_id, login.device_id);
+    let (ann, bob) = (device(&stage.ann), device(&stage.bob_login));
+    let token = BOB.to_owned();
+    let set = pb::ChangeRequest {
+        change: Some(Change::PushToken(pb::PushToken { token })),
+    };
+    bob.tell(Event::Start { key: 0 });
+    bob.tell(Event::Mutate {
+        op: 1,
+        command: pb::Command::Change as u32,
+        request: cmid(&set.encode_to_vec()),
+    });
+    let (sent, n) = (Vec::new(), 0);
+    bob.tell(Event::Ok { op: 1, sent, n });
+    // It stays open, and nothing is read from it.
+    let _dead: Connection = patiently(|| {
+        let mut connection = Connection::open(&address)?;
+        let auth = pb::AuthRequest {
+            token: stage.bob_login.token.clone(),
+            active: true,
+        };
+        connection.call::<pb::AuthReply>(pb::Command::Auth, &auth)?;
+        Ok(connection)
+    });
+    bob.tell(Event::Linked { newest: 0 });
+    let before = stage.apns.state.taken(BOB);
+    let (c, to, h) = ("0f".repeat(16), stage.bob, hash_of(b"wake up"));
+    ann.tell(Event::Start { key: 0 });
+    let said = vec![Said { c: c.clone(), h }];
+    ann.tell(Event::Invoke { op: 2, to, said });
+    let sent = stage.say_as(stage.bob, bytes_of(&c).unwrap().into());
+    let pos = sent.pos.unwrap();
+    let sent = vec![SentAs {
+        c,
+        i: sent.message_id,
+        n: sent.number,
+        p: (pos.count, pos.sender),
+    }];
+    ann.tell(Event::Ok { op: 2, sent, n: 0 });
+    let until = Instant::now() + LONG_ENOUGH;
+    while Instant::now() < until {
+        let mut taken = stage.apns.state.taken(BOB);
+        if let Some(push) = taken.split_off(before.len()).pop() {
+            let (token, number) = (BOB.to_owned(), push.number);
+            history.tell(Event::Woken { token, number });
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    history.end().unwrap();
+    read::check(&[file]).unwrap()
+}
+
+/// Names the scenario in the environment of a process that has a bug.
+const SCENARIO: &str = "WECHAT_TEST_DEAD_LINK";
+
+#[test]
+fn a_device_whose_link_is_dead_is_woken() {
+    let verdict = dead_link();
+    let broken: Vec<_> = verdict.broken().collect();
+    if std::env::var_os(SCENARIO).is_some() {
+        println!("broken: {broken:?}");
+    } else {
+        assert_eq!(broken, [] as [Invariant; 0], "{}", verdict.tell(|_| None));
+    }
+}
+
+#[test]
+fn believing_in_a_dead_link_is_seen_as_i18() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "a_device_whose_link_is_dead_is_woken",
+            "--nocapture",
+        ])
+        .env(SCENARIO, "1")
+        .env(PLANTED, Bug::DeadLinkBelieved.name())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("broken: [I18]"), "{told}");
 }

@@ -45,6 +45,7 @@ fn storage(dir: &Path, agreeing: SocketAddr) -> (SocketAddr, ServerHandle) {
         store: "main".to_owned(),
         min_copies: 2,
         shards: None,
+        history: None,
         workers: None,
     })
     .unwrap();

@@ -33,6 +33,7 @@ use clap::{Args, ValueEnum};
 use crate::steps;
 
 pub(crate) use program::{release_binary, target_dir};
+pub(crate) use report::machine;
 
 #[derive(Args)]
 pub(crate) struct Options {

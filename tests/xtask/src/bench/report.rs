@@ -57,8 +57,8 @@ impl Table {
     }
 }
 
-/// When, on what, how often; taken before the first run.
-pub(crate) fn conditions(rounds: u32, seconds: f64) -> String {
+/// When and on what; taken before the first run.
+pub(crate) fn machine() -> String {
     let said = |program: &str, args: &[&str]| {
         let output = Command::new(program)
             .args(args)
@@ -76,19 +76,26 @@ pub(crate) fn conditions(rounds: u32, seconds: f64) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split_whitespace().next().unwrap_or("unknown");
-    let pinned = if program::can_pin() {
-        "servers on core 0, clients and single programs on core 1"
-    } else {
-        "NOT PINNED: taskset or a second core is missing; ratios between rows mean little"
-    };
     format!(
-        "- date: {} · commit: {}\n- machine: {}, {cores} cores, Linux {} · {}\n- load average before the first run: {load}\n\
-         - pinning: {pinned}\n- {rounds} rounds, sides interleaved within each; loads of {seconds} s; release builds\n",
+        "- date: {} · commit: {}\n- machine: {}, {cores} cores, Linux {} · {}\n- load average before the first run: {load}\n",
         said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         said("git", &["describe", "--always", "--dirty"]),
         model.unwrap_or("processor unknown"),
         said("uname", &["-r"]),
         said("rustc", &["--version"]),
+    )
+}
+
+/// When, on what, how often; taken before the first run.
+pub(crate) fn conditions(rounds: u32, seconds: f64) -> String {
+    let pinned = if program::can_pin() {
+        "servers on core 0, clients and single programs on core 1"
+    } else {
+        "NOT PINNED: taskset or a second core is missing; ratios between rows mean little"
+    };
+    let machine = machine();
+    format!(
+        "{machine}- pinning: {pinned}\n- {rounds} rounds, sides interleaved within each; loads of {seconds} s; release builds\n"
     )
 }
 

@@ -33,6 +33,8 @@ use rpc_core::base::time::since_boot;
 use super::copies::{Fatal, Peer, Reign};
 use super::meter::Meter;
 use super::wire::RemotePeer;
+use super::witness::Witness;
+use crate::planted::{self, Bug};
 use crate::proto::storage as pb;
 use machine::{Machine, Member, Standing, Time, Times, View};
 
@@ -58,11 +60,12 @@ struct Shared {
     /// Live processes as the coordinator knows them, this one among them.
     live: Mutex<Vec<Member>>,
     stop: AtomicBool,
+    witness: Option<Witness>,
 }
 
 impl Views {
-    /// Of a process that was just started.
-    pub fn new(me: Member, promise: u64) -> Self {
+    /// Of a process that was just started, and who writes down what it may do.
+    pub fn new(me: Member, promise: u64, witness: Option<Witness>) -> Self {
         let machine = Machine::new(me, Times::default(), promise, since_boot());
         Self {
             shared: Arc::new(Shared {
@@ -70,6 +73,7 @@ impl Views {
                 lease: AtomicU64::new(0),
                 live: Mutex::default(),
                 stop: AtomicBool::new(false),
+                witness,
             }),
         }
     }
@@ -80,13 +84,27 @@ impl Views {
         let outcome = act(&mut machine, since_boot());
         let lease = u64::try_from(machine.lease().as_nanos()).unwrap_or(u64::MAX);
         self.shared.lease.store(lease, Ordering::Release);
+        if let Some(witness) = &self.shared.witness {
+            witness.lease(machine.view().map_or(0, |view| view.epoch), machine.lease());
+        }
         outcome
     }
 
     /// Whether this process may serve. What was read before this said yes was the newest there is.
     pub fn may_serve(&self) -> bool {
         let now = u64::try_from(since_boot().as_nanos()).unwrap_or(u64::MAX);
-        now < self.shared.lease.load(Ordering::Acquire)
+        let lease = self.shared.lease.load(Ordering::Acquire);
+        now < lease || lease > 0 && planted::is_on(Bug::LeaseIgnored)
+    }
+
+    /// As [`Views::may_serve`], of whoever has an answer in hand: it is written down.
+    pub fn serves(&self) -> bool {
+        let at = self.shared.witness.as_ref().map(Witness::now);
+        let serves = self.may_serve();
+        if let (true, Some(witness), Some(at)) = (serves, &self.shared.witness, at) {
+            witness.serves(at);
+        }
+        serves
     }
 
     /// The view in which this process is primary.

@@ -48,13 +48,13 @@ impl Inner {
         &self,
         op: u64,
         result: &Result<T, TerminalError>,
-        sent: impl FnOnce(&T) -> Vec<SentAs>,
+        done: impl FnOnce(&T) -> (Vec<SentAs>, u64),
     ) {
         self.tell(|| match result {
-            Ok(reply) => Told::Ok {
-                op,
-                sent: sent(reply),
-            },
+            Ok(reply) => {
+                let (sent, n) = done(reply);
+                Told::Ok { op, sent, n }
+            }
             Err(error @ TerminalError::Refused { code, .. }) if !error.is_transient() => {
                 Told::Fail { op, code: *code }
             }
@@ -76,9 +76,18 @@ impl Inner {
             request: cmid(&request.encode_to_vec()),
         });
         let result = link.request(command, request);
-        self.answered(op, &result, |_| Vec::new());
+        self.answered(op, &result, |reply| (Vec::new(), shown_as(command, reply)));
         result
     }
+}
+
+/// Number of the item that shows a change; 0 = none does.
+fn shown_as(command: pb::Command, reply: &impl Message) -> u64 {
+    use pb::Command::{AcceptContact, AddContact, Change};
+    // The three replies have it in the same field.
+    let reply = matches!(command, AcceptContact | AddContact | Change)
+        .then(|| pb::ChangeReply::decode(&*reply.encode_to_vec()).ok());
+    reply.flatten().map_or(0, |reply| reply.number)
 }
 
 pub(super) fn sent_as(sent: &pb::Sent) -> SentAs {

@@ -1,5 +1,7 @@
 //! A good history, and for each invariant one that breaks it.
 
+mod changes;
+
 use super::*;
 use crate::history::{Device, Event, Line, Said, Seen, SentAs};
 use crate::proto::terminal::Kind;
@@ -62,6 +64,7 @@ impl Tale {
             seed: 1,
             faults: Vec::new(),
             least_acks: 1,
+            changes: Vec::new(),
         };
         let mut tale = Self::default().tool(run);
         for device in [ANN, BOB] {
@@ -87,7 +90,7 @@ impl Tale {
             n,
             p: (p, ANN.u),
         }];
-        self.on(ANN, Event::Ok { op: i, sent })
+        self.on(ANN, Event::Ok { op: i, sent, n: 0 })
     }
 
     fn apply(self, device: Device, before: u64, after: u64, items: &[Seen]) -> Self {
@@ -347,7 +350,7 @@ fn lost(rewinds: bool) -> Tale {
         }
         if device == ANN {
             let sent = sent.clone();
-            tale = tale.invoke(2).on(ANN, Event::Ok { op: 2, sent });
+            tale = tale.invoke(2).on(ANN, Event::Ok { op: 2, sent, n: 0 });
         }
         let before = if rewinds { 1 } else { 2 };
         tale = tale.apply(device, before, again.n, std::slice::from_ref(&again));
@@ -556,6 +559,7 @@ fn too_little_is_no_pass() {
         seed: 1,
         faults: faults.iter().map(|&f| f.to_owned()).collect(),
         least_acks,
+        changes: Vec::new(),
     };
     planned.0.insert(0, (None, plan(&["kill logic"], 3)));
     let missing = planned.verdict().missing().join("; ");
