@@ -31,7 +31,7 @@ impl Up {
         .unwrap();
         let line = program.line_with("terminals connect to ").unwrap();
         let address = line.rsplit(' ').next().unwrap().to_owned();
-        let pages = (0..6).map(|_| {
+        let pages = (0..8).map(|_| {
             let line = program.line_with("/status").unwrap();
             let (role, url) = line.trim().split_once(' ').unwrap();
             let page = url.trim().strip_prefix("http://").unwrap();
@@ -47,20 +47,17 @@ impl Up {
         }
     }
 
-    /// A chat whose input is ours to write.
+    /// A chat whose input is ours to write. Alice is told where to connect, the others ask.
     fn chat(&self, me: &str, arguments: &[&str]) -> Chat {
         let mut command = Command::new(bin("wechat-demo"));
         let dir = self.dir.path().join(me);
+        let way = match me {
+            "alice" => ["--addr", &self.address],
+            _ => ["--dispatch", &self.pages["dispatch"]],
+        };
         command
-            .args([
-                "chat",
-                "--user",
-                me,
-                "--addr",
-                &self.address,
-                "--dir",
-                dir.to_str().unwrap(),
-            ])
+            .args(["chat", "--user", me, "--dir", dir.to_str().unwrap()])
+            .args(way)
             .args(arguments);
         let (program, input) = Program::start_with_input("chat", command).unwrap();
         Chat { program, input }

@@ -24,7 +24,7 @@ use wechat_demo::storage::location::EngineFlags;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
-/// Port of the long links unless another is asked for; seven more follow it.
+/// Port of the long links unless another is asked for; nine more follow it.
 pub(crate) const DEFAULT_PORT: u16 = 7100;
 /// Password of the two ready accounts, and what `chat` uses unless it is given another.
 pub(crate) const DEMO_PASSWORD: &str = "wechat-demo";
@@ -43,7 +43,7 @@ pub(crate) struct Flags {
     /// Directory for everything the cluster keeps; made if it is missing, continued if it is there
     #[arg(long, value_name = "DIR", default_value = "wechat-data")]
     dir: PathBuf,
-    /// Port of the long links; pages and RPC take the seven after it. 0 = any free ports
+    /// Port of the long links; pages and RPC take the nine after it. 0 = any free ports
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     port: u16,
     #[command(flatten)]
@@ -64,12 +64,14 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         database,
         zookeeper: flags.coordination.zookeeper.clone(),
         push: flags.push.clone(),
+        dispatch: true,
         extra: Vec::new(),
     };
     let binary = std::env::current_exe().context("the path of this program")?;
     let stop = Stop::on_signal()?;
     let mut cluster = Cluster::bring_up(&flags.dir, flags.port, &plan, &binary)?;
     make_accounts(&cluster.layout().link_address())?;
+    wait_for_dispatch(cluster.layout())?;
     greet(cluster.layout());
     watch(&mut cluster, &stop);
     println!("\nending: every process finishes what it does");
@@ -79,6 +81,20 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until dispatch knows where to send terminals.
+fn wait_for_dispatch(layout: &Layout) -> anyhow::Result<()> {
+    let (dispatch, until) = (layout.rpc(Role::Dispatch), Instant::now() + PATIENCE);
+    while figures(dispatch).sum("wechat_dispatch_points", &[]) != Some(1.0) {
+        anyhow::ensure!(
+            Instant::now() < until,
+            "access does not tell dispatch of itself; see {}",
+            layout.log(Role::Access).display()
+        );
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 /// Ctrl-C and SIGTERM, as a flag.
@@ -194,6 +210,7 @@ fn greet(layout: &Layout) {
     } else {
         format!(" --addr {}", layout.link_address())
     };
+    let dispatch = layout.rpc(Role::Dispatch);
     let command = std::env::args()
         .next()
         .unwrap_or_else(|| "wechat-demo".to_owned());
@@ -203,7 +220,7 @@ fn greet(layout: &Layout) {
     );
     println!("\nchat in two other terminals:");
     for (me, other) in [("alice", "bob"), ("bob", "alice")] {
-        println!("  {command} chat --user {me} --to {other}{address}");
+        println!("  {command} chat --user {me} --to {other}{address} --dispatch {dispatch}");
     }
     println!("\nlook at the roles:");
     for role in layout.roles().into_iter().rev() {

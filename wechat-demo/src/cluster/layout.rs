@@ -26,6 +26,8 @@ pub enum Role {
     Access,
     /// Pictures, files and voice messages.
     Edge,
+    /// Where to connect; only where terminals ask.
+    Dispatch,
     /// Wakes devices; only where there is a provider of pushes.
     Push,
 }
@@ -55,6 +57,7 @@ impl Role {
             Self::Logic => "logic",
             Self::Access => "access",
             Self::Edge => "edge",
+            Self::Dispatch => "dispatch",
             Self::Push => "push",
         }
     }
@@ -89,6 +92,8 @@ pub struct Ports {
     pub push: u16,
     /// Media, and pages of the edge.
     pub edge: u16,
+    /// RPC and pages of dispatch.
+    pub dispatch: u16,
 }
 
 /// Ports that a cluster cannot have.
@@ -106,14 +111,14 @@ pub enum PortError {
 }
 
 /// Ports of a cluster.
-const PORTS: u16 = 9;
+const PORTS: u16 = 10;
 /// Where free ports are looked for; Linux gives 32768 and above to outgoing connections.
 const FREE_PORTS: Range<u16> = 10_000..32_000;
 /// Ports tried before there is said to be none.
 const ATTEMPTS: usize = 200;
 
 impl Ports {
-    /// `first` and the eight after it; 0 = whichever are free.
+    /// `first` and the nine after it; 0 = whichever are free.
     ///
     /// # Errors
     /// [`PortError`]; all are tried, so that a cluster does not come up in part.
@@ -144,6 +149,7 @@ impl Ports {
             third,
             push,
             edge,
+            dispatch,
         ] = ports;
         Ok(Self {
             link,
@@ -153,6 +159,7 @@ impl Ports {
             storage: [first, second, third],
             push,
             edge,
+            dispatch,
         })
     }
 }
@@ -181,6 +188,8 @@ pub struct Plan {
     pub zookeeper: Option<String>,
     /// As whom devices are woken; `None` = they are not.
     pub push: Option<Provider>,
+    /// Terminals may ask where to connect.
+    pub dispatch: bool,
     /// Flags of this run for single roles, after the usual ones.
     pub extra: Vec<(Role, String)>,
 }
@@ -192,6 +201,7 @@ impl Plan {
         let usual = Role::ALL.into_iter();
         let usual = usual.filter(|role| self.zookeeper.is_none() || *role != Role::Coordinator);
         usual
+            .chain(self.dispatch.then_some(Role::Dispatch))
             .chain(self.push.as_ref().map(|_| Role::Push))
             .collect()
     }
@@ -243,6 +253,7 @@ impl Layout {
             Role::Access => self.ports.access,
             Role::Edge => self.ports.edge,
             Role::Push => self.ports.push,
+            Role::Dispatch => self.ports.dispatch,
         };
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
@@ -291,11 +302,15 @@ impl Layout {
             Role::Access => {
                 let link = self.link_address();
                 let logic = self.logic();
+                let dispatch = address(self.ports.dispatch);
+                let told = self.plan.dispatch.then_some(["--dispatch", &dispatch]);
                 [
                     "access", "--listen", &link, "--rpc", &own, "--logic", &logic,
                 ]
+                .into_iter()
+                .chain(told.into_iter().flatten())
                 .map(str::to_owned)
-                .into()
+                .collect()
             }
             Role::Edge => {
                 let (logic, dir) = (self.logic(), path(role.name()));
@@ -303,6 +318,7 @@ impl Layout {
                     .map(str::to_owned)
                     .into()
             }
+            Role::Dispatch => ["dispatch", "--listen", &own].map(str::to_owned).into(),
             Role::Push => ["push", "--listen", &own, "--storage", &self.storage()]
                 .map(str::to_owned)
                 .into_iter()
@@ -384,19 +400,12 @@ mod tests {
             storage: [first, second, third],
             push,
             edge,
+            dispatch,
         } = Ports::choose(0).unwrap();
-        let ports = [
-            link,
-            access,
-            logic,
-            coordinator,
-            first,
-            second,
-            third,
-            push,
-            edge,
-        ];
-        let all = std::collections::HashSet::from(ports);
+        let storage = [first, second, third];
+        let others = [link, access, logic, coordinator, push, edge, dispatch];
+        let ports: Vec<u16> = storage.into_iter().chain(others).collect();
+        let all = std::collections::HashSet::<u16>::from_iter(ports);
         assert_eq!(all.len(), PORTS as usize);
         assert!(!all.contains(&0));
     }
@@ -410,6 +419,7 @@ mod tests {
             storage: [5, 6, 7],
             push: 8,
             edge: 9,
+            dispatch: 10,
         };
         Layout::new(Path::new("d"), ports, Plan::default())
     }
@@ -451,7 +461,7 @@ mod tests {
             access.contains("--listen 127.0.0.1:1 --rpc 127.0.0.1:2 --logic 127.0.0.1:3"),
             "{access}"
         );
-        assert!(!access.contains("--fast"));
+        assert!(!access.contains("--fast") && !access.contains("--dispatch"));
         let storage = layout.arguments(Role::Storage2).join(" ");
         assert!(
             storage.contains("--listen 127.0.0.1:6 --coordinator 127.0.0.1:4"),
@@ -464,6 +474,17 @@ mod tests {
             "{storage}"
         );
         assert_eq!(layout.roles(), Role::ALL, "nobody to wake");
+        layout.plan.dispatch = true;
+        let access = layout.arguments(Role::Access).join(" ");
+        assert!(
+            access.contains("--dispatch 127.0.0.1:10 --exit"),
+            "{access}"
+        );
+        let dispatch = layout.arguments(Role::Dispatch).join(" ");
+        assert!(
+            dispatch.starts_with("dispatch --listen 127.0.0.1:10 "),
+            "{dispatch}"
+        );
         layout.plan.push = Some(Provider {
             apns_key: "key.p8".into(),
             apns_key_id: "KEY1".to_owned(),

@@ -319,6 +319,7 @@ mod tests {
                 storage: [1; 3],
                 push: 1,
                 edge: 1,
+                dispatch: 1,
             },
             Plan::default(),
         )

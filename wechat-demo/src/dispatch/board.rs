@@ -38,8 +38,11 @@ const SLOWEST_MS: u32 = 10_000;
 const ADDRESS_BYTES: usize = 256;
 /// Guesses of a distance, ms: same region and carrier; same region; same carrier; none of it.
 const GUESSES: [f64; 4] = [20.0, 40.0, 60.0, 120.0];
-/// What one measurement moves an average.
+/// What one attempt moves the share of failures.
 const STEP: f64 = 0.3;
+/// What one measurement moves a distance that it falls below, and one that it exceeds. So a distance is what an
+/// attempt takes when nothing is in its way: a spell of jitter does not make a near point far.
+const STEPS: (f64, f64) = (0.3, 0.03);
 
 /// Everything that one dispatch process knows.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ struct Point {
 
 #[derive(Clone, Copy, Debug)]
 struct Learned {
-    /// From an attempt's beginning to the answer.
+    /// From an attempt's beginning to the answer, when all is well.
     ms: Option<f64>,
     /// Share of the last attempts that failed, as of `last`.
     failed: f64,
@@ -208,7 +211,8 @@ impl Board {
         if !measured.failed {
             let ms = f64::from(measured.ms.min(SLOWEST_MS));
             let before = known.fresh_ms(now).unwrap_or(ms);
-            known.ms = Some(before * (1.0 - STEP) + ms * STEP);
+            let step = if ms < before { STEPS.0 } else { STEPS.1 };
+            known.ms = Some(before + (ms - before) * step);
         }
         known.last = now;
     }

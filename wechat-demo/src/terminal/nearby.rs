@@ -3,16 +3,17 @@
 //! Knows:       dispatch over HTTP, which network this device is in (by its own address), what worked there.
 //! Does not know: how an attempt is made, links.
 //!
-//! Dispatch is asked before every connection, since what was near may be full, draining or gone; where it does not
-//! answer, what it said last in this network serves, and without that the addresses that the terminal was given. The
-//! point that was used last stays first while dispatch finds it about as good as the best. What an attempt took is
-//! reported, by the way.
+//! Dispatch is asked before the first connection in a network. Later ones go by what it said last there, and ask again
+//! meanwhile, for the next time: what was near may be full, draining or gone, but then that costs one attempt, and
+//! asking first costs one every time. Where it does not answer, what it said before serves, and without that the
+//! addresses that the terminal was given. The point that was used last stays first while dispatch finds it about as
+//! good as the best. What an attempt took is reported, by the way.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rpc_core::base::time::Instant;
@@ -26,6 +27,8 @@ use crate::task::spawn;
 
 /// Time for dispatch to be connected to, and to answer.
 const ASK: Duration = Duration::from_secs(3);
+/// What dispatch said is gone by unasked for so long after it was asked last.
+const FRESH: Duration = Duration::from_secs(600);
 /// Dispatch processes that are asked.
 const DISPATCHES: usize = 8;
 /// Bytes of an answer.
@@ -54,8 +57,10 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Finder {
     place: Place,
-    memory: Mutex<Memory>,
+    memory: Arc<Mutex<Memory>>,
     history: Mutex<History>,
+    /// The network that dispatch was asked in last, and when. What another process was told is not gone by unasked.
+    asked: Mutex<Option<(Prefix, Instant)>>,
 }
 
 /// What dispatch said, network by network; the newest first.
@@ -105,8 +110,9 @@ impl Finder {
         let read = |file: &PathBuf| serde_json::from_slice(&std::fs::read(file).ok()?).ok();
         let memory = place.memory.as_ref().and_then(read);
         Self {
-            memory: Mutex::new(memory.unwrap_or_default()),
+            memory: Arc::new(Mutex::new(memory.unwrap_or_default())),
             history: Mutex::default(),
+            asked: Mutex::default(),
             place,
         }
     }
@@ -120,21 +126,31 @@ impl Finder {
             return resolve(&self.place.address);
         };
         let network = self.network(dispatch);
-        let why = match ask(
-            dispatch,
-            self.place.local,
-            "Dispatch/Locate",
-            &serde_json::json!({}),
-        ) {
-            Ok(answer) => match serde_json::from_slice::<Located>(&answer) {
-                Ok(located) => {
-                    self.remember(|memory| memory.learn(network, located.candidates));
-                    "it names no address".to_owned()
-                }
-                Err(error) => format!("its answer makes no sense: {error}"),
-            },
-            Err(why) => why,
+        let before = {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.replace((network, Instant::now()))
         };
+        let fresh = before.is_some_and(|(then, when)| then == network && when.elapsed() < FRESH);
+        let asking = Asking {
+            dispatch: dispatch.clone(),
+            place: self.place.clone(),
+            memory: Arc::clone(&self.memory),
+        };
+        if fresh {
+            let known = self.memory().order(network);
+            if !known.is_empty() {
+                spawn("terminal-locate", move || {
+                    if let Err(why) = asking.ask(network) {
+                        tracing::debug!(why, "dispatch does not say where to connect");
+                    }
+                });
+                return Ok(known);
+            }
+        }
+        let why = asking
+            .ask(network)
+            .err()
+            .unwrap_or_else(|| "it names no address".to_owned());
         let known = self.memory().order(network);
         if !known.is_empty() {
             return Ok(known);
@@ -164,7 +180,9 @@ impl Finder {
         let won = attempts.iter().find(|attempt| attempt.ok);
         if let Some(won) = won.map(|won| won.address) {
             let network = self.network(dispatch);
-            self.remember(|memory| memory.used(network, won));
+            remember(&self.memory, &self.place, |memory| {
+                memory.used(network, won)
+            });
         }
         report(dispatch.clone(), self.place.local, attempts);
         opened
@@ -183,23 +201,47 @@ impl Finder {
         Prefix::around(local, bits)
     }
 
-    fn remember(&self, change: impl FnOnce(&mut Memory)) {
-        let (before, after) = {
-            let mut memory = self.memory();
-            let before = memory.clone();
-            change(&mut memory);
-            (before, memory.clone())
-        };
-        if let Some(file) = &self.place.memory
-            && before != after
-            && let Err(error) = write(file, &after)
-        {
-            tracing::warn!(file = %file.display(), %error, "what is known of networks cannot be kept");
-        }
-    }
-
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What it takes to ask where to connect.
+struct Asking {
+    dispatch: String,
+    place: Place,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Asking {
+    /// Asks, and remembers the answer.
+    fn ask(&self, network: Prefix) -> Result<(), String> {
+        let nothing = serde_json::json!({});
+        let answer = ask(
+            &self.dispatch,
+            self.place.local,
+            "Dispatch/Locate",
+            &nothing,
+        )?;
+        let located: Located = serde_json::from_slice(&answer)
+            .map_err(|error| format!("its answer makes no sense: {error}"))?;
+        remember(&self.memory, &self.place, |memory| {
+            memory.learn(network, located.candidates);
+        });
+        Ok(())
+    }
+}
+
+/// Changes what is remembered, in the file as well.
+fn remember(memory: &Mutex<Memory>, place: &Place, change: impl FnOnce(&mut Memory)) {
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = memory.clone();
+    change(&mut memory);
+    if let Some(file) = &place.memory
+        && before != *memory
+        && let Err(error) = write(file, &memory)
+    {
+        tracing::warn!(file = %file.display(), %error, "what is known of networks cannot be kept");
     }
 }
 

@@ -70,6 +70,24 @@ fn nothing_known_shares_the_terminals_and_measurements_send_them_near() {
 }
 
 #[test]
+fn a_spell_of_jitter_does_not_make_a_near_point_far_but_a_lasting_change_does() {
+    let (mut board, mobile) = (board(), network("mobile"));
+    for (address, ms) in [("a:1", 40), ("b:1", 80)] {
+        board.beat(point(address, "sh", 0), at(0)).unwrap();
+        measure(&mut board, &mobile, address, Some(ms), at(0));
+    }
+    let far = |board: &mut Board, times| {
+        for _ in 0..times {
+            measure(board, &mobile, "a:1", Some(400), at(1));
+        }
+        let firsts = firsts(board, &mobile, at(2));
+        firsts.get("b:1").copied().unwrap_or(0)
+    };
+    assert!(far(&mut board, 2) < 300);
+    assert!(far(&mut board, 60) > 900);
+}
+
+#[test]
 fn a_point_that_a_network_cannot_reach_comes_last_there_and_is_forgiven() {
     let (mut board, mobile) = (board(), network("mobile"));
     for (address, ms) in [("a:1", 20), ("b:1", 60)] {

@@ -91,15 +91,18 @@ fn finder(dispatch: &str, memory: Option<PathBuf>) -> Finder {
 
 const GOOD: &str = r#"{"candidates":[{"address":"127.0.0.7:1","weight":1000}]}"#;
 
+fn answer(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 #[test]
 fn dispatch_is_believed_and_remembered_over_a_restart_when_it_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("networks.json");
-    let good = format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{GOOD}",
-        GOOD.len()
-    );
-    let found = finder(&dispatch(&good), Some(file.clone()))
+    let found = finder(&dispatch(&answer(GOOD)), Some(file.clone()))
         .addresses()
         .unwrap();
     assert_eq!(found, [address(7)]);
@@ -119,6 +122,22 @@ fn dispatch_is_believed_and_remembered_over_a_restart_when_it_is_gone() {
         [address(9)],
         "neither dispatch nor memory: what it was given"
     );
+}
+
+#[test]
+fn a_second_connection_goes_by_the_answer_to_the_first_and_asks_meanwhile() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let asking = finder(&listener.local_addr().unwrap().to_string(), None);
+    let answers = std::thread::spawn(move || {
+        // The second is never answered: who waited for it would not end.
+        let (mut first, _) = listener.accept().unwrap();
+        let _ = first.read(&mut [0; 1 << 10]);
+        first.write_all(answer(GOOD).as_bytes()).unwrap();
+        listener.accept().unwrap().0
+    });
+    assert_eq!(asking.addresses().unwrap(), [address(7)]);
+    assert_eq!(asking.addresses().unwrap(), [address(7)]);
+    drop(answers.join().unwrap());
 }
 
 #[test]
