@@ -11,6 +11,7 @@
 pub(super) mod client;
 pub(super) mod server;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use crate::svg;
 
@@ -43,6 +45,19 @@ pub(crate) struct Flags {
     /// Write a plot as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Make the last line of the output one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one way of travelling came to, per link.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    links: u64,
+    /// Of the access processes.
+    access_kib: f64,
+    /// Of both ends.
+    kernel_kib: f64,
 }
 
 /// How packets travel.
@@ -98,19 +113,25 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
         flags.pairs
     );
     println!("over        links   access, KiB/link   kernel both ends, KiB/link");
-    let mut series = Vec::new();
+    let (mut series, mut outcomes) = (Vec::new(), BTreeMap::new());
     for over in &flags.over {
         let weights = weigh(*over, flags.pairs, share)?;
         let (first, last) = (weights[0], weights[weights.len() - 1]);
         let per_link =
             |more: u64, less: u64| more.saturating_sub(less) as f64 / 1024.0 / last.links as f64;
+        let outcome = Outcome {
+            links: last.links,
+            access_kib: per_link(last.user, first.user),
+            kernel_kib: per_link(last.slab, first.slab),
+        };
         println!(
             "{:<10} {:>6} {:>18.2} {:>28.1}",
             over.to_string(),
-            last.links,
-            per_link(last.user, first.user),
-            per_link(last.slab, first.slab)
+            outcome.links,
+            outcome.access_kib,
+            outcome.kernel_kib
         );
+        outcomes.insert(over.to_string(), outcome);
         let mib = weights
             .iter()
             .map(|weight| weight.user.saturating_sub(first.user) as f64 / 1048576.0);
@@ -129,6 +150,9 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<()> {
         );
         fs::write(path, plot).with_context(|| format!("cannot write {}", path.display()))?;
         println!("\nplot: {}", path.display());
+    }
+    if flags.json {
+        println!("{}", serde_json::to_string(&outcomes)?);
     }
     Ok(())
 }

@@ -11,8 +11,11 @@
 mod connections;
 mod cost;
 mod disk;
+mod fanout;
 mod ground;
 mod messages;
+
+mod numbers;
 mod proximity;
 mod wire;
 
@@ -35,6 +38,10 @@ enum What {
     Wire(wire::Load),
     /// Connect time by carrier network through the wan relay, with dispatch and without
     Proximity(proximity::Load),
+    /// Messages to a large group, until the last member has each
+    Fanout(fanout::Load),
+    /// Numbers given, and a shard with many people started again
+    Numbers(numbers::Load),
     /// Memory of idle links of terminals, over several processes
     Connections(connections::Flags),
     #[command(hide = true)]
@@ -49,6 +56,8 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         What::Messages(load) => messages::run(&load)?,
         What::Wire(load) => wire::run(&load)?,
         What::Proximity(load) => proximity::run(&load)?,
+        What::Fanout(load) => fanout::run(&load)?,
+        What::Numbers(load) => numbers::run(&load)?,
         What::Connections(flags) => connections::run(&flags)?,
         What::ConnectionsServer(flags) => connections::server::run(flags)?,
         What::ConnectionsClient(flags) => connections::client::run(&flags)?,
