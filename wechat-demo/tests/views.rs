@@ -32,7 +32,7 @@ struct Stage {
     connection: Option<Connection>,
     /// Acknowledged: text and number, in order.
     sent: Vec<(String, u64)>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Stage {
@@ -65,7 +65,7 @@ impl Stage {
             token: login.token,
             connection: None,
             sent: Vec::new(),
-            _dir: dir,
+            dir,
         };
         stage.until_copies(2);
         stage
@@ -248,6 +248,57 @@ fn a_primary_that_is_stopped_past_its_lease_serves_nothing_when_it_wakes() {
     assert_eq!(asking.join().unwrap(), (true, true));
     stage.send(20);
     assert_eq!(stage.primary(), serving);
+    stage.check();
+}
+
+/// Changes a letter of a message in a store's journal.
+fn spoil_journal(store: &Path, text: &str) {
+    let mut spoilt = 0;
+    for entry in std::fs::read_dir(store).unwrap() {
+        let journal = entry.unwrap().path();
+        if journal.extension().is_none_or(|end| end != "jnl") {
+            continue;
+        }
+        let mut bytes = std::fs::read(&journal).unwrap();
+        if let Some(at) = bytes
+            .windows(text.len())
+            .position(|part| part == text.as_bytes())
+        {
+            bytes[at] ^= 1;
+            std::fs::write(&journal, bytes).unwrap();
+            spoilt += 1;
+        }
+    }
+    assert!(spoilt > 0, "{text} is in no journal of {}", store.display());
+}
+
+#[test]
+fn a_copy_with_a_flipped_bit_is_set_aside_and_taken_anew_from_the_other() {
+    let mut stage = Stage::set();
+    stage.send(20);
+    let first = stage.primary();
+    let copy = stage.dir.path().join(first.name());
+    stage.cluster.kill(first);
+    spoil_journal(&copy, "message 7");
+    stage.cluster.spawn(first).unwrap();
+    stage.send(20);
+    stage.until_copies(2);
+    let aside = copy.with_extension("damaged-1");
+    wait_for("the copy is set aside", || aside.exists().then_some(()));
+    // With the others gone, what was taken anew is all there is.
+    let second = stage.primary();
+    assert_ne!(second, first, "a damaged copy serves nothing");
+    let others = Role::STORAGE
+        .into_iter()
+        .filter(|role| ![first, second].contains(role));
+    others.for_each(|role| stage.cluster.kill(role));
+    stage.until_copies(2);
+    stage.cluster.kill(second);
+    wait_for("the mended copy serves", || {
+        stage.cluster.primary().filter(|role| *role == first)
+    });
+    stage.cluster.spawn(second).unwrap();
+    stage.send(20);
     stage.check();
 }
 

@@ -14,7 +14,6 @@ mod disk;
 mod fanout;
 mod ground;
 mod messages;
-
 mod numbers;
 mod proximity;
 mod wire;

@@ -6,7 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use rpc_core::time::Instant;
 
 use super::{
     copies::Fatal,
+    engine::EngineError,
     meter::Meter,
     ops::{Op, Refusal, RefusalKind},
     shard::Moved,
@@ -23,6 +27,10 @@ use crate::model::limits::{WAITING_BYTES, WAITING_REQUESTS};
 
 /// How often an idle committer looks after its copies.
 const IDLE: Duration = Duration::from_millis(100);
+/// How often it looks how much room the disk has.
+const ROOM: Duration = Duration::from_secs(1);
+/// With less room nothing new is taken: what is under way, and the engine's tidying up, must still fit.
+const ROOM_BYTES: u64 = 256 << 20;
 
 /// The way to a committer; cheap to clone.
 #[derive(Clone, Default)]
@@ -34,6 +42,10 @@ pub struct Submit {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// What a reader has found damaged.
+    damage: OnceLock<String>,
+    /// The disk has less than [`ROOM_BYTES`] left.
+    full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -62,6 +74,14 @@ impl Submit {
                 "the store is closing; try again soon",
             ));
         }
+        if self.shared.full.load(Ordering::Relaxed) {
+            let text = format!(
+                "the store's disk has less than {} MiB left and takes nothing new; its operator must make room, then \
+                 it goes on by itself",
+                ROOM_BYTES >> 20
+            );
+            return Err(Refusal::new(RefusalKind::Unavailable, text));
+        }
         if queue.jobs.len() >= WAITING_REQUESTS || queue.bytes >= WAITING_BYTES {
             let waiting = queue.jobs.len();
             let text = format!("{waiting} requests wait for the store already; try again soon");
@@ -75,6 +95,26 @@ impl Submit {
             self.shared.wake.notify_one();
         }
         Ok(())
+    }
+
+    /// A reader has met damage: the store ends where another copy can take over.
+    pub fn damaged(&self, what: &str) {
+        self.shared.damage.get_or_init(|| what.to_owned());
+    }
+
+    /// The disk has so many bytes left; `None` = nobody knows.
+    pub fn has_room(&self, free: Option<u64>) {
+        let full = free.is_some_and(|free| free < ROOM_BYTES);
+        if full != self.shared.full.swap(full, Ordering::Relaxed) {
+            let free = free.unwrap_or(u64::MAX);
+            match full {
+                true => tracing::error!(
+                    free,
+                    "the disk is full: nothing new is taken until there is room"
+                ),
+                false => tracing::info!(free, "the disk has room again"),
+            }
+        }
     }
 
     /// Ends the committer after what waits is done.
@@ -114,16 +154,22 @@ impl Submit {
     }
 }
 
-/// Runs rounds on the calling thread until the way is closed, the store fails, or another is primary. `moved` gets what
-/// becomes visible, after the answers; it must not wait.
+/// Runs rounds on the calling thread until the way is closed, the store fails, or another is primary. `free` tells the
+/// room on the disk. `moved` gets what becomes visible, after the answers; it must not wait.
 pub fn run(
     mut store: Store,
     submit: &Submit,
     meter: &Meter,
+    free: impl Fn() -> Option<u64>,
     mut moved: impl FnMut(Vec<Moved>),
 ) -> Result<(), Fatal> {
     let mut jobs = VecDeque::new();
+    let mut looked = Instant::ZERO;
     while submit.take(&mut jobs, store.has_work()) {
+        if looked.elapsed() >= ROOM {
+            looked = Instant::now();
+            submit.has_room(free());
+        }
         if !store.tend()? {
             // Too few copies: what waits is told by its own time-out.
             if submit.queue().closed {
@@ -131,6 +177,11 @@ pub fn run(
             }
             std::thread::sleep(IDLE);
             continue;
+        }
+        if let Some(what) = submit.shared.damage.get()
+            && store.has_backup()
+        {
+            return Err(EngineError::Damaged(what.clone()).into());
         }
         if jobs.is_empty() && !store.has_work() {
             continue;
@@ -160,12 +211,7 @@ pub fn run(
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::HashSet,
-        path::Path,
-        sync::atomic::{AtomicBool, Ordering},
-        thread,
-    };
+    use std::{collections::HashSet, path::Path, thread};
 
     use bytes::Bytes;
 
@@ -282,6 +328,22 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_takes_nothing_new_and_goes_on_by_itself() {
+        let submit = Submit::new();
+        let ask = || {
+            let op = Op::ClaimName(pb::ClaimNameRequest::default());
+            submit.submit(op, Box::new(drop))
+        };
+        assert!(ask().is_ok());
+        submit.has_room(Some(ROOM_BYTES - 1));
+        let refusal = ask().unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Unavailable);
+        assert!(refusal.text.contains("make room"), "{refusal:?}");
+        submit.has_room(Some(ROOM_BYTES));
+        assert!(ask().is_ok());
+    }
+
+    #[test]
     fn a_store_on_disk_serves_many_at_once_and_is_whole_after_a_restart() {
         const PAIRS: usize = 16;
         const EACH: u64 = 40;
@@ -295,7 +357,7 @@ mod tests {
             Arc::new(SystemClock),
         ));
         let shut = submit.clone();
-        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), drop));
+        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), || None, drop));
         let mut users = Vec::new();
         let threads: Vec<_> = (0..PAIRS)
             .map(|pair| {
@@ -359,7 +421,7 @@ mod tests {
         let clock = Arc::new(SystemClock);
         let primary = Primary::new(&store, submit.clone(), nobody(), clock);
         let shut = submit.clone();
-        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), drop));
+        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), || None, drop));
         let (ann, bob) = (register(&primary, "ann"), register(&primary, "bob"));
         let token = "00ff00ff00ff00ff".to_owned();
         let set = terminal::change_request::Change::PushToken(terminal::PushToken { token });
@@ -471,7 +533,7 @@ mod tests {
             Arc::new(SystemClock),
         ));
         let shut = submit.clone();
-        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), drop));
+        let committer = thread::spawn(move || run(store, &shut, &Meter::default(), || None, drop));
         let ann = register(&primary, "ann");
         peer.away.store(true, Ordering::SeqCst);
         let writing = {

@@ -86,6 +86,13 @@ impl Location {
         self.engine == EngineKind::Mysql
     }
 
+    /// Bytes that the disk of an embedded store has left; `None` = the system does not say, or a database knows.
+    #[must_use]
+    pub fn free(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(self.data_dir.as_ref()?).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     /// The flag that says where, for messages; never with a password.
     #[must_use]
     pub fn flag(&self) -> String {

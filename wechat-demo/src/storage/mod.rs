@@ -30,6 +30,7 @@ pub mod engine;
 pub mod links;
 pub mod location;
 pub mod log;
+pub mod mend;
 pub mod meter;
 #[cfg(test)]
 mod model_tests;

@@ -14,6 +14,7 @@ use super::{
     committer::Submit,
     engine::Engine,
     links::{Link, Links},
+    mend::Watched,
     moments,
     notify::Notifier,
     ops::{Answer, Op, Refusal, RefusalKind, Stop},
@@ -62,7 +63,8 @@ impl Primary {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let identity = store.identity();
-        let engine = store.engine();
+        let watched = Watched::new(store.engine(), submit.clone());
+        let engine: Arc<dyn Engine> = Arc::new(watched);
         Self {
             engine: Arc::clone(&engine),
             submit,
@@ -447,7 +449,8 @@ impl Begun {
     }
 }
 
-/// A read's outcome for its caller. A damaged block is one caller's trouble, not the end of the store.
+/// A read's outcome for its caller. A damaged block is one caller's trouble; where there is another copy, this one
+/// ends and is mended ([`Watched`]).
 fn read<T>(outcome: Result<T, Stop>) -> Result<T, Refusal> {
     outcome.map_err(|stop| match stop {
         Stop::Refused(refusal) => refusal,

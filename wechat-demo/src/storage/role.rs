@@ -25,7 +25,8 @@ use super::{
     copies::{Copies, Fatal, backup::Backup},
     engine::{Engine, EngineError},
     links::Links,
-    location::{Location, Purpose},
+    location::Location,
+    mend,
     meter::Meter,
     notify::Notifier,
     presence::Presence,
@@ -113,8 +114,8 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let shards = Placement::new(options.shards.unwrap_or(Placement::DEFAULT_SHARDS));
     let shards = shards.context("--shards")?.shards() as u32;
     let location = &options.location;
-    let engine = location.open(Purpose::Write)?;
-    let copy = copy(&engine, location.is_shared()).with_context(|| location.flag())?;
+    let coordinator = options.coordinator.reach()?;
+    let (engine, copy) = mend::open(location, &*coordinator, &options.store, &options.listen)?;
     check_shards(&copy, options.shards)?;
     let office = Arc::<Office>::default();
     let (way, jobs) = CopyThread::new();
@@ -138,7 +139,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let views = Views::new(me, copy.epoch(), witness.context("--history")?);
     let council = Council {
         views: views.clone(),
-        coordinator: options.coordinator.reach()?,
+        coordinator,
         store: options.store.clone(),
         create: copy.identity().is_none().then_some(shards),
         promise: Box::new(move |epoch| way.run(move |copy| Ok(copy.promise(epoch)?)).is_ok()),
@@ -155,7 +156,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         office,
         views: views.clone(),
         jobs,
-        shared: location.is_shared(),
+        location: location.clone(),
         // A database that is shared keeps the copies.
         min_copies: if location.is_shared() {
             1
@@ -206,8 +207,7 @@ impl Ready {
 /// What the thread that has the copy is made of.
 struct CopyHolder {
     engine: Arc<dyn Engine>,
-    /// One database serves all storage processes.
-    shared: bool,
+    location: Location,
     office: Arc<Office>,
     views: Views,
     jobs: CopyJobs,
@@ -223,11 +223,17 @@ struct CopyHolder {
 impl CopyHolder {
     fn start(self, copy: Backup) -> anyhow::Result<Holder> {
         let (stop, submit) = (Arc::clone(&self.stop), Arc::clone(&self.submit));
+        let location = self.location.clone();
         let run = move || {
             let _guard = EndOnPanic;
             match self.run(copy) {
                 Ok(()) | Err(Fatal::Stopped) => {}
-                Err(fatal) => end(&fatal),
+                Err(fatal) => {
+                    if let Fatal::Engine(EngineError::Damaged(what)) = &fatal {
+                        mend::note(&location, what);
+                    }
+                    end(&fatal);
+                }
             }
         };
         let thread = spawn("copy", run)?;
@@ -253,7 +259,7 @@ impl CopyHolder {
             }
             self.office.set(None);
             self.jobs.dismiss();
-            copy = self::copy(&self.engine, self.shared)?;
+            copy = self::copy(&self.engine, self.location.is_shared())?;
         }
     }
 
@@ -302,7 +308,13 @@ impl CopyHolder {
         let presence = Arc::downgrade(primary.presence());
         drop(home.spawn(move || Presence::run(&presence)));
         self.office.set(Some(primary));
-        let outcome = committer::run(store, &submit, &self.meter, |moved| notifier.moved(moved));
+        let outcome = committer::run(
+            store,
+            &submit,
+            &self.meter,
+            || self.location.free(),
+            |moved| notifier.moved(moved),
+        );
         // Nobody waits for a committer that has ended.
         submit.end();
         outcome
@@ -382,6 +394,7 @@ fn listening(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::location::Purpose;
 
     #[test]
     fn a_store_keeps_its_shards() {

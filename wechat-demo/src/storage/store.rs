@@ -116,8 +116,7 @@ impl Identity {
         let damaged = |what: &str| EngineError::Damaged(format!("the store's own row: {what}"));
         let row = pb::StoreRow::decode(row).map_err(|error| damaged(&error.to_string()))?;
         if row.format != FORMAT {
-            let text = format!("it has format {}, this program reads {FORMAT}", row.format);
-            return Err(damaged(&text));
+            return Err(EngineError::Format(row.format.to_string()));
         }
         let place = Placement::new(row.shards).map_err(|error| damaged(&error.to_string()))?;
         let incarnation = u16::try_from(row.incarnation).map(Incarnation);
@@ -247,6 +246,11 @@ impl Store {
     pub fn tend(&mut self) -> Result<bool, Fatal> {
         let ends = ends(&self.shards);
         self.copies.tend(&*self.engine, &ends)
+    }
+
+    /// Whether another copy has all that is committed.
+    pub fn has_backup(&mut self) -> bool {
+        self.copies.has_backup()
     }
 
     /// Whether a round has something to do without a job.

@@ -173,6 +173,11 @@ impl Copies {
         }
     }
 
+    /// Whether the view has a backup now.
+    pub fn has_backup(&mut self) -> bool {
+        matches!(self.reign.standing(), Standing::With(..))
+    }
+
     /// Appends travel before or after the round's own sync, on the same thread. For models, where nothing
     /// may happen by chance.
     #[cfg(test)]

@@ -144,6 +144,7 @@ impl From<fjall::Error> for EngineError {
             fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
                 Self::Disk(error.to_string())
             }
+            fjall::Error::InvalidVersion(Some(version)) => Self::Format(format!("{version:?}")),
             // By what its own thread met: it syncs and writes beside ours.
             fjall::Error::Poisoned => {
                 Self::Disk("a write behind the batches has failed".to_owned())

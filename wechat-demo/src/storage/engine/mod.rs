@@ -180,6 +180,11 @@ pub enum EngineError {
         "the store is damaged ({0}); restore it: stop both copies and copy the other one's directory here"
     )]
     Damaged(String),
+    /// Another version of the program, or of its database, wrote it.
+    #[error(
+        "the store has format {0}, which this program does not read; use the version that wrote it"
+    )]
+    Format(String),
     /// The disk failed, or is full.
     #[error("the store's disk: {0}")]
     Disk(String),

@@ -242,7 +242,7 @@ fn by_disk(members: Vec<Member>) -> Vec<Member> {
 }
 
 /// A view as the coordinator has it; what cannot be read is said, and is no view to act on.
-fn view_of(data: Bytes) -> Option<View> {
+pub fn view_of(data: Bytes) -> Option<View> {
     let view = pb::View::decode(data).map_err(anyhow::Error::from);
     let view = view.and_then(|view| Ok(View::try_from(view)?));
     view.inspect_err(|error| tracing::error!(%error, "the view at the coordinator cannot be read"))
