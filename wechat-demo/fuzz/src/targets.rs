@@ -14,6 +14,7 @@ use prost::Message;
 use rpc_core::base::time::Instant;
 use wechat_demo::access::session::{Closing, Event, Inbound, Limits};
 use wechat_demo::longlink::Decoder;
+use wechat_demo::model::brief;
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::store::LocalStore;
 use wechat_demo::terminal::store::memory::Memory;
@@ -47,7 +48,8 @@ pub fn terminal_sync(data: &[u8]) -> usize {
             1 => sync.heard(u64::from(frame.seq)),
             2 => sync.linked(u64::from(frame.seq)),
             _ => {
-                if let Ok(notify) = pb::Notify::decode(frame.body) {
+                if let Ok(mut notify) = pb::Notify::decode(frame.body) {
+                    brief::restore_notify(&mut notify, 1);
                     sync.notified(notify, now);
                 }
             }

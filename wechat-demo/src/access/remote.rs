@@ -8,6 +8,7 @@ use rpc_core::{CallOptions, Response, Status};
 
 use super::backend::{Answer, Backend, Refusal};
 use crate::coordinator::names;
+use crate::model::brief;
 use crate::proto::logic::{
     AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, ChangeCall, DropLinksRequest,
     FindUserCall, Link, ListDevicesCall, LogicClient, NewestKey, OpenAlbumCall, OpenPostCall,
@@ -65,16 +66,24 @@ impl Backend for RemoteLogic {
         command: pb::Command,
         body: Bytes,
     ) -> Result<Answer, Refusal> {
+        let user = caller.user_id;
         let caller = Some(caller);
         let client = &self.client;
         match command {
             pb::Command::Send => {
                 let request = Some(decode(command, body)?);
-                answer(client.send(SendCall { caller, request }))
+                let mut reply = client.send(SendCall { caller, request })?.into_inner();
+                let told = reply.sent.iter().map(|sent| sent.number).max();
+                brief::shorten_sent(&mut reply, user);
+                Ok(Answer {
+                    told: told.unwrap_or(0),
+                    body: reply.encode_to_vec().into(),
+                })
             }
             pb::Command::Sync => {
                 let request = Some(decode(command, body)?);
-                let reply = client.sync(SyncCall { caller, request })?.into_inner();
+                let mut reply = client.sync(SyncCall { caller, request })?.into_inner();
+                brief::shorten_items(&mut reply.items, user);
                 Ok(Answer {
                     told: reply.key,
                     body: reply.encode_to_vec().into(),

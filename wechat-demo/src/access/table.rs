@@ -11,6 +11,7 @@ use rpc_core::rpc::protocol::Driver;
 
 use super::meter::Meter;
 use super::session::{Closing, Limits, Outbound, beat_packet, reply_packet};
+use crate::model::brief;
 use crate::proto::logic::Caller;
 use crate::proto::terminal as pb;
 
@@ -119,8 +120,11 @@ impl Link {
         self.change(|state| state.out.push(packet));
     }
 
-    pub(super) fn notify(&self, notify: pb::Notify) {
+    pub(super) fn notify(&self, mut notify: pb::Notify) {
         self.tell(notify.key);
+        if let Some(caller) = self.caller() {
+            brief::shorten_notify(&mut notify, caller.user_id);
+        }
         self.change(|state| state.out.notify(notify));
         self.wake();
     }

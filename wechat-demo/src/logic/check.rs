@@ -3,6 +3,7 @@
 use rpc_core::Status;
 
 use crate::{
+    model::ClientMsgId,
     model::limits::{
         ADDRESS_BYTES, ANNOUNCEMENT_BYTES, AUDIENCE_USERS, AVATAR_BYTES, COMMENT_BYTES,
         CONTENT_TYPE_BYTES, DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES, FILE_NAME_BYTES,
@@ -48,6 +49,11 @@ pub(super) fn greeting(greeting: &str) -> Result<(), Status> {
     length("a greeting", greeting.len(), 0, GREETING_BYTES)
 }
 
+fn client_id(id: &[u8]) -> Result<(), Status> {
+    let (least, most) = ClientMsgId::BYTES.into_inner();
+    length("a client id", id.len(), least, most)
+}
+
 pub(super) fn send(request: &terminal::SendRequest) -> Result<(), Status> {
     let count = request.messages.len();
     if count == 0 || count > MESSAGES_PER_SEND {
@@ -56,7 +62,7 @@ pub(super) fn send(request: &terminal::SendRequest) -> Result<(), Status> {
         return Err(Status::invalid_argument(text));
     }
     for message in &request.messages {
-        length("a client id", message.client_id.len(), 16, 16)?;
+        client_id(&message.client_id)?;
         length("a text", message.text.len(), 0, TEXT_BYTES)?;
         message.extra.as_ref().map_or(Ok(()), extra)?;
     }
@@ -73,7 +79,7 @@ pub(super) fn change(change: &Change) -> Result<(), Status> {
         Change::DeleteAccount(request) => password(&request.password),
         Change::NewPassword(request) => password(&request.old).and(password(&request.new)),
         Change::CreateGroup(request) => {
-            length("a client id", request.client_id.len(), 16, 16)?;
+            client_id(&request.client_id)?;
             length("a group's name", request.name.len(), 1, GROUP_NAME_BYTES)?;
             members(&request.members)
         }
@@ -91,7 +97,7 @@ pub(super) fn change(change: &Change) -> Result<(), Status> {
         Change::PushToken(request) => push_token(&request.token),
         Change::NewPost(post) => new_post(post),
         Change::NewComment(comment) => {
-            length("a client id", comment.client_id.len(), 16, 16)?;
+            client_id(&comment.client_id)?;
             length("a comment", comment.text.len(), 1, COMMENT_BYTES)
         }
         Change::DeletePost(_)
@@ -138,7 +144,7 @@ fn push_token(token: &str) -> Result<(), Status> {
 }
 
 fn new_post(post: &terminal::NewPost) -> Result<(), Status> {
-    length("a client id", post.client_id.len(), 16, 16)?;
+    client_id(&post.client_id)?;
     length("a post's text", post.text.len(), 0, POST_TEXT_BYTES)?;
     if post.media.len() > POST_MEDIA || (post.media.is_empty() && post.text.is_empty()) {
         let text = format!("a post has a text, or 1 to {POST_MEDIA} pictures, or both");
@@ -285,7 +291,7 @@ mod tests {
         assert!(send(&request(vec![message(16, TEXT_BYTES); MESSAGES_PER_SEND])).is_ok());
         assert!(send(&request(vec![])).is_err());
         assert!(send(&request(vec![message(16, 1); MESSAGES_PER_SEND + 1])).is_err());
-        assert!(send(&request(vec![message(15, 1)])).is_err());
+        assert!(send(&request(vec![message(7, 1)])).is_err());
         assert!(
             send(&request(vec![message(16, 0)])).is_ok(),
             "people send empty lines"

@@ -1,6 +1,6 @@
 //! Who and what: identities that are compared and copied, never computed with.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 /// A person. Given out by the shard of the person's name: `count << 12 | shard of the name`; 0 is nobody.
 ///
@@ -17,8 +17,8 @@ pub struct DeviceId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MessageId(pub u64);
 
-/// What the sending device calls a message before it has an id: 16 random bytes. With the sender's id
-/// it names the message for ever, which makes a retry harmless.
+/// What the sending device calls a message before it has an id: 8 to 16 random bytes, filled up with zeros. With
+/// the sender's id it names the message for ever, which makes a retry harmless.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientMsgId(pub [u8; 16]);
 
@@ -71,9 +71,17 @@ impl MessageId {
 }
 
 impl ClientMsgId {
-    /// Takes exactly 16 bytes; `None` for anything else.
+    /// Bytes of a client id on the wire.
+    pub const BYTES: RangeInclusive<usize> = 8..=16;
+
+    /// Takes 8 to 16 bytes; `None` for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
+        if !Self::BYTES.contains(&bytes.len()) {
+            return None;
+        }
+        let mut id = [0; 16];
+        id[..bytes.len()].copy_from_slice(bytes);
+        Some(Self(id))
     }
 }
 
@@ -119,12 +127,16 @@ mod tests {
     }
 
     #[test]
-    fn a_client_id_has_sixteen_bytes() {
-        assert!(ClientMsgId::from_bytes(&[7; 15]).is_none());
+    fn a_client_id_has_eight_to_sixteen_bytes() {
+        assert!(ClientMsgId::from_bytes(&[7; 7]).is_none());
         assert!(ClientMsgId::from_bytes(&[7; 17]).is_none());
         assert_eq!(
             ClientMsgId::from_bytes(&[7; 16]),
             Some(ClientMsgId([7; 16]))
+        );
+        assert_eq!(
+            ClientMsgId::from_bytes(&[7; 8]),
+            ClientMsgId::from_bytes(&[7, 7, 7, 7, 7, 7, 7, 7, 0])
         );
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Read first: [`Seq`], then [`Placement`].
 
+pub mod brief;
 pub mod clock;
 mod ids;
 pub mod limits;

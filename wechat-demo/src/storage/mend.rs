@@ -8,8 +8,9 @@
 //! this process another member (V-1): its directory is renamed and an empty one takes its place.
 //!
 //! Invariants
-//! - M-1  A copy is set aside only while the view has another member, which has all that is committed (V-2). The only
-//!   copy is served as far as it can be read; what cannot be is an error to who asks.
+//! - M-1  A copy is set aside only while the view has another member, which has all that is committed (V-2), and which
+//!   has not been claimed to be set aside itself. The only copy is served as far as it can be read; what cannot be is
+//!   an error to who asks.
 //! - M-2  Nothing is removed: what is set aside is the operator's.
 //! - M-3  What another version wrote, or another process uses, is not damage.
 
@@ -33,10 +34,12 @@ use super::{
     store,
     views::{self, machine::View},
 };
-use crate::coordinator::{Coordinator, Fault};
+use crate::coordinator::{Agreed, Coordinator, Fault, Session, agree};
 
 /// Says in the directory that the copy in it was found damaged.
 const NOTE: &str = "DAMAGED";
+/// Holds the disk's name and its checksum.
+const NAME: &str = "DISK";
 /// Copies set aside beside a directory; with more of them somebody has to look at the disk first.
 const ASIDE: u32 = 3;
 /// Time for the coordinator to say who has the store.
@@ -105,8 +108,7 @@ pub fn note(location: &Location, what: &str) {
     }
 }
 
-/// Opens the copy of a process that listens at `listen`, or begins anew where it is damaged and another member of
-/// `store` has everything.
+/// Opens the copy, or begins anew where it is damaged and another member of `store` has everything.
 ///
 /// # Errors
 /// What keeps it from being opened; damage that nothing can mend.
@@ -114,28 +116,24 @@ pub fn open(
     location: &Location,
     coordinator: &dyn Coordinator,
     store: &str,
-    listen: &str,
 ) -> anyhow::Result<(Arc<dyn Engine>, Backup)> {
     let opened = open_there(location);
-    let Some(dir) = location
-        .data_dir
-        .as_deref()
-        .filter(|_| !location.is_shared())
-    else {
+    let Some(dir) = &location.data_dir else {
         return opened;
     };
+    if let Ok((engine, _)) = &opened {
+        keep_name(dir, &**engine).with_context(|| location.flag())?;
+    }
     let noted = fs::read_to_string(dir.join(NOTE)).ok();
     let found = opened.as_ref().err().and_then(damage);
     let Some(what) = noted.or(found) else {
         return opened;
     };
-    let disk = opened
-        .as_ref()
-        .ok()
-        .map(|(engine, _)| store::disk(&**engine));
-    let disk = disk.transpose()?;
-    let view = view(coordinator, store).with_context(|| location.flag())?;
-    if !view.is_some_and(|view| another_has_it(&view, disk.as_ref(), listen)) {
+    let may = match name(dir) {
+        Some(disk) => claim(coordinator, store, &disk).with_context(|| location.flag())?,
+        None => false,
+    };
+    if !may {
         tracing::error!(
             what,
             "the copy is damaged, and no other member of the view has it"
@@ -169,31 +167,70 @@ fn damage(error: &anyhow::Error) -> Option<String> {
     }
 }
 
-/// The view of the store; `None` if nobody has one.
-fn view(coordinator: &dyn Coordinator, store: &str) -> anyhow::Result<Option<View>> {
+/// Keeps the disk's name where it can be read although the store cannot.
+fn keep_name(dir: &Path, engine: &dyn Engine) -> anyhow::Result<()> {
+    let disk = store::disk(engine)?;
+    if name(dir).as_ref() != Some(&disk) {
+        let mut file = File::create(dir.join(NAME))?;
+        file.write_all(&disk)?;
+        file.write_all(&crc32c::crc32c(&disk).to_be_bytes())?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The disk's name; `None` where that is damaged as well.
+fn name(dir: &Path) -> Option<Bytes> {
+    let bytes = fs::read(dir.join(NAME)).ok()?;
+    let (disk, sum) = bytes.split_last_chunk()?;
+    (crc32c::crc32c(disk) == u32::from_be_bytes(*sum)).then(|| Bytes::copy_from_slice(disk))
+}
+
+/// Whether this disk may be set aside; then nobody else who relies on it may (M-1).
+fn claim(coordinator: &dyn Coordinator, store: &str, disk: &Bytes) -> anyhow::Result<bool> {
     let until = Instant::after(PATIENCE);
     loop {
         let session = coordinator.open(SESSION);
-        let node = session.and_then(|session| session.read(&format!("/stores/{store}/view")));
-        match node {
-            Ok(node) => return Ok(node.and_then(|node| views::view_of(node.data))),
+        match session.and_then(|session| try_claim(&*session, store, disk)) {
+            Ok(Some(may)) => return Ok(may),
             Err(fault @ Fault::Refused(_)) => return Err(fault.into()),
             Err(fault) if Instant::now() >= until => {
                 return Err(fault).context("the copy is damaged, and nobody says who else has one");
             }
-            Err(_) => std::thread::sleep(PAUSE),
+            Ok(None) | Err(_) => std::thread::sleep(PAUSE),
         }
     }
 }
 
-/// M-1: whether a member other than this disk is in the view. Which one this is, a directory that cannot be opened
-/// does not say: then the view must have two, or one that is clearly elsewhere.
-fn another_has_it(view: &View, disk: Option<&Bytes>, listen: &str) -> bool {
-    let other = |member: &views::machine::Member| match disk {
-        Some(disk) => member.disk != *disk,
-        None => view.backup.is_some() && member.address != listen,
+/// One attempt; `None`: something changed meanwhile. What is read may be old, so each is held against the
+/// coordinator's word by writing it; after that no member but another one changes the view.
+fn try_claim(session: &dyn Session, store: &str, disk: &Bytes) -> Result<Option<bool>, Fault> {
+    let path = |name: &str| format!("/stores/{store}/{name}");
+    let Some(node) = session.read(&path("view"))? else {
+        return Ok(Some(false));
     };
-    other(&view.primary) || view.backup.as_ref().is_some_and(other)
+    match session.set(&path("view"), &node.data, node.version) {
+        Err(Fault::BadVersion) => return Ok(None),
+        written => written?,
+    };
+    let Some(view) = views::view_of(node.data) else {
+        return Ok(Some(false));
+    };
+    let claim = session.read(&path("mending"))?;
+    if !another_has_it(&view, disk, claim.as_ref().map(|claim| &claim.data)) {
+        return Ok(Some(false));
+    }
+    let version = claim.map(|claim| claim.version);
+    match agree(session, &path("mending"), version, disk)? {
+        Agreed::Ours(_) => Ok(Some(true)),
+        Agreed::Theirs(_) => Ok(None),
+    }
+}
+
+/// Whether the view has a member other than this disk, and other than the one that was claimed to be set aside.
+fn another_has_it(view: &View, disk: &Bytes, claimed: Option<&Bytes>) -> bool {
+    let mut members = [&view.primary].into_iter().chain(&view.backup);
+    members.any(|member| member.disk != *disk && Some(&member.disk) != claimed)
 }
 
 /// Renames a directory and makes an empty one in its place; the new name (M-2).
@@ -245,24 +282,41 @@ mod tests {
     #[test]
     fn the_only_copy_is_never_set_aside() {
         let disk = member(1).disk;
-        for (view, known, other) in [
-            (view(1, None), true, false),
-            (view(1, Some(2)), true, true),
-            (view(2, Some(1)), true, true),
-            (view(2, None), true, true),
-            // Its disk is not known, and neither is whether it has moved.
-            (view(1, None), false, false),
-            (view(2, None), false, false),
-            (view(1, Some(2)), false, true),
-            (view(2, Some(1)), false, true),
+        for (view, claimed, other) in [
+            (view(1, None), None, false),
+            (view(1, Some(2)), None, true),
+            (view(2, Some(1)), None, true),
+            (view(2, None), None, true),
+            // Claimed by this one in an earlier life, and by one that has left.
+            (view(1, Some(2)), Some(1), true),
+            (view(1, Some(2)), Some(3), true),
+            // The other one is about to be set aside.
+            (view(1, Some(2)), Some(2), false),
+            (view(2, Some(1)), Some(2), false),
         ] {
-            let disk = known.then_some(&disk);
+            let claimed = claimed.map(|n| member(n).disk);
             assert_eq!(
-                another_has_it(&view, disk, &member(1).address),
+                another_has_it(&view, &disk, claimed.as_ref()),
                 other,
-                "{view:?} known {known}"
+                "{view:?} with {claimed:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_disk_has_its_name_although_the_store_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let location = Location::directory(&dir.path().join("store"));
+        let dir = location.data_dir.clone().unwrap();
+        let engine = location.open(Purpose::Write).unwrap();
+        keep_name(&dir, &*engine).unwrap();
+        assert_eq!(name(&dir), Some(store::disk(&*engine).unwrap()));
+        let mut bytes = fs::read(dir.join(NAME)).unwrap();
+        bytes[3] ^= 1;
+        fs::write(dir.join(NAME), bytes).unwrap();
+        assert_eq!(name(&dir), None);
+        keep_name(&dir, &*engine).unwrap();
+        assert!(name(&dir).is_some());
     }
 
     #[test]

@@ -92,15 +92,18 @@ impl Notifier {
     pub fn moved(&self, moved: Vec<Moved>) {
         let now_ms = self.clock.unix_ms();
         let mut links: HashMap<UserId, Vec<Link>> = HashMap::new();
-        let live = moved.into_iter().filter(|moved| {
+        for moved in moved {
             let links = links
                 .entry(moved.user)
                 .or_insert_with(|| self.links.of(moved.user, now_ms));
-            !links.is_empty()
-        });
-        for (user, notify) in per_user(live.collect()) {
-            for link in links.remove(&user).unwrap_or_default() {
-                self.put(user, link, notify.clone());
+            let told = |link: &&mut Link| moved.answered != Some(link.device);
+            let mut links = links.iter_mut().filter(told).peekable();
+            if links.peek().is_none() {
+                continue;
+            }
+            let notify = notify_of(&moved);
+            for link in links {
+                self.put(moved.user, link, notify.clone());
             }
         }
     }
@@ -123,15 +126,15 @@ impl Notifier {
         }
     }
 
-    fn put(&self, user: UserId, link: Link, notify: terminal::Notify) {
+    fn put(&self, user: UserId, link: &Link, notify: terminal::Notify) {
         if planted::is_on(Bug::LoseNotifies) && notify.key.is_multiple_of(3) {
             return;
         }
         let target = access::Target {
             notify: Some(notify),
-            ..target(user, &link)
+            ..target(user, link)
         };
-        self.send(link.access, target);
+        self.send(Arc::clone(&link.access), target);
     }
 
     fn send(&self, address: Arc<str>, target: access::Target) {
@@ -216,7 +219,8 @@ impl OutboxState {
         let same = |other: &&mut access::Target| {
             (other.link, other.user_id) == (target.link, target.user_id)
         };
-        if let Some(waiting) = self.targets.iter_mut().rev().take(MERGE_WINDOW).find(same) {
+        let waiting = self.targets.iter_mut().rev().take(MERGE_WINDOW).find(same);
+        if let Some(waiting) = waiting.filter(|waiting| !parted(waiting, &target)) {
             match (&mut waiting.notify, target.notify) {
                 (Some(waiting), Some(notify)) => join(waiting, notify),
                 (waiting, Some(notify)) => *waiting = Some(notify),
@@ -242,29 +246,25 @@ impl OutboxState {
     }
 }
 
-/// One notify per user, in order of first moves, with the items themselves while they are small.
-fn per_user(moved: Vec<Moved>) -> Vec<(UserId, terminal::Notify)> {
-    let mut order: Vec<(UserId, terminal::Notify)> = Vec::new();
-    let mut at: HashMap<UserId, usize> = HashMap::new();
-    for Moved { user, given, item } in moved {
-        // An item that does not decode would be dropped from the notify alone; the sync shows it.
-        let items = terminal::Item::decode(item).ok().into_iter().collect();
-        let notify = terminal::Notify {
-            prev_key: given.previous.0,
-            key: given.number.0,
-            items,
-        };
-        match at.get(&user) {
-            Some(&index) => join(&mut order[index].1, notify),
-            None => {
-                let mut first = notify;
-                keep_small(&mut first);
-                at.insert(user, order.len());
-                order.push((user, first));
-            }
-        }
-    }
-    order
+/// The notify of one move, with the item itself if it is small.
+fn notify_of(moved: &Moved) -> terminal::Notify {
+    // An item that does not decode would be dropped from the notify alone; the sync shows it.
+    let items = terminal::Item::decode(moved.item.clone());
+    let mut notify = terminal::Notify {
+        prev_key: moved.given.previous.0,
+        key: moved.given.number.0,
+        items: items.ok().into_iter().collect(),
+    };
+    keep_small(&mut notify);
+    notify
+}
+
+/// Whether what lies between two notifies is on its way in an answer: then each is worth more alone.
+fn parted(before: &access::Target, after: &access::Target) -> bool {
+    let (Some(before), Some(after)) = (&before.notify, &after.notify) else {
+        return false;
+    };
+    before.key < after.prev_key && !before.items.is_empty() && !after.items.is_empty()
 }
 
 /// Appends a later notify of the same user. Items go along only while none is missing in between.
@@ -384,6 +384,7 @@ mod tests {
             user: UserId(user),
             given,
             item: item.encode_to_vec().into(),
+            answered: None,
         }
     }
 
@@ -460,6 +461,35 @@ mod tests {
             (SIGNS, SIGNS as u64)
         );
         assert!(target.notify.is_none(), "no key goes with it");
+    }
+
+    #[test]
+    fn the_device_whose_answer_shows_an_item_is_not_told_of_it_again() {
+        let (notifier, recorder, jobs, links) = setup(Recorder::default());
+        links.register(UserId(1), link(11), 0);
+        links.register(UserId(1), link(12), 0);
+        let said = Moved {
+            answered: Some(DeviceId(11)),
+            ..moved(1, 4, 5, 10)
+        };
+        notifier.moved(vec![moved(1, 3, 4, 10), said, moved(1, 5, 6, 10)]);
+        run(&jobs);
+        let calls = recorder.calls.lock().unwrap();
+        let told = |link| {
+            let targets = calls.iter().flat_map(|(_, request)| &request.targets);
+            let notifies = targets
+                .filter(|target| target.link == link)
+                .flat_map(|target| &target.notify);
+            notifies
+                .map(|notify| (notify.prev_key, notify.key, notify.items.len()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(12), [(3, 6, 3)], "another device is told of all");
+        assert_eq!(
+            told(11),
+            [(3, 4, 1), (5, 6, 1)],
+            "the answer fits in between, and nothing has to be asked for"
+        );
     }
 
     #[test]

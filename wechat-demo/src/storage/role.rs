@@ -115,7 +115,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let shards = shards.context("--shards")?.shards() as u32;
     let location = &options.location;
     let coordinator = options.coordinator.reach()?;
-    let (engine, copy) = mend::open(location, &*coordinator, &options.store, &options.listen)?;
+    let (engine, copy) = mend::open(location, &*coordinator, &options.store)?;
     check_shards(&copy, options.shards)?;
     let office = Arc::<Office>::default();
     let (way, jobs) = CopyThread::new();

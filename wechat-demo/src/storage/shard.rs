@@ -87,6 +87,8 @@ pub struct Moved {
     pub given: Given,
     /// The encoded `terminal.Item`.
     pub item: Bytes,
+    /// The device of that user whose request this is: the answer shows it the item.
+    pub answered: Option<DeviceId>,
 }
 
 /// A task that becomes sendable when the draft is committed.
@@ -289,7 +291,19 @@ impl<'e> Draft<'e> {
     pub fn add_item(&mut self, user: UserId, given: Given, item: Bytes) {
         self.changes
             .put(Table::Timeline, &table::item(user, given.number), &item);
-        self.moved.push(Moved { user, given, item });
+        self.moved.push(Moved {
+            user,
+            given,
+            item,
+            answered: None,
+        });
+    }
+
+    /// The newest item is in the answer to this device of its user, which therefore needs no notify of it.
+    pub fn answers(&mut self, device: DeviceId) {
+        if let Some(moved) = self.moved.last_mut() {
+            moved.answered = Some(device);
+        }
     }
 
     /// Removes an item that a newer version takes the place of.

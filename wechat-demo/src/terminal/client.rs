@@ -20,6 +20,7 @@ use super::outbox::{Full, Outbox};
 use super::store::{LocalStore, StoreError};
 use super::sync::{Cursor, Page, Step, Sync};
 use crate::history::{Event as Told, Recorder};
+use crate::model::brief;
 use crate::proto::terminal as pb;
 use crate::task::spawn;
 
@@ -337,7 +338,7 @@ impl Inner {
         };
         let reply: pb::AuthReply = connection.call(pb::Command::Auth, &request)?;
         let rhythm = Arc::clone(&self.rhythm);
-        let (link, reader) = Link::new(connection, rhythm, self.config.keep_signal);
+        let (link, reader) = Link::new(connection, reply.user_id, rhythm, self.config.keep_signal);
         Ok((Arc::new(link), reader, reply.newest))
     }
 
@@ -496,7 +497,8 @@ impl Inner {
         };
         let reply = link.ok_or(TerminalError::Stopped).and_then(|link| {
             self.tell(|| Told::Sync { from: at.key });
-            let reply: pb::SyncReply = link.request(pb::Command::Sync, &request)?;
+            let mut reply: pb::SyncReply = link.request(pb::Command::Sync, &request)?;
+            brief::restore_items(&mut reply.items, link.user);
             Ok((link, reply))
         });
         match reply {
@@ -603,7 +605,7 @@ impl Inner {
             let op = self.invoke(&request);
             let result = link
                 .request(pb::Command::Send, &request)
-                .and_then(|reply| check_sent(&request, reply));
+                .and_then(|reply| check_sent(&request, reply, link.user));
             self.answered(op, &result, |reply| {
                 (reply.sent.iter().map(sent_as).collect(), 0)
             });
@@ -617,7 +619,13 @@ impl Inner {
                     self.pause(pause);
                     pause = (pause * 2).min(RESEND.1);
                 }
-                result => return Some(result),
+                result => {
+                    if let Ok(reply) = &result {
+                        let notify = brief::told_by(reply, &request, link.user);
+                        self.hand_on(Push::Notify(notify));
+                    }
+                    return Some(result);
+                }
             }
         }
     }
@@ -689,10 +697,10 @@ impl Inner {
     }
 }
 
-/// Sixteen random bytes to name a message by.
+/// Random bytes to name a message by: that two among a million of one sender are the same has a chance below 10^-12.
 #[must_use]
 pub fn new_client_id() -> Bytes {
-    let mut id = [0; 16];
+    let mut id = [0; 10];
     fill_secret(&mut id);
     Bytes::copy_from_slice(&id)
 }
@@ -713,13 +721,15 @@ fn take_event(sync: &mut Sync, refreshing: &mut VecDeque<SyncSender<u64>>, event
     true
 }
 
-/// A reply that leaves a message out, or answers for another, answers for none.
+/// The whole answer. One that leaves a message out, or answers for another, answers for none.
 fn check_sent(
     request: &pb::SendRequest,
-    reply: pb::SendReply,
+    mut reply: pb::SendReply,
+    user: u64,
 ) -> Result<pb::SendReply, TerminalError> {
+    let whole = brief::restore_sent(&mut reply, request, user);
     let asked = request.messages.iter().map(|message| &message.client_id);
-    if asked.eq(reply.sent.iter().map(|sent| &sent.client_id)) {
+    if whole && asked.eq(reply.sent.iter().map(|sent| &sent.client_id)) {
         Ok(reply)
     } else {
         Err(TerminalError::Nonsense(

@@ -22,6 +22,7 @@ use super::connection::{ANSWER, Connection, READ, is_pause, lost, open_reply};
 use super::error::TerminalError;
 use super::heartbeat::{Due, Heartbeat, Rhythm};
 use crate::longlink::{Decoder, Frame, SEQ_NOOP, SEQ_PUSH, SEQ_RESERVED};
+use crate::model::brief;
 use crate::proto::terminal as pb;
 
 /// Requests that may be under way on one link.
@@ -30,6 +31,8 @@ const MAX_WAITING: usize = 256;
 /// The shared half: everybody may ask.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// Whom it speaks for.
+    pub(super) user: u64,
     stream: TcpStream,
     heart: Mutex<Heartbeat>,
     rhythm: Arc<Rhythm>,
@@ -74,6 +77,7 @@ impl Link {
     /// Takes over a connection whose AUTH succeeded.
     pub(super) fn new(
         connection: Connection,
+        user: u64,
         rhythm: Arc<Rhythm>,
         keep_signal: bool,
     ) -> (Self, Reader) {
@@ -89,6 +93,7 @@ impl Link {
         };
         let heart = Heartbeat::new(rhythm.linked(), Instant::now());
         let link = Self {
+            user,
             stream,
             heart: Mutex::new(heart.keeping_signal(keep_signal)),
             rhythm,
@@ -297,7 +302,8 @@ fn take_frame(link: &Link, frame: Frame) -> Result<Option<Came>, TerminalError> 
     if frame.seq == SEQ_PUSH {
         let came = match i32::try_from(frame.cmd).map(pb::Command::try_from) {
             Ok(Ok(pb::Command::PushNotify)) => {
-                let notify = pb::Notify::decode(frame.body).map_err(nonsense)?;
+                let mut notify = pb::Notify::decode(frame.body).map_err(nonsense)?;
+                brief::restore_notify(&mut notify, link.user);
                 Came::Push(Push::Notify(notify))
             }
             Ok(Ok(pb::Command::PushEphemeral)) => {

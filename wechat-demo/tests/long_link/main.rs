@@ -142,6 +142,8 @@ impl Fake {
             number,
             pos: Some(pb::Pos { count, sender }),
             message_id: count,
+            sent_ms: 0,
+            prev_key: number - 1,
         };
         let mut users = self.users.lock().unwrap();
         users

@@ -321,7 +321,7 @@ fn posts_and_comments_are_bounded() {
     let mut wrong = vec![
         with(|post| post.text.push('x')),
         with(|post| post.text.clear()),
-        with(|post| post.client_id = vec![1; 15].into()),
+        with(|post| post.client_id = vec![1; 17].into()),
         with(|post| post.media = vec![terminal::Media::default()]),
         with(|post| post.media = vec![terminal::Media::default(); 10]),
     ];

@@ -5,7 +5,9 @@ use prost::Message;
 
 use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, group, plain_item, push};
 use crate::{
-    model::{ClientMsgId, Incarnation, MessageId, Pos, Seq, UserId, limits::MESSAGES_PER_SEND},
+    model::{
+        ClientMsgId, DeviceId, Incarnation, MessageId, Pos, Seq, UserId, limits::MESSAGES_PER_SEND,
+    },
     planted::{self, Bug},
     proto::{
         storage as pb,
@@ -51,8 +53,8 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
     let before = count;
     let mut sent = Vec::with_capacity(send.messages.len());
     for (outgoing, (id, known)) in send.messages.iter().zip(known) {
-        let row = match known {
-            Known::Before(row) => row,
+        let (row, sent_ms, previous) = match known {
+            Known::Before(row) => (row, 0, Seq(0)),
             Known::New => {
                 let at = match receiver.is_group() {
                     // A group's home counts itself.
@@ -64,7 +66,9 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
                     count: at,
                     sender: sender.0,
                 };
-                send_one(work, pos, receiver, id, outgoing)?
+                let (row, previous) = send_one(work, pos, receiver, id, outgoing)?;
+                work.draft.answers(DeviceId(request.device_id));
+                (row, work.home.now_ms, previous)
             }
         };
         sent.push(terminal::Sent {
@@ -72,6 +76,8 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
             number: row.number,
             pos: row.pos,
             message_id: row.message_id,
+            sent_ms,
+            prev_key: previous.0,
         });
     }
     if count != before {
@@ -163,7 +169,7 @@ fn look_up(
     for outgoing in messages {
         let id = ClientMsgId::from_bytes(&outgoing.client_id).ok_or_else(|| {
             invalid(format!(
-                "a client id has 16 bytes, not {}",
+                "a client id has 8 to 16 bytes, not {}",
                 outgoing.client_id.len()
             ))
         })?;
@@ -191,13 +197,14 @@ fn look_up(
     Ok(known)
 }
 
+/// The row that says so, and the sender's newest number before.
 fn send_one(
     work: &mut Work<'_, '_>,
     pos: Pos,
     receiver: UserId,
     id: ClientMsgId,
     outgoing: &terminal::Outgoing,
-) -> Result<pb::SentRow, EngineError> {
+) -> Result<(pb::SentRow, Seq), EngineError> {
     let sender = UserId(pos.sender);
     let message_id = work.shard.give_message(work.draft, work.home.incarnation);
     let message = terminal::Message {
@@ -235,7 +242,7 @@ fn send_one(
         user_id: receiver.0,
         effect: Some(effect),
     });
-    Ok(row)
+    Ok((row, given.previous))
 }
 
 /// Sends word back to the sender that a message was not taken.

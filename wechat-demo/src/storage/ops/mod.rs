@@ -247,7 +247,7 @@ impl Work<'_, '_> {
         request: &impl Message,
     ) -> Result<Once, Stop> {
         let id = ClientMsgId::from_bytes(client_id).ok_or_else(|| {
-            let text = format!("a client id has 16 bytes, not {}", client_id.len());
+            let text = format!("a client id has 8 to 16 bytes, not {}", client_id.len());
             Refusal::new(RefusalKind::InvalidArgument, text)
         })?;
         let mut hasher = blake3::Hasher::new();
