@@ -524,7 +524,7 @@ impl Chat {
                 let name = printable(&group.name);
                 match group.left {
                     true => println!("— you are no longer in #{name}"),
-                    false => println!("— #{name} has {} members", group.members.len()),
+                    false => println!("— #{name} has {} members", commands::size(&group)),
                 }
             }
             Ok(pb::Kind::Post) if !item.deleted => {

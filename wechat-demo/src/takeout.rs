@@ -212,10 +212,10 @@ impl Device {
     }
 }
 
-/// The message in an item's payload; `None` of what a later version has.
+/// The message in an item's payload; `None` of what a later version has, or no answer.
 fn payload(kind: pb::Kind) -> Option<&'static str> {
     match kind {
-        pb::Kind::Unspecified => None,
+        pb::Kind::Unspecified | pb::Kind::Head => None,
         pb::Kind::Account => Some("Account"),
         pb::Kind::Contact => Some("Contact"),
         pb::Kind::Message => Some("Message"),

@@ -80,10 +80,12 @@ fn choose(
     let change = match rng.below(12) {
         0 | 1 => Change::Recall(pb::Recall {
             message_id: crowd.said(person, rng.below(8) as usize)?,
+            ..pb::Recall::default()
         }),
         2 => Change::Edit(pb::Edit {
             message_id: crowd.said(person, rng.below(8) as usize)?,
             text: format!("edited {}", rng.below(1_000)),
+            ..pb::Edit::default()
         }),
         3 | 4 => {
             let peer = crowd.some_conversation(person, rng);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use prost::Message;
-use wechat_demo::model::limits::MENTIONS;
+use wechat_demo::model::{UserId, limits::MENTIONS};
 use wechat_demo::proto::terminal::{
     self as pb, change_request::Change, contact::State, group_change::What, member::Role,
 };
@@ -184,24 +184,18 @@ impl Chat {
             Line::Moments(line) => return self.moments(line),
             Line::Presence(line) => return self.presence(&line),
             Line::Edit(text) => Change::Edit(pb::Edit {
-                message_id: self
-                    .last(|message| message.sender == me)?
-                    .message
-                    .message_id,
+                message_id: self.last_id(|message| message.sender == me)?,
                 text: text.to_owned(),
+                group_id: self.group_id(),
             }),
             Line::Recall => Change::Recall(pb::Recall {
-                message_id: self
-                    .last(|message| message.sender == me)?
-                    .message
-                    .message_id,
+                message_id: self.last_id(|message| message.sender == me)?,
+                group_id: self.group_id(),
             }),
             Line::React(sign) => Change::React(pb::React {
-                message_id: self
-                    .last(|message| message.sender == peer)?
-                    .message
-                    .message_id,
+                message_id: self.last_id(|message| message.sender != me)?,
                 emoji: sign.to_owned(),
+                group_id: self.group_id(),
             }),
             Line::Remark(remark) => Change::Remark(pb::Remark {
                 user_id: peer,
@@ -290,7 +284,7 @@ impl Chat {
                 "— {:x} #{}, {} members{state}",
                 group.group_id,
                 printable(&group.name),
-                group.members.len()
+                size(&group)
             );
         }
         Ok(())
@@ -300,7 +294,11 @@ impl Chat {
         let Some(item) = self.terminal.store().state(pb::Kind::Group, self.peer)? else {
             anyhow::bail!("this is no group");
         };
-        for member in pb::Group::decode(item.payload)?.members {
+        let group = pb::Group::decode(item.payload)?;
+        if group.members.is_empty() && group.size > 0 {
+            println!("— {} members, too many to name", group.size);
+        }
+        for member in group.members {
             let role = match member.role() {
                 Role::Owner => ", owner",
                 Role::Admin => ", admin",
@@ -311,19 +309,30 @@ impl Chat {
         Ok(())
     }
 
+    /// The open conversation's, if it is a group's; else 0.
+    fn group_id(&self) -> u64 {
+        match UserId(self.peer).is_group() {
+            true => self.peer,
+            false => 0,
+        }
+    }
+
     /// Members of the group whom a line names.
     pub(super) fn mentioned(&self, line: &str) -> Vec<u64> {
         let store = self.terminal.store();
         let group = store.state(pb::Kind::Group, self.peer).ok().flatten();
         let group = group.and_then(|item| pb::Group::decode(item.payload).ok());
-        let members = group.unwrap_or_default().members;
+        let group = group.unwrap_or_default();
         let mut users = Vec::new();
-        if members.is_empty() {
+        if size(&group) == 0 {
             return users;
         }
+        // A large group does not name its members.
+        let may_be_in =
+            |user| group.size > 0 || group.members.iter().any(|member| member.user_id == user);
         for name in named(line) {
             match self.find(name, super::MARK_PATIENCE) {
-                Ok(user) if members.iter().any(|member| member.user_id == user) => users.push(user),
+                Ok(user) if may_be_in(user) => users.push(user),
                 Ok(_) | Err(TerminalError::Refused { .. }) => {}
                 // The line is worth more than what it names.
                 Err(_) => break,
@@ -477,6 +486,10 @@ impl Chat {
         found.ok_or_else(|| anyhow::anyhow!("there is no such message in the last {LOOKED_AT}"))
     }
 
+    fn last_id(&self, meant: impl Fn(&pb::Message) -> bool) -> anyhow::Result<u64> {
+        Ok(self.last(meant)?.message.message_id)
+    }
+
     /// Tells the backend that what stands on the screen was read. Best effort: the next mark says it too.
     pub(super) fn mark_read(&mut self) -> anyhow::Result<()> {
         let messages = self.terminal.store().messages(self.peer, LOOKED_AT)?;
@@ -499,6 +512,11 @@ impl Chat {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// How many are in a group.
+pub(super) fn size(group: &pb::Group) -> usize {
+    group.members.len().max(group.size as usize)
 }
 
 /// A message as a line: what it answers, what hangs on it, what became of it.

@@ -7,9 +7,9 @@ use crate::{
     model::limits::{
         ADDRESS_BYTES, ANNOUNCEMENT_BYTES, AUDIENCE_USERS, AVATAR_BYTES, COMMENT_BYTES,
         CONTENT_TYPE_BYTES, DEVICE_LABEL_BYTES, EMOJI_BYTES, FILE_ID_BYTES, FILE_NAME_BYTES,
-        GREETING_BYTES, GROUP_MEMBERS, GROUP_NAME_BYTES, HASH_BYTES, LINKS_PER_CALL,
-        MEDIA_KEY_BYTES, MENTIONS, MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES,
-        PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES, POST_MEDIA, POST_TEXT_BYTES, PUSH_TOKEN_MAX_BYTES,
+        GREETING_BYTES, GROUP_NAME_BYTES, GROUP_NAMED, HASH_BYTES, LINKS_PER_CALL, MEDIA_KEY_BYTES,
+        MENTIONS, MESSAGES_PER_SEND, NAME_BYTES, NICKNAME_BYTES, PASSWORD_MAX_BYTES,
+        PASSWORD_MIN_BYTES, POST_MEDIA, POST_TEXT_BYTES, PUSH_TOKEN_MAX_BYTES,
         PUSH_TOKEN_MIN_BYTES, QUOTE_BYTES, REMARK_BYTES, TEXT_BYTES,
     },
     proto::{
@@ -170,12 +170,11 @@ fn new_post(post: &terminal::NewPost) -> Result<(), Status> {
 }
 
 fn members(user_ids: &[u64]) -> Result<(), Status> {
-    if (1..GROUP_MEMBERS).contains(&user_ids.len()) {
+    if (1..=GROUP_NAMED).contains(&user_ids.len()) {
         return Ok(());
     }
     let text = format!(
-        "name 1 to {} users at once, not {}",
-        GROUP_MEMBERS - 1,
+        "name 1 to {GROUP_NAMED} users at once, not {}",
         user_ids.len()
     );
     Err(Status::invalid_argument(text))

@@ -30,8 +30,15 @@ pub const GREETING_BYTES: usize = 512;
 pub const CONTACTS_PER_USER: u64 = 5000;
 /// Bytes of a message's text.
 pub const TEXT_BYTES: usize = 8192;
+/// Members up to which each gets a copy of what is said in a group; one that has had more is stored once.
+pub const GROUP_COPIED: usize = 500;
 /// Members of a group.
-pub const GROUP_MEMBERS: usize = 500;
+pub const GROUP_MEMBERS: usize = 5000;
+/// Memberships of one user in one group stored once that are remembered, the newest; of what was said in those before
+/// a fresh device gets nothing.
+pub const GROUP_MEMBERSHIPS: usize = 16;
+/// Users named in one change of a group.
+pub const GROUP_NAMED: usize = GROUP_COPIED - 1;
 /// Bytes of a group's name.
 pub const GROUP_NAME_BYTES: usize = 128;
 /// Bytes of a group's announcement.
@@ -102,6 +109,8 @@ pub const SIGNS_PER_SECOND: u32 = 4;
 pub const ADDRESS_BYTES: usize = 64;
 /// A registered link is forgotten after this if it is not renewed. Longer than the longest heartbeat (10 min).
 pub const LINK_LIFE_MS: i64 = 15 * 60 * 1000;
+/// Devices of a user that can be woken; a further one takes the place of the one that registered first.
+pub const PUSH_DEVICES: usize = 8;
 /// Hexadecimal digits of a push token: at least.
 pub const PUSH_TOKEN_MIN_BYTES: usize = 16;
 /// Hexadecimal digits of a push token: at most.
@@ -137,16 +146,25 @@ const _: () = assert!(
 /// A message with everything on it, encoded.
 const MESSAGE_BYTES: usize =
     TEXT_BYTES + EXTRA_BYTES + REACTIONS * (EMOJI_BYTES + 16) + 2 * ITEM_OVERHEAD;
-/// A group's roster, encoded: 20 bytes a member.
+/// The roster of a group whose members have copies, encoded: 20 bytes a member.
 const ROSTER_BYTES: usize =
-    GROUP_MEMBERS * 20 + ANNOUNCEMENT_BYTES + GROUP_NAME_BYTES + 2 * ITEM_OVERHEAD;
+    GROUP_COPIED * 20 + ANNOUNCEMENT_BYTES + GROUP_NAME_BYTES + 2 * ITEM_OVERHEAD;
+/// Bytes of the push intents of one item, as rows.
+const INTENTS_BYTES: usize = PUSH_DEVICES * 80;
 /// Bytes that one task may add to a log entry: an item for each member of a group, all in one shard.
-const LARGEST_TASK: usize = GROUP_MEMBERS
-    * if MESSAGE_BYTES > ROSTER_BYTES {
-        MESSAGE_BYTES
-    } else {
-        ROSTER_BYTES
-    };
+const LARGEST_TASK: usize = GROUP_COPIED
+    * (INTENTS_BYTES
+        + if MESSAGE_BYTES > ROSTER_BYTES {
+            MESSAGE_BYTES
+        } else {
+            ROSTER_BYTES
+        });
+/// Bytes that a row of a group's log adds for one member: two heads and the membership, as rows, and the intents.
+const HEADED_BYTES: usize = 2 * 96 + 64 + GROUP_MEMBERSHIPS * 24 + INTENTS_BYTES;
+const _: () = assert!(
+    GROUP_MEMBERS * HEADED_BYTES <= LARGEST_TASK && GROUP_MEMBERS * 20 <= LARGEST_TASK,
+    "no task of a group that is stored once is larger than one that makes copies"
+);
 const _: () = assert!(
     LARGEST_TASK + (1 << 20) <= 8 << 20,
     "an entry with the largest task fits a log's row"

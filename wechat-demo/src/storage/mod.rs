@@ -27,6 +27,7 @@ pub mod changes;
 pub mod committer;
 pub mod copies;
 pub mod engine;
+pub mod heads;
 pub mod links;
 pub mod location;
 pub mod log;

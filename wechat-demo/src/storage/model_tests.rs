@@ -39,6 +39,7 @@ mod changes;
 mod device;
 mod ending;
 mod groups;
+mod heads;
 mod losses;
 mod moments;
 mod push;

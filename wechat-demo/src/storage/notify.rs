@@ -248,12 +248,13 @@ impl OutboxState {
 
 /// The notify of one move, with the item itself if it is small.
 fn notify_of(moved: &Moved) -> terminal::Notify {
-    // An item that does not decode would be dropped from the notify alone; the sync shows it.
-    let items = terminal::Item::decode(moved.item.clone());
+    // An item that a head stands for, or that does not decode, is not in the notify; the sync shows it.
+    let item = Some(moved.item.clone()).filter(|item| !item.is_empty());
+    let items = item.and_then(|item| terminal::Item::decode(item).ok());
     let mut notify = terminal::Notify {
         prev_key: moved.given.previous.0,
         key: moved.given.number.0,
-        items: items.ok().into_iter().collect(),
+        items: items.into_iter().collect(),
     };
     keep_small(&mut notify);
     notify

@@ -52,6 +52,8 @@ pub struct Warm {
     pub friends: HashMap<(UserId, UserId), bool>,
     /// User → the devices that can be woken.
     pub pushed: HashMap<UserId, Arc<[DeviceId]>>,
+    /// (user, group stored once) → number and `from` of the open head; 0 = there is none.
+    pub heads: HashMap<(UserId, UserId), (u64, u64)>,
 }
 
 /// Facts of each sort that a shard keeps in memory.
@@ -85,7 +87,7 @@ pub struct Moved {
     pub user: UserId,
     /// The user's newest number before and with it.
     pub given: Given,
-    /// The encoded `terminal.Item`.
+    /// The encoded `terminal.Item`; empty = it is not in the timeline itself, a head stands for it.
     pub item: Bytes,
     /// The device of that user whose request this is: the answer shows it the item.
     pub answered: Option<DeviceId>,
@@ -148,6 +150,9 @@ impl Shard {
         }
         if self.warm.pushed.len() > WARM_FACTS {
             self.warm.pushed.clear();
+        }
+        if self.warm.heads.len() > WARM_FACTS {
+            self.warm.heads.clear();
         }
     }
 
@@ -304,6 +309,18 @@ impl<'e> Draft<'e> {
         if let Some(moved) = self.moved.last_mut() {
             moved.answered = Some(device);
         }
+    }
+
+    /// Writes what stands for items of a timeline: the head at `number`.
+    pub fn put_head(&mut self, user: UserId, number: Seq, item: &[u8]) {
+        self.changes
+            .put(Table::Timeline, &table::item(user, number), item);
+    }
+
+    /// Notes that a timeline has an item that a head stands for.
+    pub fn add_headed(&mut self, user: UserId, given: Given) {
+        let item = Bytes::new();
+        self.moved.push(Moved { user, given, item });
     }
 
     /// Removes an item that a newer version takes the place of.

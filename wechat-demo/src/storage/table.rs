@@ -91,6 +91,9 @@ enum Tag {
     Post = 17,
     Comment = 18,
     Survived = 19,
+    GroupCount = 31,
+    GroupSeen = 32,
+    GroupMember = 33,
     Contacts = 30,
 }
 
@@ -235,6 +238,24 @@ pub fn group(group: UserId) -> Key {
 /// What a shard with members knows of a group.
 pub fn group_copy(shard: ShardId, group: UserId) -> Key {
     Key::tagged(Tag::GroupCopy, &[&[shard.0], &group.0.to_be_bytes()])
+}
+
+/// The last position that a group's home has given.
+pub fn group_count(group: UserId) -> Key {
+    Key::tagged(Tag::GroupCount, &[&group.0.to_be_bytes()])
+}
+
+/// How far a shard with members has heard of a group.
+pub fn group_seen(shard: ShardId, group: UserId) -> Key {
+    Key::tagged(Tag::GroupSeen, &[&[shard.0], &group.0.to_be_bytes()])
+}
+
+/// A user as a member of a group that is stored once.
+pub fn group_member(user: UserId, group: UserId) -> Key {
+    Key::tagged(
+        Tag::GroupMember,
+        &[&user.0.to_be_bytes(), &group.0.to_be_bytes()],
+    )
 }
 
 /// A post, at its author's home. Ids given at one shard rise, so an album sorts by age.

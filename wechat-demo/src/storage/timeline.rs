@@ -4,11 +4,11 @@
 //! where a hop to the blocking pool would cost more than the read; a cold block holds the worker for one
 //! disk read, and a page is bounded in items and bytes.
 
-use bytes::Bytes;
 use prost::Message;
 
 use super::{
     engine::{Engine, EngineError, Span, Table},
+    heads,
     ops::{Refusal, RefusalKind, Stop},
     shard::damaged,
     table::{self, Key},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     model::{
         DeviceId, Incarnation, Seq, UserId,
-        limits::{SYNC_DEFAULT_ITEMS, SYNC_MAX_ITEMS, SYNC_PAGE_BYTES},
+        limits::{SYNC_DEFAULT_ITEMS, SYNC_MAX_ITEMS},
     },
     planted::{self, Bug},
     proto::{storage as pb, terminal},
@@ -127,7 +127,7 @@ fn newer(engine: &dyn Engine, user: UserId, key: Seq, limit: usize) -> Result<pb
     } else {
         key
     };
-    let mut page = page(engine, user, key, Seq(u64::MAX), limit)?;
+    let mut page = heads::page(engine, user, key, Seq(u64::MAX), limit)?;
     if page.more {
         page.owed = newest(engine, user)?.0;
     }
@@ -160,7 +160,7 @@ fn full(
     end: Seq,
     limit: usize,
 ) -> Result<pb::SyncPage, Stop> {
-    let mut page = page(engine, user, key, end, limit)?;
+    let mut page = heads::page(engine, user, key, end, limit)?;
     let newest = newest(engine, user)?;
     if !page.more {
         page.key = end.0;
@@ -173,72 +173,9 @@ fn full(
     Ok(page)
 }
 
-/// Items above `after` and up to `end`, in number order, as far as a page goes. All of it is one moment's state.
-fn page(
-    engine: &dyn Engine,
-    user: UserId,
-    after: Seq,
-    end: Seq,
-    limit: usize,
-) -> Result<pb::SyncPage, Stop> {
-    let mut page = pb::SyncPage {
-        key: after.0,
-        ..pb::SyncPage::default()
-    };
-    let mut bytes = 0;
-    let mut unreadable = false;
-    let (from, to) = (
-        table::item(user, Seq(after.0.saturating_add(1))),
-        table::item(user, Seq(end.0.saturating_add(1))),
-    );
-    let span = Span {
-        from: &from,
-        to: &to,
-        backwards: false,
-    };
-    engine.scan(Table::Timeline, span, &mut |row, item| {
-        if page.items.len() == limit || bytes >= SYNC_PAGE_BYTES {
-            page.more = true;
-            if planted::is_on(Bug::PageCursorOffByOne) {
-                page.key = table::item_number(row).map_or(page.key, |number| number.0);
-            }
-            return false;
-        }
-        let Some(number) = table::item_number(row) else {
-            unreadable = true;
-            return false;
-        };
-        page.key = number.0;
-        bytes += item.len();
-        page.items.push(Bytes::copy_from_slice(item));
-        true
-    })?;
-    if unreadable {
-        return Err(damaged(&format!("timeline of {user}")).into());
-    }
-    Ok(page)
-}
-
 /// The number of a user's newest item; [`Seq::ZERO`] if there is none.
 pub fn newest(engine: &dyn Engine, user: UserId) -> Result<Seq, EngineError> {
-    let (from, to) = (
-        table::item(user, Seq::ZERO),
-        table::item(user, Seq(u64::MAX)),
-    );
-    let mut newest = Some(Seq::ZERO);
-    engine.scan(
-        Table::Timeline,
-        Span {
-            from: &from,
-            to: &to,
-            backwards: true,
-        },
-        &mut |key, _| {
-            newest = table::item_number(key);
-            false
-        },
-    )?;
-    newest.ok_or_else(|| damaged(&format!("timeline of {user}")))
+    heads::newest(engine, user)
 }
 
 /// Whose a name is.

@@ -262,15 +262,26 @@ impl World {
 
     fn changes_of_messages(&self) -> Vec<(Change, Outcome)> {
         let message_id = self.message_id;
-        let emoji = "+".to_owned();
+        let recall = |group_id| {
+            Change::Recall(terminal::Recall {
+                message_id,
+                group_id,
+            })
+        };
+        let react = |group_id| {
+            Change::React(terminal::React {
+                message_id,
+                emoji: "+".to_owned(),
+                group_id,
+            })
+        };
         let nothing = Refused(Code::InvalidArgument, "marks must be read");
         vec![
             (edit(message_id, "eve's"), NO_MESSAGE),
-            (Change::Recall(terminal::Recall { message_id }), NO_MESSAGE),
-            (
-                Change::React(terminal::React { message_id, emoji }),
-                NO_MESSAGE,
-            ),
+            (recall(0), NO_MESSAGE),
+            (react(0), NO_MESSAGE),
+            (recall(self.group), NO_MEMBER),
+            (react(self.group), NO_MEMBER),
             (mark(self.ann), nothing),
             (mark(self.group), NO_MEMBER),
             (mute(self.ann), STRANGER),

@@ -19,8 +19,11 @@ use wechat_demo::{
 
 mod account;
 mod authority;
+mod changes;
 mod moments;
 mod presence;
+
+use changes::{edit, recall};
 
 /// One home: a coordinator, two storage processes, a logic process.
 struct Home {
@@ -356,13 +359,6 @@ fn who(user_id: u64, device_id: u64) -> lp::Caller {
     lp::Caller { user_id, device_id }
 }
 
-fn edit(message_id: u64, text: &str) -> Change {
-    Change::Edit(terminal::Edit {
-        message_id,
-        text: text.to_owned(),
-    })
-}
-
 #[rpc_core::test]
 fn an_edit_and_a_recall_reach_the_other_end() {
     let home = Home::start();
@@ -378,9 +374,7 @@ fn an_edit_and_a_recall_reach_the_other_end() {
             messages(&home, user) == [(count, "hello".to_owned())]
         });
     }
-    let recall = Change::Recall(terminal::Recall {
-        message_id: sent.message_id,
-    });
+    let recall = recall(sent.message_id);
     change(&home, who(ann, 1), recall).unwrap();
     for user in [ann, bob] {
         home.until("the recall arrives", || {
@@ -401,18 +395,18 @@ fn nobody_reads_or_changes_what_is_anothers() {
     home.befriend(ann, bob);
     let message_id = home.send(ann, bob, 1, "for bob").unwrap().message_id;
     home.until("it arrives", || messages(&home, bob).len() == 1);
-    let recall = || Change::Recall(terminal::Recall { message_id });
     let react = Change::React(terminal::React {
         message_id,
         emoji: "+".to_owned(),
+        group_id: 0,
     });
     let denied = change(&home, who(bob, 1), edit(message_id, "mine"));
     assert_eq!(code(denied), Code::PermissionDenied);
     assert_eq!(
-        code(change(&home, who(bob, 1), recall())),
+        code(change(&home, who(bob, 1), recall(message_id))),
         Code::PermissionDenied
     );
-    for theirs in [edit(message_id, "mine"), recall(), react] {
+    for theirs in [edit(message_id, "mine"), recall(message_id), react] {
         let refused = change(&home, who(eve, 1), theirs);
         assert_eq!(code(refused), Code::NotFound);
     }
@@ -729,6 +723,7 @@ fn what_is_too_large_is_refused_with_its_name() {
             Change::React(terminal::React {
                 message_id: 1,
                 emoji: "x".repeat(33),
+                group_id: 0,
             }),
             "a reaction",
         ),

@@ -48,11 +48,16 @@ fn any_change(dice: &mut Dice, device: &Device, user: UserId, peer: UserId) -> O
             3 | 4 => Change::Edit(terminal::Edit {
                 message_id,
                 text: word,
+                group_id: 0,
             }),
-            5 => Change::Recall(terminal::Recall { message_id }),
+            5 => Change::Recall(terminal::Recall {
+                message_id,
+                group_id: 0,
+            }),
             6 => Change::React(terminal::React {
                 message_id,
                 emoji: ["", "+", "-"][dice.roll(3) as usize].to_owned(),
+                group_id: 0,
             }),
             7 => Change::Mark(terminal::Mark {
                 peer: peer.0,
@@ -234,7 +239,10 @@ fn a_recalled_message_is_nowhere_to_be_read() {
     };
     let message_id = sent.sent[0].message_id;
     pair.drain();
-    let recall = Change::Recall(terminal::Recall { message_id });
+    let recall = Change::Recall(terminal::Recall {
+        message_id,
+        group_id: 0,
+    });
     pair.must(change(users[0], recall));
     pair.drain();
     for user in users {

@@ -14,7 +14,7 @@ pub(super) struct Device {
     /// What the full sync under way has brought.
     refilled: BTreeSet<(i32, u64)>,
     /// Every (number, item) ever shown.
-    seen: HashMap<u64, Item>,
+    pub(super) seen: HashMap<u64, Item>,
     /// Own messages that were lost.
     again: Vec<Item>,
     pub(super) rewinds: u32,

@@ -15,7 +15,7 @@ pub(super) fn create(owner: UserId, id: u8, others: &[UserId]) -> Op {
     change(owner, Change::CreateGroup(create))
 }
 
-fn group_change(user: UserId, group: UserId, what: What) -> Op {
+pub(super) fn group_change(user: UserId, group: UserId, what: What) -> Op {
     let what = Some(what);
     let group_id = group.0;
     change(user, Change::Group(GroupChange { group_id, what }))
@@ -56,7 +56,7 @@ pub(super) fn roster(device: &Device, group: UserId) -> Option<Group> {
 }
 
 /// Position counts of the group's messages that are placed, by message id.
-fn placed(device: &Device, group: UserId) -> BTreeMap<u64, u64> {
+pub(super) fn placed(device: &Device, group: UserId) -> BTreeMap<u64, u64> {
     let mut placed = BTreeMap::new();
     for item in device.state.values() {
         if item.kind() != Kind::Message {
@@ -229,7 +229,10 @@ fn a_message_to_a_group_can_be_taken_back_from_all() {
     let message_id = sent.sent[0].message_id;
     pair.must(change(
         users[1],
-        Change::Recall(terminal::Recall { message_id }),
+        Change::Recall(terminal::Recall {
+            message_id,
+            group_id: 0,
+        }),
     ));
     pair.drain();
     for &user in &users {

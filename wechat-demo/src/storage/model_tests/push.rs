@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    model::{DeviceId, limits::PUSH_HOLD_MS},
+    model::{
+        DeviceId,
+        limits::{PUSH_DEVICES, PUSH_HOLD_MS},
+    },
     proto::storage::settled_push::Outcome,
     storage::{
         links::{Link, Links},
@@ -233,6 +236,33 @@ fn posts_and_comments_of_friends_wake_whom_they_concern_likes_do_not() {
         !woken(ann, post(5)).1,
         "of those one does not want to hear of"
     );
+}
+
+#[test]
+fn of_too_many_devices_those_that_registered_last_are_woken() {
+    let (mut pair, ann, bob) = pair_with_token();
+    say(&mut pair, ann, bob, 1);
+    for device_id in 2..=PUSH_DEVICES as u64 + 1 {
+        let token = format!("00ff00ff00ff00f{device_id:x}");
+        let set = Change::PushToken(terminal::PushToken { token });
+        pair.must(Op::Change(pb::ChangeUser {
+            user_id: bob.0,
+            device_id,
+            request: Some(terminal::ChangeRequest { change: Some(set) }),
+            password: None,
+            end: None,
+        }));
+    }
+    assert_eq!(
+        pending(&mut pair, bob),
+        None,
+        "the first one's went with it"
+    );
+    say(&mut pair, ann, bob, 2);
+    let pushes = take(&mut pair, &Desk::new(0), LATER);
+    let mut devices: Vec<u64> = pushes.iter().map(|push| push.device_id).collect();
+    devices.sort_unstable();
+    assert_eq!(devices, Vec::from_iter(2..=PUSH_DEVICES as u64 + 1));
 }
 
 #[test]

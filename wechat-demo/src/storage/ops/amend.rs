@@ -29,6 +29,13 @@ pub(super) fn edit(
     user: UserId,
     request: &terminal::Edit,
 ) -> Result<Answer, Stop> {
+    if let Some(group) = logged(work, user, request.message_id, request.group_id)? {
+        let edited = pb::Edited {
+            edits: 0, // the group's home counts
+            text: request.text.clone(),
+        };
+        return group::amend(work, user, group, request.message_id, What::Edited(edited));
+    }
     let held = own(work, user, request.message_id)?;
     if held.message.recalled {
         let text = "the message was recalled; send a new one";
@@ -48,8 +55,12 @@ pub(super) fn edit(
 pub(super) fn recall(
     work: &mut Work<'_, '_>,
     user: UserId,
-    message_id: u64,
+    request: terminal::Recall,
 ) -> Result<Answer, Stop> {
+    let message_id = request.message_id;
+    if let Some(group) = logged(work, user, message_id, request.group_id)? {
+        return group::amend(work, user, group, message_id, What::Recalled(true));
+    }
     let held = own(work, user, message_id)?;
     change(work, user, held, What::Recalled(true))
 }
@@ -60,6 +71,10 @@ pub(super) fn react(
     user: UserId,
     request: &terminal::React,
 ) -> Result<Answer, Stop> {
+    if let Some(group) = logged(work, user, request.message_id, request.group_id)? {
+        let what = What::Reaction(request.emoji.clone());
+        return group::amend(work, user, group, request.message_id, what);
+    }
     let held = held(work, user, request.message_id)?.ok_or_else(|| no_such(request.message_id))?;
     if held.message.recalled {
         let text = "the message was recalled; there is nothing to react to";
@@ -139,6 +154,7 @@ fn change(work: &mut Work<'_, '_>, user: UserId, held: Held, what: What) -> Resu
         from: user.0,
         message_id,
         what: Some(what),
+        request_id: 0, // what the own copy takes is not refused
     };
     work.add_task(&pb::Task {
         user_id: other,
@@ -182,7 +198,7 @@ fn next(
 }
 
 /// What a change makes of a message; false if it is so already or came too late.
-fn apply(message: &mut terminal::Message, by: UserId, what: &What) -> bool {
+pub(super) fn apply(message: &mut terminal::Message, by: UserId, what: &What) -> bool {
     if message.recalled {
         return false;
     }
@@ -222,6 +238,19 @@ fn apply(message: &mut terminal::Message, by: UserId, what: &What) -> bool {
     true
 }
 
+/// The group whose log may have a message that `user`'s timeline has no copy of.
+fn logged(
+    work: &Work<'_, '_>,
+    user: UserId,
+    message_id: u64,
+    group_id: u64,
+) -> Result<Option<UserId>, EngineError> {
+    let group = UserId(group_id);
+    let key = table::held(user, Kind::Message.into(), message_id);
+    let elsewhere = group.is_group() && work.draft.row(&key)?.is_none();
+    Ok(elsewhere.then_some(group))
+}
+
 /// A message that `user` has sent.
 fn own(work: &Work<'_, '_>, user: UserId, message_id: u64) -> Result<Held, Stop> {
     let held = held(work, user, message_id)?.ok_or_else(|| no_such(message_id))?;
@@ -250,7 +279,7 @@ fn held(work: &Work<'_, '_>, user: UserId, message_id: u64) -> Result<Option<Hel
     Ok(Some(Held { item, message }))
 }
 
-fn no_such(message_id: u64) -> Refusal {
+pub(super) fn no_such(message_id: u64) -> Refusal {
     let text = format!("your timeline has no message {message_id}");
     Refusal::new(RefusalKind::NotFound, text)
 }

@@ -18,7 +18,10 @@ pub(super) fn mark(
 ) -> Result<Answer, Stop> {
     let peer = UserId(request.peer);
     let newest = match peer.is_group() {
-        true => group::check_member(work, peer, user)?.newest,
+        true => {
+            group::check_member(work, peer, user)?;
+            group::seen(work, peer)?.count
+        }
         false => message::conversation_count(work, user, peer)?,
     };
     if request.read > request.received || request.received > newest {

@@ -6,20 +6,28 @@
 //! ```
 //! The stream from the group's home to a shard carries messages and the roster alike, so a shard's copy of
 //! the roster is the one that was true at the message: who is not in it gets no item (membership bounds).
-//! The sender's own copy stands without a position until it comes back from the group's home.
+//! The sender's own copy stands without a position until it comes back from the group's home. A group above
+//! [`GROUP_COPIED`] members is stored once from then on ([`once`]): what goes to a shard is then which row of the
+//! group's log is new, and of the roster those who live there.
 //!
 //! Invariants
 //! - G-1  Positions and the roster's versions are given by the group's home alone.
 //! - G-2  A shard resolves its own members, from its copy of the roster.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    Answer, Once, Refusal, RefusalKind, Stop, Work, account, amend, contact, message, roster,
+    Answer, Once, Refusal, RefusalKind, Stop, Work, account, amend, contact, message, once, push,
+    roster,
 };
 use crate::{
-    model::{Pos, Seq, ShardId, UserId, limits::ERASED_GROUPS},
+    model::{
+        Pos, Seq, ShardId, UserId,
+        limits::{ERASED_GROUPS, GROUP_COPIED},
+    },
     proto::{
         storage::{self as pb, spread::What, task::Effect},
         terminal::{self, GroupChange, Kind, group_change},
@@ -68,18 +76,19 @@ pub(super) fn change(
     }
     let joins = matches!(change.what, Some(group_change::What::Join(_)));
     match copy(work, group)? {
+        // Only the group's home knows whether it is open.
+        _ if joins => {}
+        None => return Err(not_a_member().into()),
+        Some(copy) if copy.stored_once => {
+            // The copy does not name all whom a change may be about.
+            let known = copy.members.contains(&user.0);
+            known.then_some(()).ok_or_else(not_a_member)?;
+        }
         Some(mut copy) => {
             let roster = copy.group.get_or_insert_default();
-            let outcome = roster::apply(roster, user.0, change, copy.newest);
-            // Only the group's home knows whether it has been opened since.
-            if let Err(why) = outcome
-                && !joins
-            {
-                return Err(Refusal::new(RefusalKind::PermissionDenied, why).into());
-            }
+            roster::apply(roster, user.0, change, 0)
+                .map_err(|why| Refusal::new(RefusalKind::PermissionDenied, why))?;
         }
-        None if !joins => return Err(not_a_member().into()),
-        None => {}
     }
     let request_id = work.shard.give_message(work.draft, work.home.incarnation).0;
     let change = pb::ChangeGroup {
@@ -142,6 +151,39 @@ pub(super) fn check_member(
     }
 }
 
+/// Asks the group's home for a change of a message that is in the group's log alone.
+pub(super) fn amend(
+    work: &mut Work<'_, '_>,
+    user: UserId,
+    group: UserId,
+    message_id: u64,
+    what: pb::amend::What,
+) -> Result<Answer, Stop> {
+    if !check_member(work, group, user)?.stored_once {
+        return Err(amend::no_such(message_id).into());
+    }
+    let request_id = work.shard.give_message(work.draft, work.home.incarnation).0;
+    let amend = pb::Amend {
+        from: user.0,
+        message_id,
+        what: Some(what),
+        request_id,
+    };
+    work.add_task(&pb::Task {
+        user_id: group.0,
+        effect: Some(Effect::Amend(amend)),
+    });
+    Ok(Answer::Number(Seq::ZERO))
+}
+
+/// How far this shard has heard of a group.
+pub(super) fn seen(work: &Work<'_, '_>, group: UserId) -> Result<pb::GroupSeenRow, EngineError> {
+    let row = work
+        .draft
+        .message(&table::group_seen(work.shard.id, group))?;
+    Ok(row.unwrap_or_default())
+}
+
 // ---- At the group's home. ----
 
 /// Effect of [`create`].
@@ -157,12 +199,11 @@ pub(super) fn make(
     let row = pb::GroupRow {
         group: Some(roster),
         version: 1,
-        count: 0,
+        stored_once: false,
     };
     work.draft.put_message(&table::group(group), &row);
     let shards = shards(work, &row);
-    spread_roster(work, group, &row, shards);
-    Ok(())
+    spread_roster(work, group, row, 0, shards)
 }
 
 /// Effect of [`change`].
@@ -173,31 +214,32 @@ pub(super) fn changed(
 ) -> Result<(), EngineError> {
     let asked = change.change.clone().unwrap_or_default();
     let Some(mut row) = home(work, group)? else {
-        refuse(work, change, "there is no such group");
+        let why = "there is no such group";
+        refuse(work, group, change.by, change.request_id, why);
         return Ok(());
     };
     let mut to = shards(work, &row);
-    let at = message::next_position(work.home.incarnation, row.count);
+    let at = next_position(work, group)?;
     let mut roster = row.group.take().unwrap_or_default();
     match roster::apply(&mut roster, change.by, &asked, at) {
         Ok(true) => {}
         Ok(false) => return Ok(()),
         Err(why) => {
-            refuse(work, change, why);
+            refuse(work, group, change.by, change.request_id, why);
             return Ok(());
         }
     }
     row = pb::GroupRow {
+        stored_once: row.stored_once || roster.members.len() > GROUP_COPIED,
         group: Some(roster),
         version: row.version + 1,
-        count: at,
     };
     work.draft.put_message(&table::group(group), &row);
+    set_count(work, group, at);
     to.extend(shards(work, &row));
     to.sort_unstable();
     to.dedup();
-    spread_roster(work, group, &row, to);
-    Ok(())
+    spread_roster(work, group, row, at, to)
 }
 
 /// A member's message: gets its position and goes to every member.
@@ -209,7 +251,7 @@ pub(super) fn sent(
     let message = terminal::Message::decode(sent.message.clone())
         .map_err(|error| damaged(&format!("a message to a group: {error}")))?;
     let sender = UserId(message.sender);
-    let Some(mut row) = home(work, group)?.filter(|row| is_member(row, sender.0)) else {
+    let Some(row) = home(work, group)?.filter(|row| is_member(row, sender.0)) else {
         message::refuse(
             work,
             sender,
@@ -219,18 +261,32 @@ pub(super) fn sent(
         );
         return Ok(());
     };
-    row.count = message::next_position(work.home.incarnation, row.count);
+    if once::holds(work, group, message.message_id)? {
+        // It came before, by a stream of an earlier incarnation.
+        return Ok(());
+    }
     let pos = Pos {
-        count: row.count,
+        count: next_position(work, group)?,
         sender: sender.0,
     };
-    work.draft.put_message(&table::group(group), &row);
+    set_count(work, group, pos.count);
+    let to = shards(work, &row);
+    if row.stored_once {
+        let id = message.message_id;
+        let logged = pb::Logged {
+            number: once::add_message(work, group, id, pos, sent.message)?.0,
+            count: pos.count,
+            message_id: id,
+            sender: sender.0,
+        };
+        spread(work, group, to, What::Logged(logged));
+        return Ok(());
+    }
     let deliver = pb::Deliver {
         message_id: message.message_id,
         pos: Some(pos.into()),
         message: sent.message,
     };
-    let to = shards(work, &row);
     spread(work, group, to, What::Deliver(deliver));
     Ok(())
 }
@@ -241,11 +297,31 @@ pub(super) fn amended(
     group: UserId,
     amend: pb::Amend,
 ) -> Result<(), EngineError> {
-    let Some(row) = home(work, group)?.filter(|row| is_member(row, amend.from)) else {
+    let row = home(work, group)?.unwrap_or_default();
+    let roster = row.group.as_ref();
+    let Some(member) = roster.and_then(|roster| roster::member(roster, amend.from)) else {
         return Ok(());
     };
+    let since = member.joined;
     let to = shards(work, &row);
-    spread(work, group, to, What::Amend(amend));
+    let what = match once::holds(work, group, amend.message_id)? {
+        // It was sent before the group was stored once, and each has a copy.
+        false => What::Amend(amend),
+        true => match once::amend(work, group, since, &amend)? {
+            Ok(None) => return Ok(()),
+            Ok(Some(number)) => What::Logged(pb::Logged {
+                number: number.0,
+                count: count(work, group)?,
+                message_id: amend.message_id,
+                sender: 0,
+            }),
+            Err(why) => {
+                refuse(work, group, amend.from, amend.request_id, why);
+                return Ok(());
+            }
+        },
+    };
+    spread(work, group, to, what);
     Ok(())
 }
 
@@ -260,6 +336,7 @@ pub(super) fn arrived(
     match spread.what {
         Some(What::Roster(roster)) => take_roster(work, group, roster),
         Some(What::Deliver(deliver)) => take_message(work, group, &deliver),
+        Some(What::Logged(logged)) => take_logged(work, group, &logged),
         Some(What::Amend(amend)) => {
             let members = copy(work, group)?.unwrap_or_default().members;
             for user in members.into_iter().filter(|&user| user != amend.from) {
@@ -271,11 +348,7 @@ pub(super) fn arrived(
     }
 }
 
-fn take_roster(
-    work: &mut Work<'_, '_>,
-    group: UserId,
-    row: pb::GroupRow,
-) -> Result<(), EngineError> {
+fn take_roster(work: &mut Work<'_, '_>, group: UserId, row: pb::Roster) -> Result<(), EngineError> {
     let before = copy(work, group)?.unwrap_or_default();
     if row.version <= before.version {
         return Ok(());
@@ -288,10 +361,17 @@ fn take_roster(
         .map(|member| member.user_id)
         .filter(|&user| work.home.place.shard(UserId(user)) == here)
         .collect();
+    let seen = seen(work, group)?;
+    let stored_once = row.number != 0;
+    if !stored_once {
+        for &user in &members {
+            put_item(work, UserId(user), row.version, &roster)?;
+        }
+    }
     for &user in &members {
-        put_item(work, UserId(user), row.version, &roster)?;
         // Who was brought in while the account ended is not among those that its end has left.
-        if !before.members.contains(&user) && account::has_ended(work, UserId(user))? {
+        let new = before.members.binary_search(&user).is_err();
+        if new && account::has_ended(work, UserId(user))? {
             leave(work, UserId(user), group.0);
         }
     }
@@ -301,18 +381,28 @@ fn take_roster(
         left: true,
         ..terminal::Group::default()
     };
-    for &user in before.members.iter().filter(|user| !members.contains(user)) {
+    let is_member = |user: &u64| members.binary_search(user).is_ok();
+    for &user in before.members.iter().filter(|user| !is_member(user)) {
+        once::leave(work, UserId(user), group, row.count, seen.number)?;
         put_item(work, UserId(user), row.version, &left)?;
+    }
+    if stored_once {
+        for member in &roster.members {
+            let user = UserId(member.user_id);
+            once::join(work, user, group, member.joined)?;
+            once::advance(work, user, group, seen.number, row.number)?;
+        }
     }
     let copy = pb::GroupCopyRow {
         version: row.version,
-        newest: row.count.max(before.newest),
         // Nothing is kept about a group whose members all live elsewhere, but that version.
         group: (!members.is_empty()).then_some(roster),
         members,
+        stored_once,
     };
     work.draft
         .put_message(&table::group_copy(work.shard.id, group), &copy);
+    note_seen(work, group, &seen, row.count, row.number);
     Ok(())
 }
 
@@ -341,7 +431,7 @@ fn take_message(
     group: UserId,
     deliver: &pb::Deliver,
 ) -> Result<(), EngineError> {
-    let Some(mut copy) = copy(work, group)? else {
+    let Some(copy) = copy(work, group)? else {
         return Ok(());
     };
     let pos: Pos = deliver.pos.unwrap_or_default().into();
@@ -353,16 +443,85 @@ fn take_message(
             message::add(work, user, group, pos, deliver)?;
         }
     }
-    copy.newest = copy.newest.max(pos.count);
-    work.draft
-        .put_message(&table::group_copy(work.shard.id, group), &copy);
+    let seen = seen(work, group)?;
+    note_seen(work, group, &seen, pos.count, 0);
     Ok(())
+}
+
+/// A row of the group's log: the next number of every member here.
+fn take_logged(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    logged: &pb::Logged,
+) -> Result<(), EngineError> {
+    let seen = seen(work, group)?;
+    if logged.number <= seen.number {
+        return Ok(());
+    }
+    for user in copy(work, group)?.unwrap_or_default().members {
+        let user = UserId(user);
+        let own = user.0 == logged.sender;
+        if own {
+            once::drop_own(work, user, logged.message_id)?;
+        }
+        let number = once::advance(work, user, group, seen.number, logged.number)?;
+        if !own && logged.sender != 0 {
+            push::intend(work, user, group, number)?;
+        }
+    }
+    note_seen(work, group, &seen, logged.count, logged.number);
+    Ok(())
+}
+
+fn note_seen(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    before: &pb::GroupSeenRow,
+    count: u64,
+    number: u64,
+) {
+    let row = pb::GroupSeenRow {
+        count: count.max(before.count),
+        number: number.max(before.number),
+    };
+    work.draft
+        .put_message(&table::group_seen(work.shard.id, group), &row);
 }
 
 // ---- Both. ----
 
-fn spread_roster(work: &mut Work<'_, '_>, group: UserId, row: &pb::GroupRow, to: Vec<ShardId>) {
-    spread(work, group, to, What::Roster(row.clone()));
+/// Tells the shards `to` of the roster as it is since position `count`.
+fn spread_roster(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    row: pb::GroupRow,
+    count: u64,
+    to: Vec<ShardId>,
+) -> Result<(), EngineError> {
+    let mut roster = pb::Roster {
+        group: row.group,
+        version: row.version,
+        count,
+        number: 0,
+    };
+    if !row.stored_once {
+        spread(work, group, to, What::Roster(roster));
+        return Ok(());
+    }
+    let head = roster.group.get_or_insert_default();
+    head.size = head.members.len() as u32;
+    let mut by_home: BTreeMap<ShardId, Vec<terminal::Member>> =
+        to.into_iter().map(|shard| (shard, Vec::new())).collect();
+    for member in std::mem::take(&mut head.members) {
+        let home = work.home.place.shard(UserId(member.user_id));
+        by_home.entry(home).or_default().push(member);
+    }
+    roster.number = once::add_roster(work, row.version, count, head)?.0;
+    for (shard, members) in by_home {
+        roster.group.get_or_insert_default().members = members;
+        spread(work, group, vec![shard], What::Roster(roster.clone()));
+    }
+    Ok(())
 }
 
 fn spread(work: &mut Work<'_, '_>, group: UserId, to: Vec<ShardId>, what: What) {
@@ -393,15 +552,36 @@ fn is_member(row: &pb::GroupRow, user: u64) -> bool {
     group.is_some_and(|group| roster::role(group, user).is_some())
 }
 
-fn refuse(work: &mut Work<'_, '_>, change: &pb::ChangeGroup, why: &str) {
-    let group_id = change.change.as_ref().map_or(0, |change| change.group_id);
+/// Tells whoever asked for something that it was not done; nobody where the request has no id.
+fn refuse(work: &mut Work<'_, '_>, group: UserId, by: u64, request_id: u64, why: &str) {
+    if request_id == 0 {
+        return;
+    }
     let refused = terminal::Refused {
-        message_id: change.request_id,
-        receiver: group_id,
+        message_id: request_id,
+        receiver: group.0,
         reason: why.to_owned(),
         ..terminal::Refused::default()
     };
-    work.refuse(UserId(change.by), refused);
+    work.refuse(UserId(by), refused);
+}
+
+/// The last position given.
+fn count(work: &Work<'_, '_>, group: UserId) -> Result<u64, EngineError> {
+    match work.draft.row(&table::group_count(group))? {
+        None => Ok(0),
+        Some(row) => table::number(&row).ok_or_else(|| damaged("a group's count")),
+    }
+}
+
+fn next_position(work: &Work<'_, '_>, group: UserId) -> Result<u64, EngineError> {
+    let last = count(work, group)?;
+    Ok(message::next_position(work.home.incarnation, last))
+}
+
+fn set_count(work: &mut Work<'_, '_>, group: UserId, count: u64) {
+    let key = table::group_count(group);
+    work.draft.put_row(&key, &count.to_be_bytes());
 }
 
 fn home(work: &Work<'_, '_>, group: UserId) -> Result<Option<pb::GroupRow>, EngineError> {

@@ -28,6 +28,7 @@ mod conversation;
 mod group;
 mod message;
 mod moments;
+mod once;
 mod push;
 mod roster;
 pub mod task;
@@ -344,7 +345,7 @@ fn change(work: &mut Work<'_, '_>, call: &pb::ChangeUser) -> Result<Answer, Stop
         Some(Change::Block(block)) => contact::block(work, user, block),
         Some(Change::RemoveContact(peer)) => contact::remove(work, user, UserId(peer.user_id)),
         Some(Change::Edit(edit)) => amend::edit(work, user, edit),
-        Some(Change::Recall(recall)) => amend::recall(work, user, recall.message_id),
+        Some(Change::Recall(recall)) => amend::recall(work, user, *recall),
         Some(Change::React(react)) => amend::react(work, user, react),
         Some(Change::Mark(mark)) => conversation::mark(work, user, mark),
         Some(Change::Mute(mute)) => conversation::mute(work, user, mute),

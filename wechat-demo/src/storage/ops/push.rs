@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Answer, Stop, Work, conversation};
 use crate::{
-    model::{DeviceId, Seq, UserId},
+    model::{DeviceId, Seq, UserId, limits::PUSH_DEVICES},
     proto::storage::{self as pb, settled_push::Outcome},
     storage::{engine::EngineError, table},
 };
@@ -34,6 +34,11 @@ pub(super) fn set_token(
         token: token.to_ascii_lowercase(),
         since_ms: work.home.now_ms,
     });
+    if row.devices.len() > PUSH_DEVICES {
+        let first = DeviceId(row.devices[0].device_id);
+        keep_devices(work, user, |other| other != first)?;
+        row.devices.remove(0);
+    }
     put_tokens(work, user, &row);
     Ok(Answer::Number(Seq::ZERO))
 }

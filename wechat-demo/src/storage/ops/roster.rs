@@ -32,8 +32,13 @@ pub(super) fn new(group_id: u64, owner: u64, name: &str, others: &[u64]) -> Grou
 
 /// What a user is in a group; `None` if they are not in it.
 pub(super) fn role(group: &Group, user: u64) -> Option<Role> {
+    member(group, user).map(Member::role)
+}
+
+/// A user in a group.
+pub(super) fn member(group: &Group, user: u64) -> Option<&Member> {
     let at = find(group, user).ok()?;
-    Some(group.members[at].role())
+    Some(&group.members[at])
 }
 
 /// Makes a change of `by`'s; `at` is the position at which who comes now begins to read. False if it is so

@@ -304,7 +304,7 @@ fn place(owner: u64, item: &pb::Item) -> Result<Place, StoreError> {
             | pb::Kind::Post
             | pb::Kind::Comment,
         ) => Ok(Place::State),
-        Ok(pb::Kind::Unspecified) | Err(_) => Ok(Place::Unknown),
+        Ok(pb::Kind::Unspecified | pb::Kind::Head) | Err(_) => Ok(Place::Unknown),
     }
 }
 
