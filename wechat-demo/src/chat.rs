@@ -25,15 +25,17 @@ use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::change_request::Change;
 use wechat_demo::proto::terminal::contact::State;
 use wechat_demo::terminal::error::code;
+use wechat_demo::terminal::media::Edge;
 use wechat_demo::terminal::nearby::{Finder, Place};
 use wechat_demo::terminal::store::durable::Depot;
 use wechat_demo::terminal::{
     Beats, Config, Observer, Terminal, TerminalError, login, new_client_id, register,
 };
 
-use crate::up::{DEFAULT_PORT, DEMO_PASSWORD};
+use crate::up::{DEFAULT_PORT, DEMO_PASSWORD, EDGE_PORT};
 
 mod commands;
+mod media;
 mod moments;
 mod presence;
 
@@ -70,6 +72,9 @@ pub(crate) struct Flags {
     /// HOST:PORT of dispatch processes: where to connect is asked there, --addr serves where none answers
     #[arg(long, value_name = "HOST:PORT,…")]
     dispatch: Option<String>,
+    /// HOST:PORT of the edge, where pictures, files and voice messages go and come from
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{EDGE_PORT}"))]
+    edge: String,
     /// Create the account if there is none
     #[arg(long)]
     register: bool,
@@ -155,8 +160,10 @@ fn chat(flags: &Flags) -> anyhow::Result<()> {
     }
     // From here on every item is told; Chat::new takes the key after that, so none falls between.
     ears.open.store(true, Ordering::Release);
-    let result =
-        Chat::new(flags, terminal.clone(), me).and_then(|mut chat| chat.run(events, &happened));
+    let token = depot.login(&flags.user)?.unwrap_or_default().token;
+    let edge = Edge::new(&flags.edge, &token);
+    let result = Chat::new(flags, terminal.clone(), edge, me)
+        .and_then(|mut chat| chat.run(events, &happened));
     terminal.stop();
     result
 }
@@ -320,6 +327,10 @@ struct Chat {
     shown: u64,
     /// The posts that were listed last, in the order of their numbers on the screen.
     listed: Vec<moments::Listed>,
+    /// Where media go and come from.
+    edge: Edge,
+    /// Media by their numbers on the screen.
+    shown_media: media::Shown,
     /// Names of users met in groups, by id.
     names: HashMap<u64, String>,
     /// Which of the contacts that are watched were there, as far as was told.
@@ -332,7 +343,7 @@ struct Chat {
 }
 
 impl Chat {
-    fn new(flags: &Flags, terminal: Terminal, me: u64) -> anyhow::Result<Self> {
+    fn new(flags: &Flags, terminal: Terminal, edge: Edge, me: u64) -> anyhow::Result<Self> {
         let peer = find_peer(flags, &terminal)?;
         let mut chat = Self {
             me,
@@ -343,6 +354,8 @@ impl Chat {
             friends: false,
             shown: terminal.store().key(),
             listed: Vec::new(),
+            edge,
+            shown_media: media::Shown::default(),
             names: HashMap::new(),
             here: HashMap::new(),
             marked: 0,
@@ -547,8 +560,11 @@ impl Chat {
     }
 
     fn show(&mut self, message: &pb::Message) {
-        let (time, mut text) = (time_of_day(message.sent_ms), commands::line(message));
         let extra = message.extra.as_ref();
+        let media = extra.and_then(|extra| extra.media.as_ref());
+        let media = media.map_or_else(String::new, |media| self.media_line(media));
+        let time = time_of_day(message.sent_ms);
+        let mut text = media + &commands::line(message);
         if extra.is_some_and(|extra| extra.mentions.contains(&self.me)) {
             text.push_str(" (names you)");
         }

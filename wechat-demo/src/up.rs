@@ -26,6 +26,8 @@ use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
 /// Port of the long links unless another is asked for; nine more follow it.
 pub(crate) const DEFAULT_PORT: u16 = 7100;
+/// Where the edge is then.
+pub(crate) const EDGE_PORT: u16 = DEFAULT_PORT + 8;
 /// Password of the two ready accounts, and what `chat` uses unless it is given another.
 pub(crate) const DEMO_PASSWORD: &str = "wechat-demo";
 /// The ready accounts.
@@ -208,7 +210,8 @@ fn greet(layout: &Layout) {
     let address = if port == DEFAULT_PORT {
         String::new()
     } else {
-        format!(" --addr {}", layout.link_address())
+        let edge = layout.rpc(Role::Edge);
+        format!(" --addr {} --edge {edge}", layout.link_address())
     };
     let dispatch = layout.rpc(Role::Dispatch);
     let command = std::env::args()

@@ -7,12 +7,20 @@ mod patience;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use prost::Message;
+use wechat_demo::checker::{Invariant, read};
 use wechat_demo::cluster::{Cluster, Plan, Role, figures};
-use wechat_demo::proto::terminal::{self as pb, media::Sort};
+use wechat_demo::history::History;
+use wechat_demo::proto::terminal::{self as pb, change_request::Change, media::Sort};
+use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::media::{Edge, FILE_TYPE, MediaError};
-use wechat_demo::terminal::{login, register};
+use wechat_demo::terminal::{Connection, login, new_client_id, register};
 
 use patience::{patiently, wait_for};
+
+/// A picture of one point.
+const DOT: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0:~\x9bU\
+    \0\0\0\nIDATx\xdac`\0\0\0\x02\0\x01\xe5'\xde\xfc\0\0\0\0IEND\xaeB`\x82";
 
 struct Stage {
     cluster: Cluster,
@@ -32,15 +40,41 @@ impl Stage {
         Self { cluster, dir }
     }
 
+    /// A new user's device.
+    fn device_of(&self, name: &str) -> pb::LoginReply {
+        let address = self.cluster.layout().link_address();
+        patiently(|| match register(&address, name, "password", name) {
+            // An answer was lost.
+            Err(error) if error.is_refusal(code::ALREADY_EXISTS) => Ok(0),
+            other => other,
+        });
+        patiently(|| login(&address, name, "password", "phone"))
+    }
+
+    /// The edge, as a device speaks to it.
+    fn edge(&self, device: &pb::LoginReply) -> Edge {
+        let address = self.cluster.layout().rpc(Role::Edge).to_string();
+        Edge::new(&address, &device.token)
+    }
+
     /// The edge, as a new user's device speaks to it.
     fn edge_of(&self, name: &str) -> Edge {
+        self.edge(&self.device_of(name))
+    }
+
+    /// A link that speaks for a device.
+    fn link(&self, device: &pb::LoginReply) -> Connection {
         let address = self.cluster.layout().link_address();
-        patiently(|| register(&address, name, "password", name));
-        let login = patiently(|| login(&address, name, "password", "phone"));
-        Edge::new(
-            &self.cluster.layout().rpc(Role::Edge).to_string(),
-            &login.token,
-        )
+        patiently(|| {
+            let mut link = Connection::open(&address)?;
+            let token = device.token.clone();
+            let auth = pb::AuthRequest {
+                token,
+                active: false,
+            };
+            link.call::<pb::AuthReply>(pb::Command::Auth, &auth)?;
+            Ok(link)
+        })
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -136,4 +170,105 @@ fn an_edge_that_is_killed_in_the_middle_loses_nothing() {
     assert!(std::fs::read(&saved).unwrap() == bytes);
     assert_eq!(edge.upload(&path, FILE_TYPE).unwrap(), media);
     assert_eq!(stage.counted("bytes_in"), 0.0, "it was there already");
+}
+
+#[test]
+fn a_picture_reaches_who_gets_the_message_and_who_may_see_the_post() {
+    let stage = Stage::set();
+    let (ann, bob) = (stage.device_of("ann"), stage.device_of("bob"));
+    let (mut anns, mut bobs) = (stage.link(&ann), stage.link(&bob));
+    for (link, other) in [(&mut anns, &bob), (&mut bobs, &ann)] {
+        let request = pb::AddContactRequest {
+            user_id: other.user_id,
+            greeting: String::new(),
+        };
+        link.call::<pb::AddContactReply>(pb::Command::AddContact, &request)
+            .unwrap();
+    }
+    let histories = ["ann", "bob"].map(|name| stage.dir.path().join(format!("{name}.jsonl")));
+    let [tell_ann, tell_bob] = histories
+        .each_ref()
+        .map(|path| History::create(path).unwrap());
+    let (mut from, mut to) = (stage.edge(&ann), stage.edge(&bob));
+    from.history = Some(tell_ann.recorder(ann.user_id, ann.device_id));
+    to.history = Some(tell_bob.recorder(bob.user_id, bob.device_id));
+
+    let media = from
+        .upload(&stage.file("dot.png", DOT), "image/png")
+        .unwrap();
+    let message = |media: pb::Media| pb::SendRequest {
+        receiver: bob.user_id,
+        messages: vec![pb::Outgoing {
+            client_id: new_client_id(),
+            text: String::new(),
+            extra: Some(pb::Extra {
+                media: Some(media),
+                ..pb::Extra::default()
+            }),
+        }],
+    };
+    // A friendship takes a moment to reach both ends.
+    wait_for("ann's message is taken", || {
+        anns.call::<pb::SendReply>(pb::Command::Send, &message(media.clone()))
+            .ok()
+    });
+    let keyless = pb::Media {
+        key: bytes::Bytes::new(),
+        ..media.clone()
+    };
+    let refusal = anns.call::<pb::SendReply>(pb::Command::Send, &message(keyless));
+    assert!(
+        refusal
+            .unwrap_err()
+            .to_string()
+            .contains("a media key has 32 bytes")
+    );
+    let got = wait_for("bob has the message", || {
+        let request = pb::SyncRequest { key: 0, limit: 0 };
+        let reply: pb::SyncReply = bobs.call(pb::Command::Sync, &request).unwrap();
+        let mut messages = reply
+            .items
+            .into_iter()
+            .filter(|item| item.kind() == pb::Kind::Message);
+        let message = pb::Message::decode(messages.next()?.payload).unwrap();
+        message.extra.unwrap().media
+    });
+    assert_eq!(got, media);
+    let saved = stage.dir.path().join("saved.png");
+    to.fetch(&got, &saved).unwrap();
+    assert_eq!(std::fs::read(&saved).unwrap(), DOT);
+
+    let post = pb::NewPost {
+        client_id: new_client_id(),
+        text: String::new(),
+        media: vec![media.clone()],
+        audience: None,
+    };
+    let change = pb::ChangeRequest {
+        change: Some(Change::NewPost(post)),
+    };
+    let made: pb::ChangeReply = anns.call(pb::Command::Change, &change).unwrap();
+    let open = pb::OpenPostRequest {
+        author: ann.user_id,
+        post_id: made.made,
+    };
+    let seen = wait_for("bob may see the post", || {
+        let reply: pb::OpenPostReply = bobs.call(pb::Command::OpenPost, &open).ok()?;
+        Some(reply.post.unwrap().media)
+    });
+    assert_eq!(seen, [media]);
+
+    for history in [tell_ann, tell_bob] {
+        history.end().unwrap();
+    }
+    let told: String = histories
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    assert!(
+        told.contains("\"upload\"") && told.contains("\"fetch\""),
+        "{told}"
+    );
+    let verdict = read::check(&histories).unwrap();
+    assert!(verdict.broken().all(|broken| broken != Invariant::I17));
 }

@@ -43,6 +43,8 @@ in a group: /members, /invite NAME…, /kick NAME…, /leave, /rename TEXT, /ann
 /like N /unlike N, /comment N TEXT, /answer N M TEXT (to comment M of post N), /uncomment N M
 /typing         let them see that you write    /who           which contacts are there
 /away /back     whether you look at this
+/image PATH, /file PATH, /voice PATH   send one      /save N PATH   keep what was shown with that number
+/pictures PATH,PATH… TEXT   a post with pictures, for your friends
 /devices        where you are logged in        /logout ID     log that device out
 /quit           end";
 
@@ -81,6 +83,7 @@ pub(super) enum Line<'a> {
     Admin(&'a str, bool),
     Moments(super::moments::Line<'a>),
     Presence(super::presence::Line),
+    Media(super::media::Line<'a>),
     Wrong,
 }
 
@@ -134,10 +137,11 @@ pub(super) fn parse(line: &str) -> Line<'_> {
         ("unadmin", name) if !name.is_empty() => Line::Admin(name, false),
         ("devices", "") => Line::Devices,
         ("logout", id) => u64::from_str_radix(id, 16).map_or(Line::Wrong, Line::LogOut),
-        (word, rest) => match super::presence::parse(word, rest) {
-            Some(line) => Line::Presence(line),
-            None => super::moments::parse(word, rest).map_or(Line::Wrong, Line::Moments),
-        },
+        (word, rest) => super::moments::parse(word, rest)
+            .map(Line::Moments)
+            .or_else(|| super::presence::parse(word, rest).map(Line::Presence))
+            .or_else(|| super::media::parse(word, rest).map(Line::Media))
+            .unwrap_or(Line::Wrong),
     }
 }
 
@@ -183,6 +187,7 @@ impl Chat {
             Line::Devices => return self.devices(),
             Line::Moments(line) => return self.moments(line),
             Line::Presence(line) => return self.presence(&line),
+            Line::Media(line) => return self.media(&line),
             Line::Edit(text) => Change::Edit(pb::Edit {
                 message_id: self.last_id(|message| message.sender == me)?,
                 text: text.to_owned(),
@@ -428,7 +433,7 @@ impl Chat {
         self.send_on(to, message.text, extra)
     }
 
-    fn send_on(&self, to: u64, text: String, extra: pb::Extra) -> anyhow::Result<()> {
+    pub(super) fn send_on(&self, to: u64, text: String, extra: pb::Extra) -> anyhow::Result<()> {
         let message = pb::Outgoing {
             client_id: new_client_id(),
             text,
@@ -531,10 +536,6 @@ pub(super) fn line(message: &pb::Message) -> String {
         }
         if let Some(quote) = &extra.reply_to {
             line.push_str(&format!("(on {:?}) ", printable(&quote.text)));
-        }
-        if let Some(media) = &extra.media {
-            let sort = media.sort().as_str_name().to_lowercase();
-            line.push_str(&format!("[{sort} {}] ", printable(&media.name)));
         }
     }
     line.push_str(&printable(&message.text));

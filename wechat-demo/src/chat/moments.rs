@@ -233,12 +233,10 @@ impl Chat {
     }
 
     fn post_line(&mut self, post: &pb::Post) -> String {
-        let pictures = match post.media.len() {
-            0 => String::new(),
-            count => format!(" [{count} files]"),
-        };
+        let pictures = post.media.iter().map(|media| self.media_line(media));
+        let pictures: String = pictures.collect();
         format!(
-            "[{}] {}: {}{pictures}",
+            "[{}] {}: {pictures}{}",
             time_of_day(post.posted_ms),
             self.name_of(post.author),
             printable(&post.text)

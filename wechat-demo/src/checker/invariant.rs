@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A promise of the backend that a history can show to be broken. Those of parts that the backend does not
-/// have (media, regions) join as the parts do.
+/// have (regions) join as the parts do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Invariant {
     /// No acknowledged message is lost.
@@ -36,6 +36,8 @@ pub enum Invariant {
     I15,
     /// A friendship has two ends.
     I16,
+    /// Media come as they were uploaded.
+    I17,
     /// Whoever has no live link is woken, or comes back.
     I18,
     /// One process serves a store at a time.
@@ -76,6 +78,7 @@ impl Invariant {
             Self::I14 => "a group's message is shown to somebody outside it",
             Self::I15 => "a mark is where nothing was read or received",
             Self::I16 => "a friendship has one end",
+            Self::I17 => "a content is not what was uploaded",
             Self::I18 => "a device was neither reached nor woken",
             Self::I19 => "two processes served one store",
             Self::I20 => "a stream lost or reordered an effect",

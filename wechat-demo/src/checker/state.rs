@@ -41,6 +41,8 @@ pub struct Checker {
     /// Which message stands at a place of a conversation, see [`conversation`].
     pub(super) places: HashMap<(u64, u64, Pos), (u64, Place)>,
     pub(super) processes: Processes,
+    /// Hash of each content in the media store, and the line that first told of it.
+    pub(super) contents: HashMap<String, (String, Place)>,
     pub(super) planned: BTreeSet<String>,
     /// Changes of which one must be acknowledged.
     pub(super) wanted: BTreeSet<String>,

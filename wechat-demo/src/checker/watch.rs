@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Invariant::{I3, I4, I5, I6, I7, I8, I12, L1, L3, L5};
+use super::Invariant::{I3, I4, I5, I6, I7, I8, I12, I17, L1, L3, L5};
 use super::change::Change;
 use super::state::{
     Attempt, COUNT_BITS, Checker, ClientId, Message, Phone, Place, Pos, Roster, Send, conversation,
@@ -95,6 +95,8 @@ impl Checker {
                 self.apply(device, place, (*before, *after), items)?;
                 self.reached(device, place);
             }
+            Event::Upload { file, hash } => self.content(place, file, hash),
+            Event::Fetch { file, said, hash } => self.fetched(place, file, said, hash),
             Event::Rewind { before, to } => self.rewind(device, place, *before, *to),
             Event::Full { before, to } => {
                 self.left(device, place, *before);
@@ -579,6 +581,29 @@ impl Checker {
             }
         }
         Ok(())
+    }
+
+    /// A content came, and should be what its pointer says.
+    fn fetched(&mut self, place: Place, file: &str, said: &str, hash: &str) {
+        if said != hash {
+            let text = format!("{file} came with hash {hash}, its pointer says {said}");
+            self.violated(I17, &[place], text);
+        }
+        self.content(place, file, hash);
+    }
+
+    /// A content of the media store has one hash, for ever.
+    fn content(&mut self, place: Place, file: &str, hash: &str) {
+        let first = || (hash.to_owned(), place);
+        let (known, at) = self
+            .contents
+            .entry(file.to_owned())
+            .or_insert_with(first)
+            .clone();
+        if known != hash {
+            let text = format!("{file} had hash {known} and has {hash}");
+            self.violated(I17, &[at, place], text);
+        }
     }
 
     /// Everybody linked must be level without having been told to ask.

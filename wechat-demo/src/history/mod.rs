@@ -160,6 +160,22 @@ pub enum Event {
         /// Its key then.
         key: u64,
     },
+    /// The media store said that it has a content for good.
+    Upload {
+        /// What the store calls it.
+        file: String,
+        /// Hash of the content, in hexadecimal.
+        hash: String,
+    },
+    /// A content came from the media store, whole.
+    Fetch {
+        /// What the store calls it.
+        file: String,
+        /// Hash that the pointer says.
+        said: String,
+        /// Hash of what came.
+        hash: String,
+    },
     // ---- Of a tool. ----
     /// The run begins.
     Run {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use ureq::Body;
 use ureq::http::Response;
 
-use crate::history::cmid;
+use crate::history::{Event, Recorder, cmid};
 use crate::proto::terminal::{self as pb, media::Sort};
 
 /// Bytes that go or come with one request.
@@ -76,6 +76,8 @@ pub struct Edge {
     address: String,
     bearer: String,
     agent: ureq::Agent,
+    /// Where the terminal writes what it uploaded and fetched; nowhere by default.
+    pub history: Option<Recorder>,
 }
 
 /// What the edge tells of an object.
@@ -114,6 +116,7 @@ impl Edge {
             address: address.to_owned(),
             bearer: format!("Bearer {}", URL_SAFE_NO_PAD.encode(token)),
             agent: ureq::Agent::new_with_config(config.build()),
+            history: None,
         }
     }
 
@@ -159,6 +162,12 @@ impl Edge {
                 let mut media = pointer(&mut response)?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 media.name = shortened(&name);
+                if let Some(history) = &self.history {
+                    history.tell(Event::Upload {
+                        file: media.file_id.clone(),
+                        hash: hash.to_string(),
+                    });
+                }
                 return Ok(media);
             }
             let offset = header(&response, "upload-offset").and_then(|text| text.parse().ok());
@@ -213,6 +222,13 @@ impl Edge {
             }
         }
         let hash = hash_of(&mut file).map_err(here)?;
+        if let Some(history) = &self.history {
+            history.tell(Event::Fetch {
+                file: media.file_id.clone(),
+                said: cmid(&media.hash),
+                hash: hash.to_string(),
+            });
+        }
         if have != media.size || media.hash[..] != hash.as_bytes()[..] {
             fs::remove_file(&part).map_err(here)?;
             return Err(MediaError::Damaged);

@@ -503,6 +503,27 @@ fn i16_a_friendship_has_two_ends() {
 }
 
 #[test]
+fn i17_a_content_comes_as_it_was_uploaded() {
+    let told = |file: &str, hash: &str| (file.to_owned(), hash.to_owned());
+    let uploaded = |tale: Tale, hash| {
+        let (file, hash) = told("file", hash);
+        tale.on(ANN, Event::Upload { file, hash })
+    };
+    let fetched = |tale: Tale, said: &str, hash| {
+        let (said, (file, hash)) = (said.to_owned(), told("file", hash));
+        tale.on(BOB, Event::Fetch { file, said, hash })
+    };
+    fetched(uploaded(uploaded(good(), "aa"), "aa"), "aa", "aa").breaks(&[]);
+    for tale in [
+        fetched(good(), "aa", "bb"),
+        fetched(uploaded(good(), "aa"), "bb", "bb"),
+        uploaded(uploaded(good(), "aa"), "bb"),
+    ] {
+        tale.breaks(&[Invariant::I17]);
+    }
+}
+
+#[test]
 fn i20_effects_come_in_the_order_of_their_causes() {
     let crossed = [item(1, 2, 2), item(2, 1, 1)];
     Tale::said()
