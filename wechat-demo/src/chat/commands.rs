@@ -43,7 +43,8 @@ in a group: /members, /invite NAME…, /kick NAME…, /leave, /rename TEXT, /ann
 /like N /unlike N, /comment N TEXT, /answer N M TEXT (to comment M of post N), /uncomment N M
 /typing         let them see that you write    /who           which contacts are there
 /away /back     whether you look at this
-/image PATH, /file PATH, /voice PATH   send one      /save N PATH   keep what was shown with that number
+/image PATH, /file PATH, /voice PATH   send one      /save N PATH   keep what was shown with that number;
+/small N PATH   its small picture
 /pictures PATH,PATH… TEXT   a post with pictures, for your friends
 /devices        where you are logged in        /logout ID     log that device out
 /quit           end";

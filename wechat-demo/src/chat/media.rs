@@ -20,6 +20,8 @@ pub(super) enum Line<'a> {
     Send(Sort, &'a str),
     /// Of that number on the screen, to a file.
     Save(usize, &'a str),
+    /// The small picture of the picture of that number, to a file.
+    SaveSmall(usize, &'a str),
     /// A post for all friends: files with commas between, then its text.
     Post(Vec<&'a str>, &'a str),
 }
@@ -42,9 +44,13 @@ pub(super) fn parse<'a>(word: &str, rest: &'a str) -> Option<Line<'a>> {
         "image" => Line::Send(Sort::Image, rest),
         "file" => Line::Send(Sort::File, rest),
         "voice" => Line::Send(Sort::Voice, rest),
-        "save" => {
+        "save" | "small" => {
             let (number, path) = rest.split_once(' ')?;
-            Line::Save(number.parse().ok()?, path.trim())
+            let (number, path) = (number.parse().ok()?, path.trim());
+            match word {
+                "save" => Line::Save(number, path),
+                _ => Line::SaveSmall(number, path),
+            }
         }
         "pictures" => {
             let (paths, text) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -84,11 +90,17 @@ impl Chat {
                 self.send_on(self.peer, String::new(), extra)
             }
             Line::Save(number, path) => {
-                let Some(media) = self.shown_media.get(*number) else {
-                    anyhow::bail!("nothing with number {number} is on the screen");
-                };
-                self.edge.fetch(media, Path::new(path))?;
+                self.edge.fetch(self.on_screen(*number)?, Path::new(path))?;
                 println!("— {number} is in {path}");
+                Ok(())
+            }
+            Line::SaveSmall(number, path) => {
+                let media = self.on_screen(*number)?;
+                if media.small_size == 0 {
+                    anyhow::bail!("{number} has no small picture; /save keeps it whole");
+                }
+                self.edge.fetch_small(media, Path::new(path))?;
+                println!("— {number}, small, is in {path}");
                 Ok(())
             }
             Line::Post(paths, text) => {
@@ -105,6 +117,11 @@ impl Chat {
                 Ok(())
             }
         }
+    }
+
+    fn on_screen(&self, number: usize) -> anyhow::Result<&pb::Media> {
+        let shown = self.shown_media.get(number);
+        shown.ok_or_else(|| anyhow::anyhow!("nothing with number {number} is on the screen"))
     }
 
     /// What stands on the screen of media: what each is, and how it is saved.

@@ -15,9 +15,12 @@ use rpc_core::sync::Semaphore;
 use rpc_core::{Code, MetadataMap, Status};
 use serde_json::json;
 
+use super::cache::Cache;
 use super::form::Form;
 use super::gate::{self, Gate};
 use super::meter::Meter;
+use super::origin::{Away, Wanted, is_from_edge};
+use super::piece::{Piece, Sight};
 use super::range::Part;
 use super::store::{Begun, Fault, Object, Progress, Store};
 use super::ticket::{Content, Id, Key};
@@ -42,6 +45,8 @@ const CHECKSUM_MISMATCH: u16 = 460;
 /// Answers what comes under [`PREFIX`].
 pub(super) struct Media {
     pub(super) store: Arc<Store>,
+    /// What other edges have; `None` = none is asked.
+    pub(super) cache: Option<Cache>,
     pub(super) gate: Box<dyn Gate>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) meter: Arc<Meter>,
@@ -109,15 +114,18 @@ impl Media {
     /// Over a store.
     pub(super) fn new(
         store: Arc<Store>,
+        cache: Option<Cache>,
         gate: Box<dyn Gate>,
         clock: Arc<dyn Clock>,
+        meter: Arc<Meter>,
         memory: u64,
     ) -> Self {
         Self {
             store,
+            cache,
             gate,
             clock,
-            meter: Arc::default(),
+            meter,
             memory: Memory::new(memory),
             requests: Semaphore::new(REQUESTS),
         }
@@ -154,7 +162,10 @@ impl Media {
                 Ok(empty(204))
             }
             ("uploads", ..) => Err(Refusal::method("DELETE, HEAD, PATCH")),
-            ("objects", id, "GET" | "HEAD") => self.give(request, id_of(id)?),
+            ("objects", name, "GET" | "HEAD") => match name.strip_suffix("/small") {
+                Some(id) => self.give(request, id_of(id)?, Sight::Small),
+                None => self.give(request, id_of(name)?, Sight::Whole),
+            },
             ("objects", id, "DELETE") => {
                 let owner = self.owner(request)?;
                 self.store
@@ -241,7 +252,10 @@ impl Media {
                 "the upload could not be finished; see the edge's log",
             ));
         };
-        if matches!(finished, Err(Fault::Hash | Fault::Type(_))) {
+        if matches!(
+            finished,
+            Err(Fault::Hash | Fault::Type(_) | Fault::Picture(_))
+        ) {
             Meter::add(&self.meter.refused, 1);
         }
         let object = finished.map_err(|fault| self.refusal(fault))?;
@@ -252,26 +266,20 @@ impl Media {
         Ok(page)
     }
 
-    fn give(&self, request: &PageRequest, id: Id) -> Answer {
+    fn give(&self, request: &PageRequest, id: Id, sight: Sight) -> Answer {
         let Some(text) = parameter(&request.query, "key") else {
             return Err(Refusal::new(
                 403,
                 "give the object's key, which the pointer has: ?key=KEY",
             ));
         };
-        // The same words whether there is no such object or the key is another's.
-        let unknown = || Refusal::new(404, "no object of that name has that key");
         let key = Key::parse(text).ok_or_else(unknown)?;
-        if key != self.store.key(id) {
-            return Err(unknown());
-        }
-        let object = self.store.object(id).map_err(|fault| self.refusal(fault))?;
-        let object = object.ok_or_else(unknown)?;
-        let tag = format!("\"{}\"", object.content.hash);
+        let piece = self.find(request, &Wanted { id, sight, key })?;
+        let tag = format!("\"{}\"", piece.hash);
         if lists(request.headers.get("if-none-match"), &tag) {
             return Ok(cacheable(empty(304), &tag));
         }
-        let size = object.content.size;
+        let size = piece.size;
         // RFC 9110 §13.1.5: what is only good with another content is not good for a part of this one.
         let same = request
             .headers
@@ -282,10 +290,10 @@ impl Media {
             .get("range")
             .filter(|_| same && request.method == "GET");
         match Part::parse(asked, size) {
-            Part::Whole => Ok(cacheable(self.bytes(&object, 0..size, 200)?, &tag)),
+            Part::Whole => Ok(cacheable(self.bytes(&piece, 0..size, 200)?, &tag)),
             Part::Bytes(range) => {
                 let line = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-                let mut page = self.bytes(&object, range, 206)?;
+                let mut page = self.bytes(&piece, range, 206)?;
                 page.headers.insert("content-range", line);
                 Ok(cacheable(page, &tag))
             }
@@ -296,22 +304,43 @@ impl Media {
         }
     }
 
-    fn bytes(&self, object: &Object, range: Range<u64>, status: u16) -> Answer {
+    /// What is wanted, from here or from other edges.
+    fn find(&self, request: &PageRequest, wanted: &Wanted) -> Result<Piece, Refusal> {
+        if wanted.key == self.store.key(wanted.id) {
+            let piece = self.store.piece(wanted.id, wanted.sight);
+            return piece
+                .map_err(|fault| self.refusal(fault))?
+                .ok_or_else(unknown);
+        }
+        let others = self.cache.as_ref();
+        let Some(cache) = others.filter(|_| !is_from_edge(&request.headers)) else {
+            return Err(unknown());
+        };
+        cache.find(wanted).map_err(|away| match away {
+            Away::Unknown => unknown(),
+            Away::Silent(why) => Refusal::new(
+                504,
+                format!("the object is not here, and cannot be had from its edge now ({why}); come again"),
+            ),
+        })
+    }
+
+    fn bytes(&self, piece: &Piece, range: Range<u64>, status: u16) -> Answer {
         let length = range.end - range.start;
         let Some(mut held) = self.memory.take(length) else {
             return Err(self.busy("too much is on its way already; ask for less, or later"));
         };
-        let read = self.store.read(object.id, range);
+        let read = piece.read(range).map_err(Fault::Disk);
         held.bytes = read.map_err(|fault| self.refusal(fault))?;
         Meter::add(&self.meter.bytes_out, length);
         let mut headers = MetadataMap::new();
         headers.insert("accept-ranges", "bytes");
-        if object.content.form.sort() == Sort::File {
+        if piece.form.sort() == Sort::File {
             headers.insert("content-disposition", "attachment");
         }
         Ok(Page {
             status,
-            content_type: object.content.form.content_type(),
+            content_type: piece.form.content_type(),
             headers,
             body: Bytes::from_owner(held),
         })
@@ -334,6 +363,7 @@ impl Media {
                 "size": content.size,
                 "content_type": content.form.content_type(),
                 "sort": sort,
+                "small": object.small.map(|(hash, size)| json!({ "hash": hash.to_string(), "size": size })),
             }),
         )
     }
@@ -368,7 +398,7 @@ impl Media {
             Fault::TooLong(_) | Fault::Size { .. } => 413,
             Fault::Busy => 423,
             Fault::Hash => CHECKSUM_MISMATCH,
-            Fault::Type(_) => 415,
+            Fault::Type(_) | Fault::Picture(_) => 415,
             Fault::Uploads => 429,
             Fault::Quota { .. } | Fault::Full => 507,
             Fault::Disk(_) => {
@@ -443,6 +473,11 @@ fn cacheable(mut page: Page, tag: &str) -> Page {
     page.headers.insert("etag", tag);
     page.headers.insert("cache-control", FOR_EVER);
     page
+}
+
+/// The same words whether there is no such object or the key is another's.
+fn unknown() -> Refusal {
+    Refusal::new(404, "no object of that name has that key")
 }
 
 fn id_of(text: &str) -> Result<Id, Refusal> {

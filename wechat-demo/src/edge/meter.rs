@@ -20,6 +20,14 @@ pub(super) struct Meter {
     pub(super) bytes_out: AtomicU64,
     /// Requests turned away because too much was under way.
     pub(super) busy: AtomicU64,
+    /// Pieces that came from another edge.
+    pub(super) fetched: AtomicU64,
+    /// Pieces that did not come.
+    pub(super) fetch_failed: AtomicU64,
+    /// Requests that waited for a fetch that was under way.
+    pub(super) joined: AtomicU64,
+    /// Pieces that made room for others.
+    pub(super) evicted: AtomicU64,
     /// Failures of the disk.
     pub(super) disk_failed: AtomicU64,
 }
@@ -39,6 +47,10 @@ impl Meter {
             ("bytes_in", &self.bytes_in),
             ("bytes_out", &self.bytes_out),
             ("busy", &self.busy),
+            ("fetched", &self.fetched),
+            ("fetch_failed", &self.fetch_failed),
+            ("joined", &self.joined),
+            ("evicted", &self.evicted),
             ("disk_failed", &self.disk_failed),
         ] {
             let value = counter.load(Ordering::Relaxed);

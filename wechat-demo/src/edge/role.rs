@@ -8,8 +8,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use rpc_core::{BoundServer, Runtime, Server};
 
+use super::cache::{self, Cache};
 use super::gate::RemoteGate;
 use super::http::{CHUNK, Media, PREFIX};
+use super::meter::Meter;
+use super::origin::Edges;
 use super::store::{Bounds, Store};
 use crate::model::clock::{Clock, SystemClock};
 
@@ -47,6 +50,12 @@ pub struct Options {
     /// Bytes of all objects here
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 30)]
     pub total_bytes: u64,
+    /// HOST:PORT of other edges, in the order in which they are asked for what is not here
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub origin: Vec<String>,
+    /// Bytes that are kept of what other edges gave
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 30)]
+    pub cache_bytes: u64,
     /// Bytes of answers in memory at once; requests for more are told to come again
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     pub memory: u64,
@@ -79,22 +88,29 @@ pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
             options.max_object
         );
     }
-    let bounds = Bounds {
-        object: options.max_object,
-        owner: options.user_bytes,
-        total: options.total_bytes,
-    };
-    let dir = options.dir.clone();
-    let opened = rpc_core::spawn_blocking(move || Store::open(&dir, bounds, SystemClock.unix_ms()));
-    let store = match opened.join() {
-        Ok(store) => Arc::new(store?),
+    if !options.origin.is_empty() && options.cache_bytes < options.max_object {
+        bail!("--cache-bytes has to be --max-object at least: one object has to fit");
+    }
+    let meter = Arc::<Meter>::default();
+    let (asked, counted) = (options.clone(), Arc::clone(&meter));
+    // Much may lie there: no worker's affair.
+    let opened = rpc_core::spawn_blocking(move || open(&asked, &counted));
+    let (store, cache) = match opened.join() {
+        Ok(opened) => opened?,
         Err(error) => bail!("opening the directory: {error}"),
     };
     let gate = RemoteGate::new(&options.logic)?;
     let swept = Arc::downgrade(&store);
     let clock = Arc::new(SystemClock);
-    let media = Arc::new(Media::new(store, Box::new(gate), clock, options.memory));
-    let meter = media.meter.clone();
+    let gate = Box::new(gate);
+    let media = Media::new(
+        store,
+        cache,
+        gate,
+        clock,
+        Arc::clone(&meter),
+        options.memory,
+    );
     let unread = options.max_object as usize + UNREAD;
     let server = Server::builder()
         .max_message_size(CHUNK + BESIDE)
@@ -117,4 +133,26 @@ pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
     });
     tracing::info!(listen = %server.local_addr(), logic = ?options.logic, "edge is up");
     Ok(server)
+}
+
+/// Opens what lies in the directory.
+fn open(options: &Options, meter: &Arc<Meter>) -> anyhow::Result<(Arc<Store>, Option<Cache>)> {
+    let bounds = Bounds {
+        object: options.max_object,
+        owner: options.user_bytes,
+        total: options.total_bytes,
+    };
+    let store = Store::open(&options.dir, bounds, SystemClock.unix_ms())?;
+    if options.origin.is_empty() {
+        return Ok((Arc::new(store), None));
+    }
+    let bounds = cache::Bounds {
+        bytes: options.cache_bytes,
+        object: options.max_object,
+    };
+    let edges = Box::new(Edges::new(&options.origin));
+    let dir = options.dir.join("cache");
+    let cache = Cache::open(&dir, bounds, edges, Arc::clone(meter));
+    let cache = cache.with_context(|| format!("--dir {}", options.dir.display()))?;
+    Ok((Arc::new(store), Some(cache)))
 }

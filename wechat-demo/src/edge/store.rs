@@ -7,6 +7,7 @@
 //! uploads/ID          the bytes so far; their number is the offset
 //! uploads/ID.json     what it is to be: a [`Record`]
 //! objects/ID          the bytes
+//! objects/ID.small    of a picture: a small one
 //! objects/ID.json     what it is; with it the object is there
 //! ```
 //! Invariants
@@ -21,16 +22,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rpc_core::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::disk::{create, read_record, remove, sync_dir, write_record, write_whole};
 use super::form::{BEGINNING, Form};
+use super::picture::{self, Unfit};
+use super::piece::{Piece, Sight};
 use super::ticket::{Content, Id, Key, Secret};
 
 /// How much is taken.
@@ -52,8 +54,6 @@ const UPLOADS: u32 = 16;
 const UPLOAD_LIFE_MS: i64 = 24 * 3600 * 1000;
 /// Bytes hashed at once.
 const PIECE: usize = 64 << 10;
-/// Bytes of a record at most.
-const RECORD_BYTES: u64 = 4 << 10;
 
 /// A directory with uploads and objects, of this process alone.
 pub(super) struct Store {
@@ -94,8 +94,18 @@ struct Record {
     hash: String,
     size: u64,
     content_type: String,
+    /// Of a picture: the small one.
+    small: Option<Small>,
     /// Unix time.
     created_ms: i64,
+}
+
+/// A small picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Small {
+    /// BLAKE3, in hexadecimal.
+    hash: String,
+    size: u64,
 }
 
 /// An object that is there.
@@ -103,6 +113,8 @@ struct Record {
 pub(super) struct Object {
     pub(super) id: Id,
     pub(super) content: Content,
+    /// Hash and bytes of the small picture.
+    pub(super) small: Option<(blake3::Hash, u64)>,
 }
 
 /// How far an upload got.
@@ -157,6 +169,9 @@ pub(super) enum Fault {
         "what came is no {0}; it is thrown away: begin again with its true type, or application/octet-stream"
     )]
     Type(&'static str),
+    /// A picture that is not opened here.
+    #[error(transparent)]
+    Picture(#[from] Unfit),
     /// The owner has as much as one may have.
     #[error("you would have {would} bytes here and may have {may}; remove something first")]
     Quota {
@@ -247,7 +262,7 @@ impl Store {
             });
         }
         let record = Record::of(content, now_ms);
-        if read_record(&self.uploads, id)?.is_none() {
+        if record_of(&self.uploads, id)?.is_none() {
             self.reserve(content)?;
             let begun = self.make(id, &record);
             if begun.is_err() {
@@ -305,7 +320,7 @@ impl Store {
     /// Makes an object of an upload that is complete (E-1, E-2).
     pub(super) fn finish(&self, owner: u64, id: Id) -> Result<Object, Fault> {
         let _turn = self.turn(id)?;
-        let record = self.upload(owner, id)?;
+        let mut record = self.upload(owner, id)?;
         let content = record.content().ok_or(Fault::Unknown("upload"))?;
         let from = self.uploads.join(id.to_string());
         let mut file = File::open(&from)?;
@@ -314,29 +329,43 @@ impl Store {
         }
         file.sync_all()?;
         let (hash, head) = hash_of(&mut file)?;
-        let wrong = if hash != content.hash {
-            Some(Fault::Hash)
+        let small = if hash != content.hash {
+            Err(Fault::Hash)
         } else if !content.form.begins(&head) {
-            Some(Fault::Type(content.form.content_type()))
+            Err(Fault::Type(content.form.content_type()))
         } else {
-            None
+            picture::small(&from, content.form).map_err(Fault::Picture)
         };
-        if let Some(fault) = wrong {
-            self.discard(id, &record)?;
-            return Err(fault);
-        }
+        let small = match small {
+            Err(fault) => {
+                self.discard(id, &record)?;
+                return Err(fault);
+            }
+            Ok(small) => small.unwrap_or_default(),
+        };
         match fs::hard_link(&from, self.objects.join(id.to_string())) {
             // A crash came after this step.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             linked => linked?,
         }
+        if !small.is_empty() {
+            record.small = Some(Small {
+                hash: blake3::hash(&small).to_string(),
+                size: small.len() as u64,
+            });
+            write_whole(&self.objects.join(format!("{id}.small")), &small)?;
+        }
         sync_dir(&self.objects)?;
-        write_record(&self.objects, id, &record)?;
-        remove_pair(&self.uploads, id)?;
+        write_record(&record_path(&self.objects, id), &record)?;
+        remove_all(&self.uploads, id)?;
         if let Some(usage) = self.table.lock().owners.get_mut(&owner) {
             usage.uploads = usage.uploads.saturating_sub(1);
         }
-        Ok(Object { id, content })
+        Ok(Object {
+            id,
+            content,
+            small: record.small_picture(),
+        })
     }
 
     /// Gives an upload up.
@@ -348,39 +377,47 @@ impl Store {
 
     /// The object of that name.
     pub(super) fn object(&self, id: Id) -> Result<Option<Object>, Fault> {
-        let record = read_record(&self.objects, id)?;
-        let content = record.and_then(|record| record.content());
-        Ok(content.map(|content| Object { id, content }))
+        let Some(record) = record_of(&self.objects, id)? else {
+            return Ok(None);
+        };
+        let (content, small) = (record.content(), record.small_picture());
+        Ok(content.map(|content| Object { id, content, small }))
+    }
+
+    /// Bytes of an object, to read; `None` where there are none.
+    pub(super) fn piece(&self, id: Id, sight: Sight) -> Result<Option<Piece>, Fault> {
+        let Some(record) = record_of(&self.objects, id)? else {
+            return Ok(None);
+        };
+        let told = match sight {
+            Sight::Whole => record.content().map(|it| (it.hash, it.size, it.form)),
+            Sight::Small => record
+                .small_picture()
+                .map(|(hash, size)| (hash, size, Form::Jpeg)),
+        };
+        let Some((hash, size, form)) = told else {
+            return Ok(None);
+        };
+        match File::open(self.objects.join(format!("{id}{}", sight.suffix()))) {
+            // Its owner was faster.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            file => Ok(Some(Piece {
+                file: file?,
+                hash,
+                size,
+                form,
+            })),
+        }
     }
 
     /// Takes an object away, for its owner.
     pub(super) fn remove(&self, owner: u64, id: Id) -> Result<(), Fault> {
         let _turn = self.turn(id)?;
-        let record = read_record(&self.objects, id)?.filter(|record| record.owner == owner);
+        let record = record_of(&self.objects, id)?.filter(|record| record.owner == owner);
         let record = record.ok_or(Fault::Unknown("object"))?;
-        remove_pair(&self.objects, id)?;
+        remove_all(&self.objects, id)?;
         self.release(&record, false);
         Ok(())
-    }
-
-    /// Bytes of an object.
-    pub(super) fn read(&self, id: Id, range: Range<u64>) -> Result<Vec<u8>, Fault> {
-        let mut file = match File::open(self.objects.join(id.to_string())) {
-            // Its owner was faster.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(Fault::Unknown("object"));
-            }
-            file => file?,
-        };
-        file.seek(SeekFrom::Start(range.start))?;
-        let length = (range.end - range.start) as usize;
-        let mut bytes = Vec::with_capacity(length);
-        file.take(length as u64).read_to_end(&mut bytes)?;
-        if bytes.len() < length {
-            let text = format!("object {id} is shorter than its record says");
-            return Err(Fault::Disk(io::Error::new(ErrorKind::UnexpectedEof, text)));
-        }
-        Ok(bytes)
     }
 
     /// How much is taken.
@@ -399,7 +436,7 @@ impl Store {
         for id in ids(&self.uploads)? {
             // One that is written to now is looked at next time.
             let Ok(_turn) = self.turn(id) else { continue };
-            let Ok(Some(record)) = read_record(&self.uploads, id) else {
+            let Ok(Some(record)) = record_of(&self.uploads, id) else {
                 continue;
             };
             if now_ms - record.created_ms >= UPLOAD_LIFE_MS && self.discard(id, &record).is_ok() {
@@ -417,7 +454,7 @@ impl Store {
     }
 
     fn upload(&self, owner: u64, id: Id) -> Result<Record, Fault> {
-        let record = read_record(&self.uploads, id)?;
+        let record = record_of(&self.uploads, id)?;
         let own = record.filter(|record| record.owner == owner);
         own.ok_or(Fault::Unknown("upload"))
     }
@@ -429,11 +466,11 @@ impl Store {
 
     fn make(&self, id: Id, record: &Record) -> Result<(), Fault> {
         create(&self.uploads.join(id.to_string()))?;
-        Ok(write_record(&self.uploads, id, record)?)
+        Ok(write_record(&record_path(&self.uploads, id), record)?)
     }
 
     fn discard(&self, id: Id, record: &Record) -> Result<(), Fault> {
-        remove_pair(&self.uploads, id)?;
+        remove_all(&self.uploads, id)?;
         self.release(record, true);
         Ok(())
     }
@@ -478,9 +515,9 @@ impl Store {
     /// At the start: counts the objects, and removes bytes that no record came for.
     fn count_objects(&self) -> io::Result<()> {
         for id in ids(&self.objects)? {
-            match read_record(&self.objects, id) {
+            match record_of(&self.objects, id) {
                 Ok(Some(record)) => self.table.lock().count(record.owner, record.size, false),
-                Ok(None) => remove_pair(&self.objects, id)?,
+                Ok(None) => remove_all(&self.objects, id)?,
                 // Not served, and not thrown away either: somebody may want to look.
                 Err(error) => tracing::error!(%id, "an object's record is damaged: {error}"),
             }
@@ -491,14 +528,14 @@ impl Store {
     /// At the start: counts the uploads that may go on.
     fn count_uploads(&self, now_ms: i64) -> io::Result<()> {
         for id in ids(&self.uploads)? {
-            let record = read_record(&self.uploads, id).ok().flatten();
-            let there = matches!(read_record(&self.objects, id), Ok(Some(_)));
+            let record = record_of(&self.uploads, id).ok().flatten();
+            let there = matches!(record_of(&self.objects, id), Ok(Some(_)));
             let begun = fs::exists(self.uploads.join(id.to_string()))?;
             match record.filter(|it| now_ms - it.created_ms < UPLOAD_LIFE_MS) {
                 Some(record) if begun && !there => {
                     self.table.lock().count(record.owner, record.size, true);
                 }
-                _ => remove_pair(&self.uploads, id)?,
+                _ => remove_all(&self.uploads, id)?,
             }
         }
         Ok(())
@@ -525,8 +562,14 @@ impl Record {
             hash: content.hash.to_string(),
             size: content.size,
             content_type: content.form.content_type().to_owned(),
+            small: None,
             created_ms,
         }
+    }
+
+    fn small_picture(&self) -> Option<(blake3::Hash, u64)> {
+        let small = self.small.as_ref()?;
+        Some((blake3::Hash::from_hex(&small.hash).ok()?, small.size))
     }
 
     /// `None` where another version of the program wrote it.
@@ -554,20 +597,8 @@ fn secret(dir: &Path) -> io::Result<Secret> {
     }
     let mut secret = [0; 32];
     rpc_core::base::rng::fill_secret(&mut secret);
-    let beside = dir.join("secret.new");
-    let mut file = create(&beside)?;
-    file.write_all(&secret)?;
-    file.sync_all()?;
-    fs::rename(&beside, &path)?;
-    sync_dir(dir)?;
+    write_whole(&path, &secret)?;
     Ok(Secret(secret))
-}
-
-/// An empty file that only its owner reads.
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)
 }
 
 fn record_path(dir: &Path, id: Id) -> PathBuf {
@@ -575,36 +606,14 @@ fn record_path(dir: &Path, id: Id) -> PathBuf {
 }
 
 /// The record of that name; `None` = there is none.
-fn read_record(dir: &Path, id: Id) -> io::Result<Option<Record>> {
-    let file = match File::open(record_path(dir, id)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let mut text = Vec::new();
-    file.take(RECORD_BYTES).read_to_end(&mut text)?;
-    Ok(Some(serde_json::from_slice(&text)?))
+fn record_of(dir: &Path, id: Id) -> io::Result<Option<Record>> {
+    read_record(&record_path(dir, id))
 }
 
-/// Writes a record (D-1).
-fn write_record(dir: &Path, id: Id, record: &Record) -> io::Result<()> {
-    let path = record_path(dir, id);
-    let beside = path.with_extension("json.new");
-    let mut file = create(&beside)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_all()?;
-    fs::rename(&beside, &path)?;
-    sync_dir(dir)
-}
-
-/// Removes a record and its bytes, the record first: bytes without one are nothing.
-fn remove_pair(dir: &Path, id: Id) -> io::Result<()> {
-    let bytes = dir.join(id.to_string());
-    let record = record_path(dir, id);
-    for path in [record.with_extension("json.new"), record, bytes] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            removed => removed?,
-        }
+/// Removes a record and all that is with it, the record first: bytes without one are nothing.
+fn remove_all(dir: &Path, id: Id) -> io::Result<()> {
+    for end in [".json", ".json.new", ".small", ".small.new", ""] {
+        remove(&dir.join(format!("{id}{end}")))?;
     }
     sync_dir(dir)
 }
@@ -618,10 +627,6 @@ fn ids(dir: &Path) -> io::Result<HashSet<Id>> {
         found.extend(stem.and_then(Id::parse));
     }
     Ok(found)
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 /// The hash of all that a file has, and how it begins.

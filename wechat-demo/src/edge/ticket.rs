@@ -15,7 +15,7 @@ pub(super) struct Secret(pub(super) [u8; 32]);
 pub(super) struct Id([u8; 16]);
 
 /// What it takes to read an object: 64 hexadecimal digits. Compared in constant time.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Key(blake3::Hash);
 
 /// What is to be an object, or is one.

@@ -201,6 +201,16 @@ fn media(media: &terminal::Media) -> Result<(), Status> {
         CONTENT_TYPE_BYTES,
     )?;
     length("a file name", media.name.len(), 0, FILE_NAME_BYTES)?;
+    if media.small_size > 0 {
+        length(
+            "the hash of a small picture",
+            media.small_hash.len(),
+            HASH_BYTES,
+            HASH_BYTES,
+        )?;
+    } else {
+        length("the hash of no small picture", media.small_hash.len(), 0, 0)?;
+    }
     if media.size == 0 {
         return Err(Status::invalid_argument(
             "a media pointer is to at least one byte",

@@ -171,7 +171,7 @@ const _: () = assert!(
 );
 /// Bytes of a post as others see it, encoded.
 const POST_BYTES: usize = POST_TEXT_BYTES
-    + POST_MEDIA * (FILE_ID_BYTES + FILE_NAME_BYTES + HASH_BYTES + MEDIA_KEY_BYTES + 128)
+    + POST_MEDIA * (FILE_ID_BYTES + FILE_NAME_BYTES + 2 * HASH_BYTES + MEDIA_KEY_BYTES + 128)
     + 64;
 const _: () = assert!(
     ALBUM_MAX_POSTS * (POST_BYTES + AUDIENCE_USERS * 10) <= FRAME_BYTES,

@@ -89,6 +89,14 @@ struct Pointer {
     size: u64,
     content_type: String,
     sort: String,
+    small: Option<Small>,
+}
+
+/// A small picture of an object.
+#[derive(Deserialize)]
+struct Small {
+    hash: String,
+    size: u32,
 }
 
 /// An edge's refusal.
@@ -187,20 +195,36 @@ impl Edge {
     /// # Errors
     /// [`MediaError`].
     pub fn fetch(&self, media: &pb::Media, to: &Path) -> Result<(), MediaError> {
+        self.fetch_as(media, "", (&media.hash, media.size), to)
+    }
+
+    /// Downloads the small picture of what `media` points to, and puts it at `to`.
+    ///
+    /// # Errors
+    /// [`MediaError`]; the edge has none where `media` names none.
+    pub fn fetch_small(&self, media: &pb::Media, to: &Path) -> Result<(), MediaError> {
+        let size = u64::from(media.small_size);
+        self.fetch_as(media, "/small", (&media.small_hash, size), to)
+    }
+
+    fn fetch_as(
+        &self,
+        media: &pb::Media,
+        sight: &str,
+        (said, size): (&[u8], u64),
+        to: &Path,
+    ) -> Result<(), MediaError> {
         let part = beside(to);
         let here = |why| file_error(&part, why);
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
         let mut file = options.open(&part).map_err(here)?;
         let mut have = file.metadata().map_err(here)?.len();
-        let url = self.url(&format!(
-            "/media/objects/{}?key={}",
-            media.file_id,
-            cmid(&media.key)
-        ));
+        let (name, key) = (&media.file_id, cmid(&media.key));
+        let url = self.url(&format!("/media/objects/{name}{sight}?key={key}"));
         let mut patience = Patience::new();
-        while have < media.size {
-            let end = media.size.min(have + CHUNK as u64);
+        while have < size {
+            let end = size.min(have + CHUNK as u64);
             let request = self.agent.get(&url);
             let request = request.header("range", format!("bytes={have}-{}", end - 1));
             let mut response = match self.outcome(request.call())? {
@@ -224,12 +248,12 @@ impl Edge {
         let hash = hash_of(&mut file).map_err(here)?;
         if let Some(history) = &self.history {
             history.tell(Event::Fetch {
-                file: media.file_id.clone(),
-                said: cmid(&media.hash),
+                file: format!("{name}{sight}"),
+                said: cmid(said),
                 hash: hash.to_string(),
             });
         }
-        if have != media.size || media.hash[..] != hash.as_bytes()[..] {
+        if have != size || *said != hash.as_bytes()[..] {
             fs::remove_file(&part).map_err(here)?;
             return Err(MediaError::Damaged);
         }
@@ -372,7 +396,10 @@ fn pointer(response: &mut Response<Body>) -> Result<pb::Media, MediaError> {
         "file" => Sort::File,
         other => return Err(nonsense(&format!("it calls the content {other}"))),
     };
+    let small = told.small.as_ref();
     Ok(pb::Media {
+        small_hash: small.map_or(Ok(bytes::Bytes::new()), |small| bytes(&small.hash))?,
+        small_size: small.map_or(0, |small| small.size),
         sort: sort.into(),
         hash: bytes(&told.hash)?,
         key: bytes(&told.key)?,
