@@ -11,10 +11,12 @@ use std::process::Command;
 use tests::{bin, root, run};
 
 /// The documents a reader is led through.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "rpc-core/README.md",
     "ARCHITECTURE.md",
+    "wechat-demo/ARCHITECTURE.md",
+    "wechat-demo/OPERATIONS.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 ];

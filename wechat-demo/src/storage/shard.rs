@@ -319,8 +319,12 @@ impl<'e> Draft<'e> {
 
     /// Notes that a timeline has an item that a head stands for.
     pub fn add_headed(&mut self, user: UserId, given: Given) {
-        let item = Bytes::new();
-        self.moved.push(Moved { user, given, item });
+        self.moved.push(Moved {
+            user,
+            given,
+            item: Bytes::new(),
+            answered: None,
+        });
     }
 
     /// Removes an item that a newer version takes the place of.

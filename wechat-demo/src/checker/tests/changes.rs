@@ -71,7 +71,10 @@ fn recalled(n: u64, i: u64, p: u64) -> Seen {
 }
 
 fn recall() -> Change {
-    Change::Recall(pb::Recall { message_id: 1 })
+    Change::Recall(pb::Recall {
+        message_id: 1,
+        ..pb::Recall::default()
+    })
 }
 
 fn block(blocked: bool) -> Change {
