@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Coordinator(coordinator::role::Options),
     /// The storage role: a copy of the store, or ready to become one
     Storage(storage::role::Options),
+    /// Make a disk the store that may lack what was acknowledged: for when no better one is left
+    Promote(storage::promote::Options),
     /// The push role: wakes devices that have no link, through their system's push service
     Push(push::role::Options),
     /// The network between places: distance, bandwidth, stalls, cuts

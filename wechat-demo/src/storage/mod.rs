@@ -40,6 +40,7 @@ pub mod notify;
 pub mod ops;
 pub mod presence;
 pub mod primary;
+pub mod promote;
 pub mod push;
 pub mod role;
 pub mod sequence;

@@ -351,12 +351,16 @@ fn member(
 ) -> anyhow::Result<Member> {
     let address = server.local_addr().to_string();
     let disk = if location.is_shared() {
-        // Members differ by where they are: the disk is all the same.
-        Bytes::copy_from_slice(&blake3::hash(address.as_bytes()).as_bytes()[..16])
+        disk_of(&address)
     } else {
         store::disk(engine).with_context(|| location.flag())?
     };
     Ok(Member { address, disk })
+}
+
+/// The disk of a member over a shared database: members differ by where they are, the disk is all the same.
+pub fn disk_of(address: &str) -> Bytes {
+    Bytes::copy_from_slice(&blake3::hash(address.as_bytes()).as_bytes()[..16])
 }
 
 fn copy(engine: &Arc<dyn Engine>, shared: bool) -> Result<Backup, EngineError> {

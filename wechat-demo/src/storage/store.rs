@@ -539,6 +539,35 @@ pub fn disk(engine: &dyn Engine) -> Result<Bytes, EngineError> {
     Ok(Bytes::copy_from_slice(&disk))
 }
 
+/// Makes the store that `identity` says of what this disk's tables have, although other disks may have more: as a new
+/// disk, whose name this gives, and with logs that begin anew, so that nobody's log has a place in common with them.
+pub fn begin_anew(engine: &dyn Engine, identity: &Identity) -> Result<Bytes, EngineError> {
+    let disk = new_disk();
+    let mut out = Changes::default();
+    for id in identity.place.all() {
+        let (mut log, damage) = ShardLog::open(engine, id)?;
+        let last = log.last().offset.max(applied(engine, id)?);
+        let seen = damage.map_or(last, |damage| damage.seen.max(last));
+        log.cut(log.base(), seen, &mut out);
+        let [a, b, c, d, ..] = disk;
+        let begin = Mark {
+            epoch: identity.epoch,
+            offset: seen + 1,
+            chain: u32::from_be_bytes([a, b, c, d]),
+        };
+        ShardLog::begin_after(id, begin, &mut out);
+        out.put(
+            Table::Meta,
+            &table::applied(id),
+            &begin.offset.to_be_bytes(),
+        );
+    }
+    identity.put(&mut out);
+    out.put(Table::Meta, &table::disk(), &disk);
+    engine.write(&[out.as_bytes()], Durability::Synced)?;
+    Ok(Bytes::copy_from_slice(&disk))
+}
+
 /// A name for a disk that nobody else has.
 pub fn new_disk() -> [u8; 16] {
     let mut disk = [0; 16];

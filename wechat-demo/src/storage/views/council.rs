@@ -7,11 +7,10 @@ use bytes::Bytes;
 use prost::Message;
 use rpc_core::base::time::since_boot;
 
-use super::machine::{Change, Member, Proposal, Time, View};
-use super::{Views, by_disk, view_of};
+use super::machine::{Change, Proposal, Time, View};
+use super::{Views, view_of};
 use crate::coordinator::{Agreed, Coordinator, Event, Fault, Kind, Session, agree};
-use crate::proto::storage as pb;
-use crate::storage::store;
+use crate::storage::{store, views};
 
 /// A process that the coordinator has not heard of for so long is not live.
 const SESSION: Duration = Duration::from_secs(3);
@@ -72,7 +71,7 @@ impl Council {
     }
 
     fn path(&self, name: &str) -> String {
-        format!("{STORES}/{}/{name}", self.store)
+        views::path(&self.store, name)
     }
 
     /// Opens a session and says that this process lives, as long as the session does.
@@ -152,13 +151,8 @@ impl Council {
     }
 
     fn read_live(&self, seat: &Seat) -> Result<(), Fault> {
-        let mut live = Vec::new();
-        for name in seat.session.children(&self.path("live"))? {
-            let node = seat.session.read(&self.path(&format!("live/{name}")))?;
-            let member = node.and_then(|node| pb::Member::decode(node.data).ok());
-            live.extend(member.map(Member::from));
-        }
-        self.views.set_live(by_disk(live));
+        let live = views::live_members(&*seat.session, &self.store)?;
+        self.views.set_live(live);
         Ok(())
     }
 

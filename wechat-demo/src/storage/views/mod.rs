@@ -34,6 +34,7 @@ use super::copies::{Fatal, Peer, Reign};
 use super::meter::Meter;
 use super::wire::RemotePeer;
 use super::witness::Witness;
+use crate::coordinator::{Fault, Session};
 use crate::planted::{self, Bug};
 use crate::proto::storage as pb;
 use machine::{Machine, Member, Standing, Time, Times, View};
@@ -239,6 +240,22 @@ fn by_disk(members: Vec<Member>) -> Vec<Member> {
         .map(|member| (member.disk.clone(), member))
         .collect();
     disks.into_values().collect()
+}
+
+/// A node of a store at the coordinator.
+pub fn path(store: &str, name: &str) -> String {
+    format!("{STORES}/{store}/{name}")
+}
+
+/// The storage processes of a store that the coordinator has heard of.
+pub fn live_members(session: &dyn Session, store: &str) -> Result<Vec<Member>, Fault> {
+    let mut live = Vec::new();
+    for name in session.children(&path(store, "live"))? {
+        let node = session.read(&path(store, &format!("live/{name}")))?;
+        let member = node.and_then(|node| pb::Member::decode(node.data).ok());
+        live.extend(member.map(Member::from));
+    }
+    Ok(by_disk(live))
 }
 
 /// A view as the coordinator has it; what cannot be read is said, and is no view to act on.
