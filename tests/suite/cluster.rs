@@ -244,7 +244,7 @@ fn a_cluster_ends_whole_when_it_is_asked_to_and_when_its_launcher_is_killed() {
     for killed in [false, true] {
         let up = Up::start();
         let (children, address) = (up.children(), up.address.clone());
-        assert_eq!(children.len(), 6);
+        assert_eq!(children.len(), 8);
         if killed {
             up.program.kill().unwrap();
         } else {

@@ -136,16 +136,15 @@ fn promote(cluster: &Cluster, role: Role) -> (bool, String) {
     (output.status.success(), String::from_utf8(said).unwrap())
 }
 
-#[test]
-fn phones_say_again_what_a_restored_store_has_lost_and_end_as_fresh_ones() {
-    let dir = tempfile::tempdir().unwrap();
+/// A cluster with cheap passwords, and accounts of two.
+fn start(dir: &Path) -> (Cluster, String) {
     let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
     let plan = Plan {
         extra: light.into(),
         ..Plan::default()
     };
     let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
-    let mut cluster = Cluster::bring_up(dir.path(), 0, &plan, binary).unwrap();
+    let cluster = Cluster::bring_up(dir, 0, &plan, binary).unwrap();
     let address = cluster.layout().link_address();
     for name in ["ann", "bob"] {
         patiently(|| match register(&address, name, PASSWORD, name) {
@@ -154,20 +153,73 @@ fn phones_say_again_what_a_restored_store_has_lost_and_end_as_fresh_ones() {
             other => other,
         });
     }
+    (cluster, address)
+}
+
+fn kill_storage(cluster: &mut Cluster) {
+    for role in Role::STORAGE {
+        cluster.kill(role);
+    }
+}
+
+fn spawn_storage(cluster: &mut Cluster) {
+    for role in Role::STORAGE {
+        cluster.spawn(role).unwrap();
+    }
+}
+
+/// Puts an old disk of `primary` in the place of all there is, and makes it the store.
+fn restore(cluster: &mut Cluster, primary: Role, saved: &Path) {
+    let dir = cluster.layout().dir.clone();
+    wait_for("somebody lives to see that it is not needed", || {
+        cluster.primary()
+    });
+    cluster.kill(primary);
+    let (done, said) = promote(cluster, primary);
+    assert!(!done && said.contains("lives and lacks nothing"), "{said}");
+    kill_storage(cluster);
+    for role in Role::STORAGE {
+        fs::remove_dir_all(dir.join(role.name())).unwrap();
+    }
+    copy(saved, &dir.join(primary.name()));
+    // The coordinator forgets the dead by and by.
+    let said = wait_for("the old disk is promoted", || {
+        let (done, said) = promote(cluster, primary);
+        assert!(done || said.contains("lives and lacks nothing"), "{said}");
+        done.then_some(said)
+    });
+    assert!(said.contains("incarnation 1"), "{said}");
+    spawn_storage(cluster);
+}
+
+/// Holds the same as a fresh device, most of it given anew.
+fn ends_as_a_fresh_one(phone: &Phone, address: &str, name: &str, other: &Phone) {
+    let fresh = Phone::new(address, name, "fresh");
+    fresh.until("a fresh device has it all", |fresh| {
+        fresh.texts(other).len() == 21
+    });
+    phone.is_like(&fresh, other);
+    let again = phone.messages(other).into_iter();
+    let again = again.filter(|stored| stored.number >> 48 == 1).count();
+    // Whatever the killed process had not handed to the disk is lost as well.
+    assert!(again >= 11, "only {again} came again");
+    fresh.terminal.stop();
+}
+
+#[test]
+fn phones_say_again_what_a_restored_store_has_lost_and_end_as_fresh_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut cluster, address) = start(dir.path());
     let [ann, bob] = ["ann", "bob"].map(|name| Phone::new(&address, name, "phone"));
     befriend(&ann, &bob);
     ann.say(&bob, "what is kept", 5);
     bob.say(&ann, "what is kept", 5);
 
     let primary = wait_for("somebody serves", || cluster.primary());
-    let (disk, saved) = (dir.path().join(primary.name()), dir.path().join("saved"));
-    Role::STORAGE
-        .into_iter()
-        .for_each(|role| cluster.kill(role));
-    copy(&disk, &saved);
-    Role::STORAGE
-        .into_iter()
-        .for_each(|role| cluster.spawn(role).unwrap());
+    let saved = dir.path().join("saved");
+    kill_storage(&mut cluster);
+    copy(&dir.path().join(primary.name()), &saved);
+    spawn_storage(&mut cluster);
     ann.say(&bob, "what is lost", 5);
     bob.say(&ann, "what is lost", 5);
     // A version that takes the place of another: with it, that other is missing.
@@ -181,50 +233,15 @@ fn phones_say_again_what_a_restored_store_has_lost_and_end_as_fresh_ones() {
     let talk = ann.texts(&bob);
     assert_eq!(talk, bob.texts(&ann));
 
-    wait_for("somebody lives to see that it is not needed", || {
-        cluster.primary()
-    });
-    Role::STORAGE
-        .into_iter()
-        .filter(|role| *role == primary)
-        .for_each(|role| cluster.kill(role));
-    let (done, said) = promote(&cluster, primary);
-    assert!(!done && said.contains("lives and lacks nothing"), "{said}");
-    Role::STORAGE
-        .into_iter()
-        .for_each(|role| cluster.kill(role));
-    for role in Role::STORAGE {
-        fs::remove_dir_all(dir.path().join(role.name())).unwrap();
-    }
-    copy(&saved, &disk);
-    // The coordinator forgets the dead by and by.
-    let said = wait_for("the old disk is promoted", || {
-        let (done, said) = promote(&cluster, primary);
-        assert!(done || said.contains("lives and lacks nothing"), "{said}");
-        done.then_some(said)
-    });
-    assert!(said.contains("incarnation 1"), "{said}");
-    Role::STORAGE
-        .into_iter()
-        .for_each(|role| cluster.spawn(role).unwrap());
-
+    restore(&mut cluster, primary, &saved);
     ann.until("ann has it all again", |ann| ann.texts(&bob) == talk);
     bob.until("bob has it all again", |bob| bob.texts(&ann) == talk);
     assert_eq!(ann.contact(&bob).remark, "");
     ann.say(&bob, "something new", 1);
     bob.until("bob hears it", |bob| bob.texts(&ann).len() == 21);
     ann.until("ann is level", |_| true);
-    for (phone, name, other) in [(&ann, "ann", &bob), (&bob, "bob", &ann)] {
-        let fresh = Phone::new(&address, name, "fresh");
-        fresh.until("a fresh device has it all", |fresh| {
-            fresh.texts(other).len() == 21
-        });
-        phone.is_like(&fresh, other);
-        let again = phone.messages(other).into_iter();
-        let again = again.filter(|stored| stored.number >> 48 == 1).count();
-        // Whatever the killed process had not handed to the disk is lost as well.
-        assert!(again >= 11, "only {again} came again");
-        fresh.terminal.stop();
-        phone.terminal.stop();
-    }
+    ends_as_a_fresh_one(&ann, &address, "ann", &bob);
+    ends_as_a_fresh_one(&bob, &address, "bob", &ann);
+    ann.terminal.stop();
+    bob.terminal.stop();
 }

@@ -276,24 +276,7 @@ impl Layout {
                     .map(str::to_owned)
                     .into()
             }
-            Role::Storage1 | Role::Storage2 | Role::Storage3 => {
-                let (flag, agreeing) = match &self.plan.zookeeper {
-                    None => ("--coordinator", address(self.ports.coordinator)),
-                    Some(ensemble) => ("--zookeeper", ensemble.clone()),
-                };
-                let keeper = match &self.plan.database {
-                    None => vec!["--dir".to_owned(), path(role.name())],
-                    Some(url) => ["--engine", "mysql", "--database", url]
-                        .map(str::to_owned)
-                        .into(),
-                };
-                ["storage", "--listen", &own, flag, &agreeing]
-                    .map(str::to_owned)
-                    .into_iter()
-                    .chain(keeper)
-                    .chain(self.register(STORAGE))
-                    .collect()
-            }
+            Role::Storage1 | Role::Storage2 | Role::Storage3 => self.store_flags(role, &own),
             Role::Logic => ["logic", "--listen", &own, "--storage", &self.storage()]
                 .map(str::to_owned)
                 .into_iter()
@@ -335,6 +318,26 @@ impl Layout {
             .into_iter()
             .chain(["--exit-with-parent".to_owned()])
             .chain(extra)
+            .collect()
+    }
+
+    fn store_flags(&self, role: Role, own: &str) -> Vec<String> {
+        let (flag, agreeing) = match &self.plan.zookeeper {
+            None => ("--coordinator", address(self.ports.coordinator)),
+            Some(ensemble) => ("--zookeeper", ensemble.clone()),
+        };
+        let dir = self.dir.join(role.name()).display().to_string();
+        let keeper = match &self.plan.database {
+            None => vec!["--dir".to_owned(), dir],
+            Some(url) => ["--engine", "mysql", "--database", url]
+                .map(str::to_owned)
+                .into(),
+        };
+        ["storage", "--listen", own, flag, &agreeing]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(keeper)
+            .chain(self.register(STORAGE))
             .collect()
     }
 
