@@ -166,7 +166,7 @@ mod tests {
         let report = Report::new(Played::default(), &Verdict::new(&log));
         assert_eq!(
             serde_json::to_string(&report.figures).unwrap(),
-            r#"{"sent":0,"acked":0,"delivered":0,"lost":0,"duplicated":0,"reordered":0,"p50_ms":0.0,"p99_ms":0.0}"#
+            r#"{"sent":0,"acked":0,"delivered":0,"lost":0,"duplicated":0,"reordered":0,"kills":0,"p50_ms":0.0,"p99_ms":0.0}"#
         );
         assert!(report.is_faultless());
     }
