@@ -187,6 +187,8 @@ pub(super) struct Phone {
     /// The full sync under way: where it ends, and what it has brought, by kind and id.
     pub(super) filling: Option<(u64, HashSet<(i32, u64)>)>,
     pub(super) linked: bool,
+    /// Acknowledged messages to the user that it did not have when all was to be level.
+    pub(super) owed: HashSet<ClientId>,
     /// Level in the final drain, at this line.
     pub(super) level: Option<Place>,
     /// What was acknowledged to the user when the sync under way was asked.

@@ -534,6 +534,7 @@ impl Checker {
             return Ok(());
         };
         let id = client_id(c)?;
+        self.comes_late(device, place, id);
         self.place_message(item.i, conversation(sender, receiver), pos, id, place);
         let to_peer = sender == device.u || UserId(receiver).is_group();
         let peer = if to_peer { receiver } else { sender };
@@ -629,6 +630,30 @@ impl Checker {
         for (lines, text) in behind {
             self.violated(L1, &lines, text);
         }
+        for (device, phone) in &mut self.devices {
+            let to_it = self.sends.iter().filter(|(id, send)| {
+                send.receiver == device.u
+                    && send.acked.is_some()
+                    && !phone.messages.contains_key(*id)
+            });
+            if phone.linked {
+                phone.owed = to_it.map(|(id, _)| *id).collect();
+            }
+        }
+    }
+
+    /// What is shown only when a device was told to ask should have come by itself.
+    fn comes_late(&mut self, device: Device, place: Place, id: ClientId) {
+        if !self.phone(device).owed.remove(&id) {
+            return;
+        }
+        let acked = self.sends.get(&id).and_then(|send| send.acked.as_ref());
+        let at = acked.map_or(place, |(_, at)| *at);
+        let text = format!(
+            "device {} got a message only when it was told to ask",
+            name(device)
+        );
+        self.violated(L1, &[at, place], text);
     }
 
     /// Everything was answered, sooner or later.

@@ -545,6 +545,14 @@ fn l1_a_linked_terminal_gets_level_by_itself() {
     // Without a link it cannot know.
     let away = late.on(BOB, Event::Unlinked {}).tool(Event::Rest {});
     assert!(!away.verdict().broken().any(|b| b == Invariant::L1));
+    // What it gets only once it is told to ask has not come by itself.
+    let told = |tale: Tale| tale.verdict().broken().any(|b| b == Invariant::L1);
+    let begun = || Tale::said().apply(ANN, 0, 2, &both());
+    let late = begun().tool(Event::Rest {}).tool(Event::Drain {});
+    assert!(told(late.apply(BOB, 0, 2, &both())));
+    assert!(!told(
+        begun().apply(BOB, 0, 2, &both()).tool(Event::Rest {})
+    ));
 }
 
 #[test]
