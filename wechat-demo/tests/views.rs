@@ -304,6 +304,43 @@ fn a_copy_with_a_flipped_bit_is_set_aside_and_taken_anew_from_the_other() {
 }
 
 #[test]
+fn an_emptied_disk_is_another_member_though_its_process_listens_where_the_old_one_did() {
+    let mut stage = Stage::set();
+    stage.send(10);
+    stage.until_copies(2);
+    let primary = stage.primary();
+    let others = Role::STORAGE.into_iter().filter(|role| *role != primary);
+    let others: Vec<Role> = others.collect();
+    for role in &others {
+        let address = stage.cluster.layout().rpc(*role).to_string();
+        let channel = Channel::builder(&address).connect_lazy().unwrap();
+        let request = sp::ReadLogRequest {
+            from: 1,
+            disk: Bytes::from_static(b"of somebody else"),
+            ..sp::ReadLogRequest::default()
+        };
+        let refused = sp::ReplicaClient::new(channel).read_log(request);
+        let refused = refused.map(drop).unwrap_err().to_string();
+        assert!(refused.contains("another disk"), "{refused}");
+    }
+    // The primary comes back and finds neither of them as it knew them.
+    for role in Role::STORAGE {
+        stage.cluster.kill(role);
+    }
+    for role in &others {
+        let dir = stage.cluster.layout().dir.join(role.name());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+    for role in Role::STORAGE {
+        stage.cluster.spawn(role).unwrap();
+    }
+    stage.send(10);
+    assert_eq!(stage.primary(), primary);
+    stage.until_copies(2);
+    stage.check();
+}
+
+#[test]
 fn data_are_served_while_the_coordinator_is_away() {
     let mut stage = Stage::set();
     stage.send(10);

@@ -335,13 +335,17 @@ pub struct ReplicaService {
 impl ReplicaService {
     /// Somebody is primary in `epoch`. Where that is not news and this process is primary itself, nothing
     /// can be asked of it as of a copy.
-    fn views(&self, epoch: u64) -> Result<&Views, Status> {
+    fn views(&self, epoch: u64, disk: &[u8]) -> Result<&Views, Status> {
         let views = self.office.views.get();
         let views = views.ok_or_else(|| Status::unavailable("the process is starting"))?;
-        let reigns = views.with(|machine, _| {
+        let (reigns, mine) = views.with(|machine, _| {
             machine.over(epoch);
-            machine.reigns()
+            (machine.reigns(), machine.me().disk == disk)
         });
+        if !mine {
+            // V-1: a member is a disk, wherever its process listens.
+            return Err(Status::unavailable("this process has another disk"));
+        }
         if reigns || self.office.get().is_some() {
             return Err(Status::unavailable(
                 "this process is primary, or was a moment ago",
@@ -357,7 +361,7 @@ impl pb::Replica for ReplicaService {
         request: Request<pb::MarksRequest>,
     ) -> Result<Response<pb::MarksReply>, Status> {
         let request = request.into_inner();
-        self.views(request.epoch)?;
+        self.views(request.epoch, &request.disk)?;
         self.copy
             .run(move |copy| copy.marks(&request))
             .map(Response::new)
@@ -368,7 +372,7 @@ impl pb::Replica for ReplicaService {
         request: Request<pb::ReadLogRequest>,
     ) -> Result<Response<pb::ReadLogReply>, Status> {
         let request = request.into_inner();
-        self.views(0)?;
+        self.views(0, &request.disk)?;
         self.copy
             .run(move |copy| copy.read_log(&request))
             .map(Response::new)
@@ -379,7 +383,7 @@ impl pb::Replica for ReplicaService {
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendReply>, Status> {
         let request = request.into_inner();
-        self.views(request.epoch)?;
+        self.views(request.epoch, &request.disk)?;
         self.copy
             .run(move |copy| copy.append(&request))
             .map(Response::new)
@@ -388,7 +392,7 @@ impl pb::Replica for ReplicaService {
     fn load(&self, request: Request<pb::LoadRequest>) -> Result<Response<pb::LoadReply>, Status> {
         let request = request.into_inner();
         let epoch = request.epoch;
-        let views = self.views(epoch)?;
+        let views = self.views(epoch, &request.disk)?;
         if views.with(|machine, _| machine.is_member(epoch)) {
             let text = "this process is a member of the view; what it has is not replaced";
             return Err(status(Refusal::new(RefusalKind::FailedPrecondition, text)));

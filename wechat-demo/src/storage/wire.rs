@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use rpc_core::{Channel, Code, Response, Status};
 
 use super::{
     copies::{Peer, PeerError},
     notify::AccessCalls,
     ops::{Refusal, RefusalKind},
+    views::machine::Member,
 };
 use crate::proto::{
     access::{AccessClient, NotifyReply, NotifyRequest},
@@ -27,6 +29,8 @@ const CHANNELS: usize = 1024;
 
 /// Another copy at an address.
 pub struct RemotePeer {
+    /// Whose answers are wanted; another disk at the address refuses.
+    disk: Bytes,
     /// What the address is good for.
     client: Result<pb::ReplicaClient, PeerError>,
 }
@@ -38,12 +42,13 @@ pub struct RemoteAccess {
 }
 
 impl RemotePeer {
-    /// Begins to connect to `HOST:PORT`; nobody need be there yet.
-    pub fn new(address: &str) -> Self {
-        let channel = Channel::builder(address)
+    /// Begins to connect to where a copy is; nobody need be there yet.
+    pub fn new(member: &Member) -> Self {
+        let channel = Channel::builder(&member.address)
             .deadline(REPLICA_DEADLINE)
             .connect_lazy();
         Self {
+            disk: member.disk.clone(),
             client: channel
                 .map(pb::ReplicaClient::new)
                 .map_err(|error| PeerError::Unreachable(error.to_string())),
@@ -60,19 +65,23 @@ impl RemotePeer {
 }
 
 impl Peer for RemotePeer {
-    fn marks(&self, request: pb::MarksRequest) -> Result<pb::MarksReply, PeerError> {
+    fn marks(&self, mut request: pb::MarksRequest) -> Result<pb::MarksReply, PeerError> {
+        request.disk = self.disk.clone();
         self.call(|client| client.marks(request))
     }
 
-    fn read_log(&self, request: pb::ReadLogRequest) -> Result<pb::ReadLogReply, PeerError> {
+    fn read_log(&self, mut request: pb::ReadLogRequest) -> Result<pb::ReadLogReply, PeerError> {
+        request.disk = self.disk.clone();
         self.call(|client| client.read_log(request))
     }
 
-    fn append(&self, request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
+    fn append(&self, mut request: pb::AppendRequest) -> Result<pb::AppendReply, PeerError> {
+        request.disk = self.disk.clone();
         self.call(|client| client.append(request))
     }
 
-    fn load(&self, request: pb::LoadRequest) -> Result<pb::LoadReply, PeerError> {
+    fn load(&self, mut request: pb::LoadRequest) -> Result<pb::LoadReply, PeerError> {
+        request.disk = self.disk.clone();
         self.call(|client| client.load(request))
     }
 }

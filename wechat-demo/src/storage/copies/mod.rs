@@ -234,12 +234,13 @@ impl Copies {
             shard: u32::from(shard.0),
             from,
             max_bytes: CHUNK_BYTES as u32,
+            ..pb::ReadLogRequest::default()
         };
         loop {
             let (_, Some(backup)) = self.standing()? else {
                 return Ok(None);
             };
-            match self.reign.peer(&backup).read_log(request) {
+            match self.reign.peer(&backup).read_log(request.clone()) {
                 Ok(reply) => return Ok(Some(reply.entries)),
                 Err(PeerError::Unreachable(_)) => self.reign.pause()?,
                 Err(PeerError::Refused(text)) => return Err(refused(text)),
@@ -531,6 +532,7 @@ impl Copies {
             store_id: self.same.store_id.clone(),
             shards: self.same.shards,
             epoch,
+            ..pb::MarksRequest::default()
         }
     }
 
@@ -539,6 +541,7 @@ impl Copies {
             store_id: self.same.store_id.clone(),
             epoch,
             segments,
+            ..pb::AppendRequest::default()
         }
     }
 

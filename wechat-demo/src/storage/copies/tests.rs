@@ -36,6 +36,7 @@ fn marks_request() -> pb::MarksRequest {
         store_id: ID,
         shards: 2,
         epoch: 100,
+        ..pb::MarksRequest::default()
     }
 }
 
@@ -66,6 +67,7 @@ fn append(epoch: u64, after: Mark, entries: &[Entry], committed: u64) -> pb::App
         store_id: ID,
         epoch,
         segments: vec![segment],
+        ..pb::AppendRequest::default()
     }
 }
 
@@ -435,6 +437,7 @@ fn half_a_snapshot_is_nothing_and_the_next_one_removes_it() {
             changes: changes.into_bytes().into(),
             last,
             bases: bases.into(),
+            ..pb::LoadRequest::default()
         }
     };
     let open = || Backup::open(Arc::new(disk.open(Fuse::none()))).unwrap();

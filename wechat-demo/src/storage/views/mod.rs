@@ -154,7 +154,8 @@ impl Views {
 pub struct Throne {
     views: Views,
     meter: Arc<Meter>,
-    peers: HashMap<String, Arc<dyn Peer>>,
+    /// By address: the disk that was meant there last, and the way to it.
+    peers: HashMap<String, (Bytes, Arc<dyn Peer>)>,
     /// When candidates were last given out.
     asked: Time,
 }
@@ -184,9 +185,15 @@ impl Reign for Throne {
     }
 
     fn peer(&mut self, member: &Member) -> Arc<dyn Peer> {
-        let peer = self.peers.entry(member.address.clone());
-        let make = || -> Arc<dyn Peer> { Arc::new(RemotePeer::new(&member.address)) };
-        Arc::clone(peer.or_insert_with(make))
+        let make = || -> Arc<dyn Peer> { Arc::new(RemotePeer::new(member)) };
+        let (disk, peer) = self
+            .peers
+            .entry(member.address.clone())
+            .or_insert_with(|| (member.disk.clone(), make()));
+        if *disk != member.disk {
+            (*disk, *peer) = (member.disk.clone(), make());
+        }
+        Arc::clone(peer)
     }
 
     fn pause(&mut self) -> Result<(), Fatal> {
