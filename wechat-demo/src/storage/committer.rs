@@ -443,10 +443,6 @@ mod tests {
             ..Default::default()
         };
         primary.ask_contact(ask).unwrap();
-        // It is on its way from shard to shard.
-        while pending().is_none() {
-            thread::yield_now();
-        }
         let sync = |key| {
             let request = pb::SyncPageRequest {
                 user_id: bob.0,
@@ -458,6 +454,10 @@ mod tests {
             };
             primary.sync(&request).unwrap().key
         };
+        // It is on its way from shard to shard; rows of one batch are not seen all at once.
+        while pending().is_none() || sync(0) < 2 {
+            thread::yield_now();
+        }
         let key = sync(0);
         assert!(pending().is_some(), "an answer may be lost");
         assert_eq!(sync(key), key);
