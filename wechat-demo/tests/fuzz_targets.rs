@@ -39,6 +39,7 @@ fn asked() -> Vec<Vec<u8>> {
     };
     let send = pb::SendRequest {
         key: 0,
+        geo: true,
         receiver: 2,
         messages: vec![pb::Outgoing {
             client_id: vec![7; 16].into(),

@@ -4,112 +4,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod patience;
+mod phone;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
-use prost::Message;
 use wechat_demo::cluster::{Cluster, Plan, Role};
 use wechat_demo::proto::terminal as pb;
-use wechat_demo::terminal::store::memory::Memory;
-use wechat_demo::terminal::store::{LocalStore, Stored};
-use wechat_demo::terminal::{Config, Observer, Terminal, login, new_client_id, register};
 
-use patience::{PATIENCE, patiently, wait_for};
-
-const PASSWORD: &str = "password";
-
-struct Quiet;
-
-impl Observer for Quiet {}
-
-/// A user's terminal, and its store.
-struct Phone {
-    user: u64,
-    terminal: Terminal,
-    store: Arc<Memory>,
-}
-
-impl Phone {
-    fn new(address: &str, name: &str, label: &str) -> Self {
-        let login = patiently(|| login(address, name, PASSWORD, label));
-        let store = Arc::new(Memory::new(login.user_id));
-        let config = Config::new(address, login.token);
-        Self {
-            user: login.user_id,
-            terminal: Terminal::start(config, store.clone(), Arc::new(Quiet)),
-            store,
-        }
-    }
-
-    fn say(&self, to: &Self, words: &str, count: usize) {
-        for n in 0..count {
-            let text = format!("{} says {words} {n}", self.user);
-            self.terminal.send(to.user, new_client_id(), text).unwrap();
-        }
-        wait_for("all is said", || {
-            (self.terminal.unsent() == 0).then_some(())
-        });
-    }
-
-    fn messages(&self, with: &Self) -> Vec<Stored> {
-        self.store.messages(with.user, usize::MAX).unwrap()
-    }
-
-    fn texts(&self, with: &Self) -> Vec<String> {
-        let messages = self.messages(with).into_iter();
-        messages.map(|stored| stored.message.text).collect()
-    }
-
-    fn contact(&self, with: &Self) -> pb::Contact {
-        let item = self.store.state(pb::Kind::Contact, with.user).unwrap();
-        item.map(|item| pb::Contact::decode(item.payload).unwrap())
-            .unwrap_or_default()
-    }
-
-    /// Syncs until it looks so.
-    fn until(&self, what: &str, looks: impl Fn(&Self) -> bool) {
-        wait_for(what, || {
-            self.terminal.refresh(PATIENCE).unwrap();
-            looks(self).then_some(())
-        });
-    }
-
-    /// Holds the same as another device of the user.
-    fn is_like(&self, other: &Self, with: &Self) {
-        assert_eq!(self.messages(with), other.messages(with));
-        for kind in [pb::Kind::Account, pb::Kind::Contact, pb::Kind::Conversation] {
-            assert_eq!(
-                self.store.states(kind).unwrap(),
-                other.store.states(kind).unwrap()
-            );
-        }
-        assert_eq!(self.store.cursor(), other.store.cursor());
-    }
-}
-
-fn befriend(ann: &Phone, bob: &Phone) {
-    use pb::contact::State;
-    let add = pb::AddContactRequest {
-        user_id: bob.user,
-        greeting: "hello".to_owned(),
-    };
-    let call = ann.terminal.call(pb::Command::AddContact, &add, PATIENCE);
-    let _: pb::AddContactReply = call.unwrap();
-    bob.until("bob is asked", |bob| {
-        bob.contact(ann).state() == State::AskedMe
-    });
-    let accept = pb::AcceptContactRequest { user_id: ann.user };
-    let call = bob
-        .terminal
-        .call(pb::Command::AcceptContact, &accept, PATIENCE);
-    let _: pb::AcceptContactReply = call.unwrap();
-    ann.until("they are friends", |ann| {
-        ann.contact(bob).state() == State::Friend
-    });
-}
+use patience::{PATIENCE, wait_for};
+use phone::{Phone, befriend, light, sign_up};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -138,21 +43,14 @@ fn promote(cluster: &Cluster, role: Role) -> (bool, String) {
 
 /// A cluster with cheap passwords, and accounts of two.
 fn start(dir: &Path) -> (Cluster, String) {
-    let light = ["--argon2-memory-kib", "64"].map(|flag| (Role::Logic, flag.to_owned()));
     let plan = Plan {
-        extra: light.into(),
+        extra: light(),
         ..Plan::default()
     };
     let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
     let cluster = Cluster::bring_up(dir, 0, &plan, binary).unwrap();
     let address = cluster.layout().link_address();
-    for name in ["ann", "bob"] {
-        patiently(|| match register(&address, name, PASSWORD, name) {
-            // An answer was lost.
-            Err(error) if error.is_refusal(6) => Ok(0),
-            other => other,
-        });
-    }
+    sign_up(&address);
     (cluster, address)
 }
 
@@ -176,7 +74,7 @@ fn restore(cluster: &mut Cluster, primary: Role, saved: &Path) {
     });
     cluster.kill(primary);
     let (done, said) = promote(cluster, primary);
-    assert!(!done && said.contains("lives and lacks nothing"), "{said}");
+    assert!(!done && said.contains("lives and is a member"), "{said}");
     kill_storage(cluster);
     for role in Role::STORAGE {
         fs::remove_dir_all(dir.join(role.name())).unwrap();
@@ -185,7 +83,7 @@ fn restore(cluster: &mut Cluster, primary: Role, saved: &Path) {
     // The coordinator forgets the dead by and by.
     let said = wait_for("the old disk is promoted", || {
         let (done, said) = promote(cluster, primary);
-        assert!(done || said.contains("lives and lacks nothing"), "{said}");
+        assert!(done || said.contains("lives and is a member"), "{said}");
         done.then_some(said)
     });
     assert!(said.contains("incarnation 1"), "{said}");

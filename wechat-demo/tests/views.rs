@@ -102,6 +102,7 @@ impl Stage {
             let text = format!("message {n}");
             let request = pb::SendRequest {
                 key: 0,
+                geo: false,
                 receiver: 1,
                 messages: vec![pb::Outgoing {
                     client_id: Bytes::from([n.to_be_bytes(), [7; 8]].concat()),

@@ -23,7 +23,7 @@ use wechat_demo::storage::ops::Op;
 use wechat_demo::storage::sequence::Sequence;
 use wechat_demo::storage::shard::Draft;
 use wechat_demo::storage::store::{Identity, Job, Store};
-use wechat_demo::storage::views::machine::{Member, Standing};
+use wechat_demo::storage::views::machine::{Crew, Member, Post, Standing};
 
 use super::disk;
 use super::{cost::Latency, ground::Flags, ground::tell};
@@ -94,7 +94,12 @@ struct Alone;
 
 impl Reign for Alone {
     fn standing(&mut self) -> Standing {
-        Standing::Alone(1)
+        Standing::With(Crew {
+            epoch: 1,
+            backup: None,
+            follower: None,
+            sole: true,
+        })
     }
 
     fn peer(&mut self, _: &Member) -> Arc<dyn Peer> {
@@ -105,13 +110,15 @@ impl Reign for Alone {
         Ok(())
     }
 
-    fn candidates(&mut self) -> Vec<Member> {
+    fn candidates(&mut self, _: Post) -> Vec<Member> {
         Vec::new()
     }
 
-    fn learning(&mut self, _: Option<Member>) {}
+    fn learning(&mut self, _: Post, _: Option<Member>) {}
 
-    fn join(&mut self) {}
+    fn join(&mut self, _: Post) {}
+
+    fn lags(&mut self, _: &Member) {}
 
     fn over(&mut self, _: u64) {}
 }

@@ -296,6 +296,7 @@ mod tests {
             key: 0,
             receiver: 1,
             messages,
+            geo: false,
         };
         assert!(send(&request(vec![message(16, TEXT_BYTES); MESSAGES_PER_SEND])).is_ok());
         assert!(send(&request(vec![])).is_err());

@@ -113,6 +113,9 @@ fn restore(item: &mut pb::Item, user: u64) {
     item.payload = message.encode_to_vec().into();
 }
 
+/// Disks that have what was acknowledged, but for what was asked for otherwise.
+const USUAL_COPIES: u32 = 2;
+
 /// Leaves out of an answer what its request says.
 pub fn shorten_sent(reply: &mut pb::SendReply, user: u64) {
     for sent in &mut reply.sent {
@@ -126,6 +129,9 @@ pub fn shorten_sent(reply: &mut pb::SendReply, user: u64) {
             // As in a notify: the terminal asks for the item instead.
             sent.sent_ms = 0;
         }
+    }
+    if reply.copies == USUAL_COPIES {
+        reply.copies = 0;
     }
 }
 
@@ -142,6 +148,9 @@ pub fn restore_sent(reply: &mut pb::SendReply, request: &pb::SendRequest, user: 
         if sent.prev_key == 0 && sent.sent_ms != 0 {
             sent.prev_key = sent.number.saturating_sub(1);
         }
+    }
+    if reply.copies == 0 {
+        reply.copies = USUAL_COPIES;
     }
     reply.sent.len() == request.messages.len()
 }
@@ -323,6 +332,8 @@ mod tests {
         };
         let answer = pb::SendReply {
             sent: whole.iter().map(sent).collect(),
+            copies: 2,
+            geo: false,
         };
         let mut reply = answer.clone();
         shorten_sent(&mut reply, USER);
@@ -354,6 +365,7 @@ mod tests {
                 sent_ms: 5,
                 ..pb::Sent::default()
             }],
+            ..pb::SendReply::default()
         };
         shorten_sent(&mut reply, USER);
         assert_eq!(reply.sent[0].sent_ms, 0);

@@ -316,6 +316,7 @@ mod tests {
                 key: 0,
                 receiver: receiver.0,
                 messages: vec![outgoing],
+                geo: false,
             });
             primary
                 .send(pb::SendMessages {

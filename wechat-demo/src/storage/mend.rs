@@ -8,9 +8,9 @@
 //! this process another member (V-1): its directory is renamed and an empty one takes its place.
 //!
 //! Invariants
-//! - M-1  A copy is set aside only while the view has another member, which has all that is committed (V-2), and which
-//!   has not been claimed to be set aside itself. The only copy is served as far as it can be read; what cannot be is
-//!   an error to who asks.
+//! - M-1  A copy is set aside only while the view has a primary or a backup other than it, which has all that is
+//!   committed (V-2; of a follower that cannot be said), and which has not been claimed to be set aside itself. The only
+//!   copy is served as far as it can be read; what cannot be is an error to who asks.
 //! - M-2  Nothing is removed: what is set aside is the operator's.
 //! - M-3  What another version wrote, or another process uses, is not damage.
 
@@ -264,6 +264,7 @@ mod tests {
         Member {
             address: format!("127.0.0.1:{n}"),
             disk: Bytes::copy_from_slice(&[n; 16]),
+            idc: String::new(),
         }
     }
 
@@ -272,6 +273,8 @@ mod tests {
             epoch: 4,
             primary: member(primary),
             backup: backup.map(member),
+            follower: Some(member(9)),
+            sole: false,
             incarnation: Incarnation(0),
             proposal: Bytes::new(),
             store_id: Bytes::new(),

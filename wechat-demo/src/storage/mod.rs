@@ -26,6 +26,7 @@ pub mod archive;
 pub mod changes;
 pub mod committer;
 pub mod copies;
+pub mod durability;
 pub mod engine;
 pub mod heads;
 pub mod links;

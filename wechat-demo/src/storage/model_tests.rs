@@ -393,6 +393,7 @@ fn send(sender: UserId, receiver: UserId, messages: &[(u64, String)]) -> Op {
         receiver: receiver.0,
         messages,
         key: 0,
+        geo: false,
     });
     Op::Send(pb::SendMessages {
         sender: sender.0,

@@ -12,6 +12,7 @@ use rpc_core::sync::{
 
 use super::{
     committer::Submit,
+    durability::{Promise, asks_for_geo, not_followed},
     engine::Engine,
     links::{Link, Links},
     mend::Watched,
@@ -48,6 +49,7 @@ pub struct Primary {
     epoch: u64,
     desk: Desk,
     incarnation: Incarnation,
+    durability: Option<Promise>,
 }
 
 /// A request waits this long for its commit unless its own deadline is nearer; while there are too few copies
@@ -75,6 +77,7 @@ impl Primary {
             desk: Desk::new(clock.unix_ms()),
             clock,
             incarnation: identity.incarnation,
+            durability: store.durability(),
         }
     }
 
@@ -95,10 +98,11 @@ impl Primary {
 
     fn begin(&self, op: Op) -> Result<Begun, Refusal> {
         let (sender, receiver) = oneshot();
+        let geo = asks_for_geo(&op, self.durability);
         // The caller may have gone by the time it is committed; nobody else wants the answer then.
         self.submit
             .submit(op, Box::new(move |answer| drop(sender.send(answer))))?;
-        Ok(Begun(receiver))
+        Ok(Begun { receiver, geo })
     }
 
     /// `Storage.ClaimName`.
@@ -430,17 +434,22 @@ impl Primary {
 }
 
 /// Something under way to its commit.
-struct Begun(Receiver<Result<Answer, Refusal>>);
+struct Begun {
+    receiver: Receiver<Result<Answer, Refusal>>,
+    /// It waits for another IDC's disk.
+    geo: bool,
+}
 
 impl Begun {
-    /// Waits until both copies have it.
+    /// Waits until as many copies have it as were asked for.
     fn wait(self) -> Result<Answer, Refusal> {
-        match self.0.recv_timeout(COMMIT_WAIT) {
+        match self.receiver.recv_timeout(COMMIT_WAIT) {
             Ok(answer) => answer,
             Err(WaitError::Closed) => Err(Refusal::new(
                 RefusalKind::Unavailable,
                 "the store has ended; try again soon",
             )),
+            Err(_) if self.geo => Err(not_followed()),
             Err(_) => {
                 let text = "both copies did not have it in time; it may still be done: ask again with the same ids";
                 Err(Refusal::new(RefusalKind::DeadlineExceeded, text))

@@ -104,14 +104,13 @@ fn check_store(identity: &Identity, view: &View) -> anyhow::Result<()> {
     bail!("the coordinator's view is of another store than the one on this disk; check --store")
 }
 
-/// Whoever is in the view has all that was acknowledged.
+/// Whoever is in the view has more than a disk that is not, and goes on by itself.
 fn check_nobody_serves(session: &dyn Session, store: &str, view: &View) -> anyhow::Result<()> {
     let live = views::live_members(session, store).context("the live processes cannot be read")?;
-    let members = std::iter::once(&view.primary).chain(&view.backup);
-    for member in members {
+    for member in view.members() {
         if live.iter().any(|live| live.disk == member.disk) {
             bail!(
-                "the storage process on {} lives and lacks nothing; leave the store to it, or stop it first",
+                "the storage process on {} lives and is a member of the view; leave the store to it, or stop it first",
                 member.address
             );
         }
@@ -142,8 +141,14 @@ fn begin(
     };
     Ok(View {
         epoch: identity.epoch,
-        primary: Member { address, disk },
+        primary: Member {
+            address,
+            disk,
+            idc: String::new(),
+        },
         backup: None,
+        follower: None,
+        sole: false,
         incarnation: identity.incarnation,
         proposal: Bytes::copy_from_slice(&store::new_disk()),
         store_id: identity.id,

@@ -23,6 +23,7 @@ use rpc_core::{BoundServer, Handle, Runtime, Server, ServerHandle};
 use super::{
     committer::{self, Submit},
     copies::{Copies, Fatal, backup::Backup},
+    durability::Promise,
     engine::{Engine, EngineError},
     links::Links,
     location::Location,
@@ -65,10 +66,19 @@ pub struct Options {
     /// Name of the store at the coordinator
     #[arg(long, value_name = "NAME", default_value = "main")]
     pub store: String,
+    /// Follow the store from this IDC, which is not its own: have its data a little later, and serve it when its own IDC
+    /// is gone. What another IDC's processes may not do is make the store
+    #[arg(long, value_name = "IDC", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub follower: Option<String>,
     /// Copies that must have what is acknowledged: 1 or 2. With 1 a store whose other copy is away takes writes
     /// that only one disk has
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub min_copies: u8,
+    /// What acknowledgements promise, where another IDC's process follows the store: two disks here, or also that disk
+    /// there. Names, credentials and what takes something away from somebody always wait for that disk then. Without
+    /// this flag only a send that asks for it does
+    #[arg(long, value_enum)]
+    pub durability: Option<Promise>,
     /// Shards of a new store, a power of two up to 256; fixed from then on [default: 8]
     #[arg(long, value_name = "N")]
     pub shards: Option<u32>,
@@ -114,6 +124,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let shards = Placement::new(options.shards.unwrap_or(Placement::DEFAULT_SHARDS));
     let shards = shards.context("--shards")?.shards() as u32;
     let location = &options.location;
+    check_follower(options)?;
     let coordinator = options.coordinator.reach()?;
     let (engine, copy) = mend::open(location, &*coordinator, &options.store)?;
     check_shards(&copy, options.shards)?;
@@ -133,7 +144,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         .bind(&options.listen)
         .with_context(|| listening(&options.listen))?;
     let server = options.names.announce(server)?;
-    let me = member(&server, &*engine, location)?;
+    let me = member(&server, &*engine, options)?;
     let witness = options.history.as_ref();
     let witness = witness.map(|dir| Witness::new(dir, &me.disk)).transpose();
     let views = Views::new(me, copy.epoch(), witness.context("--history")?);
@@ -141,7 +152,8 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         views: views.clone(),
         coordinator,
         store: options.store.clone(),
-        create: copy.identity().is_none().then_some(shards),
+        create: (copy.identity().is_none() && options.follower.is_none()).then_some(shards),
+        has_data: copy.identity().is_some(),
         promise: Box::new(move |epoch| way.run(move |copy| Ok(copy.promise(epoch)?)).is_ok()),
     };
     let home = Handle::try_current().context("storage starts on a runtime")?;
@@ -163,6 +175,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         } else {
             usize::from(options.min_copies)
         },
+        durability: options.durability,
         home,
         meter,
         stop: Arc::default(),
@@ -212,6 +225,7 @@ struct CopyHolder {
     views: Views,
     jobs: CopyJobs,
     min_copies: usize,
+    durability: Option<Promise>,
     /// Where notifies are sent from.
     home: Handle,
     meter: Arc<Meter>,
@@ -285,10 +299,15 @@ impl CopyHolder {
             return Err(Fatal::Copies(text.to_owned()));
         }
         identity.incarnation = view.incarnation;
-        let throne = Box::new(Throne::new(self.views.clone(), Arc::clone(&self.meter)));
+        let throne = Box::new(Throne::new(
+            self.views.clone(),
+            Arc::clone(&self.meter),
+            !self.location.is_shared(),
+        ));
         let copies = Copies::new(throne, identity.same(), self.min_copies);
         let clock = Arc::new(SystemClock);
-        let store = Store::start(self.engine.clone(), clock.clone(), identity, copies)?;
+        let mut store = Store::start(self.engine.clone(), clock.clone(), identity, copies)?;
+        store.promise(self.durability);
         let epoch = store.identity().epoch;
         tracing::info!(epoch, "this process is primary");
         let submit = Submit::new();
@@ -330,6 +349,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn check_follower(options: &Options) -> anyhow::Result<()> {
+    if options.follower.is_some() && options.location.is_shared() {
+        bail!("--follower needs --data-dir: what follows a store has data of its own");
+    }
+    Ok(())
+}
+
 /// A store's shards are what they were when it was made.
 fn check_shards(copy: &Backup, asked: Option<u32>) -> anyhow::Result<()> {
     let there = copy
@@ -344,18 +370,18 @@ fn check_shards(copy: &Backup, asked: Option<u32>) -> anyhow::Result<()> {
 }
 
 /// Who this process is in the views.
-fn member(
-    server: &BoundServer,
-    engine: &dyn Engine,
-    location: &Location,
-) -> anyhow::Result<Member> {
-    let address = server.local_addr().to_string();
+fn member(server: &BoundServer, engine: &dyn Engine, options: &Options) -> anyhow::Result<Member> {
+    let (address, location) = (server.local_addr().to_string(), &options.location);
     let disk = if location.is_shared() {
         disk_of(&address)
     } else {
         store::disk(engine).with_context(|| location.flag())?
     };
-    Ok(Member { address, disk })
+    Ok(Member {
+        address,
+        disk,
+        idc: options.follower.clone().unwrap_or_default(),
+    })
 }
 
 /// The disk of a member over a shared database: members differ by where they are, the disk is all the same.

@@ -19,15 +19,16 @@ use prost::Message;
 use super::{
     changes::Changes,
     copies::{CHUNK_BYTES, Copies, Fatal, LogEnd, Same},
+    durability::{self, Promise, asks_for_geo},
     engine::{Durability, Engine, EngineError, Table, copy},
     log::{Damage, Entry, Mark, ShardLog},
-    ops::{Answer, Op, Refusal, Stop, task},
+    ops::{Answer, Op, Refusal, RefusalKind, Stop, task},
     shard::{Draft, Home, Moved, OutTask, Shard},
     stream::Place,
     table,
 };
 use crate::{
-    model::{Incarnation, Placement, ShardId, clock::Clock},
+    model::{Incarnation, Placement, ShardId, clock::Clock, limits::WAITING_REQUESTS},
     planted::{self, Bug, Window},
     proto::storage as pb,
 };
@@ -63,6 +64,8 @@ pub struct Store {
     identity: Identity,
     shards: Vec<Shard>,
     copies: Copies,
+    /// What is usually promised, if the store is followed.
+    durability: Option<Promise>,
     /// Counts rounds: where the next one begins to take tasks.
     turn: usize,
 }
@@ -80,6 +83,9 @@ pub type Reply = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
 
 /// An op's outcome and who is told it.
 pub type Told = (Reply, Result<Answer, Refusal>);
+
+/// An answer that waits for another IDC's disk, and who is told it.
+type Pledged = (Reply, Answer);
 
 /// What a round has committed.
 #[derive(Default)]
@@ -171,7 +177,7 @@ impl Identity {
 }
 
 impl Store {
-    /// Starts the primary of a view (C-2, C-3): takes what its logs lack from the backup, brings the backup
+    /// Starts the primary of a view (C-2, C-3): takes what its logs lack from the other copy, brings the backup
     /// level, applies all of it. Waits for the backup as long as it is one; where the view has none, the own
     /// log is the truth (V-6).
     pub fn start(
@@ -228,8 +234,19 @@ impl Store {
             identity,
             shards,
             copies,
+            durability: None,
             turn: 0,
         })
+    }
+
+    /// What its acknowledgements promise from now on; `None` = nobody follows it.
+    pub fn promise(&mut self, durability: Option<Promise>) {
+        self.durability = durability;
+    }
+
+    /// What they promise.
+    pub fn durability(&self) -> Option<Promise> {
+        self.durability
     }
 
     /// What the store is.
@@ -276,7 +293,7 @@ impl Store {
         };
         self.draft_postponed(home, &mut drafts)?;
         self.draft_tasks(home, &mut drafts)?;
-        let mut answers = self.draft_jobs(home, &mut drafts, jobs)?;
+        let (mut answers, pledged) = self.draft_jobs(home, &mut drafts, jobs)?;
         self.draft_removals(&mut drafts);
         let Drafts {
             by_shard, reached, ..
@@ -305,6 +322,7 @@ impl Store {
         if sends {
             planted::die_in(Window::BeforeAnswer);
         }
+        self.acknowledge(&mut answers, pledged)?;
         self.feed_streams(reached, tasks)?;
         for shard in &mut self.shards {
             shard.shrink();
@@ -385,20 +403,48 @@ impl Store {
         home: Home,
         drafts: &mut Drafts<'e>,
         jobs: &mut VecDeque<Job>,
-    ) -> Result<Vec<Told>, Fatal> {
+    ) -> Result<(Vec<Told>, Vec<Pledged>), Fatal> {
         let mut answers = Vec::with_capacity(jobs.len());
+        let mut pledged = Vec::new();
         // The first job is always taken: tasks that fill batch after batch must not keep jobs out.
-        while answers.is_empty() || drafts.bytes() < CHUNK_BYTES {
+        while answers.is_empty() && pledged.is_empty() || drafts.bytes() < CHUNK_BYTES {
             let Some(job) = jobs.pop_front() else { break };
+            let geo = asks_for_geo(&job.op, self.durability);
+            if geo && self.copies.pledged() + pledged.len() >= WAITING_REQUESTS {
+                let text = "too many requests wait for a disk in another IDC; try again soon";
+                answers.push((job.reply, Err(Refusal::new(RefusalKind::Unavailable, text))));
+                continue;
+            }
             let id = job.op.shard(home.place);
             let shard = &mut self.shards[usize::from(id.0)];
             match job.op.execute(shard, home, drafts.of(id)) {
+                Ok(answer) if geo => pledged.push((job.reply, answer)),
                 Ok(answer) => answers.push((job.reply, Ok(answer))),
                 Err(Stop::Refused(refusal)) => answers.push((job.reply, Err(refusal))),
                 Err(Stop::Fatal(error)) => return Err(error.into()),
             }
         }
-        Ok(answers)
+        Ok((answers, pledged))
+    }
+
+    /// Says in committed answers how many copies have them. Those that were asked for as `geo` wait for the follower.
+    fn acknowledge(&mut self, answers: &mut [Told], pledged: Vec<Pledged>) -> Result<(), Fatal> {
+        let copies = self.copies.count()?;
+        for (_, answer) in answers.iter_mut() {
+            if let Ok(Answer::Sent(sent)) = answer {
+                sent.copies = copies;
+            }
+        }
+        for (reply, mut answer) in pledged {
+            let tell = move |copies: Option<u32>| {
+                if let (Some(copies), Answer::Sent(sent)) = (copies, &mut answer) {
+                    (sent.copies, sent.geo) = (copies, true);
+                }
+                reply(copies.map(|_| answer).ok_or_else(durability::not_followed));
+            };
+            self.copies.when_followed(Box::new(tell));
+        }
+        Ok(())
     }
 
     /// Removes tasks that are applied: along with other changes, or when there are many.
@@ -430,6 +476,7 @@ impl Store {
             self.identity.put(&mut local);
         }
         let mut segments = Vec::with_capacity(changes.len());
+        let needs_log = self.copies.needs_log();
         for (id, changes) in changes {
             let shard = &mut self.shards[usize::from(id.0)];
             let after = shard.log.last();
@@ -442,7 +489,7 @@ impl Store {
                 &shard.applied.to_be_bytes(),
             );
             let keep_from = shard.applied.saturating_sub(KEPT_ENTRIES);
-            if keep_from >= shard.log.base().offset + TRIM_STEP {
+            if !needs_log && keep_from >= shard.log.base().offset + TRIM_STEP {
                 shard.log.trim(&*self.engine, keep_from, &mut local)?;
             }
             segments.push(pb::Segment {

@@ -52,6 +52,8 @@ pub struct Config {
     pub keep_signal: bool,
     /// The device has a push token: it acknowledges what it applied, or it would be woken for it.
     pub acknowledges: bool,
+    /// What is sent is acknowledged only once disks of two IDCs have it.
+    pub geo: bool,
     /// Where the terminal writes what it saw and did; nowhere by default.
     pub history: Option<Recorder>,
 }
@@ -70,6 +72,7 @@ impl Config {
             active: true,
             keep_signal: false,
             acknowledges: false,
+            geo: false,
             history: None,
         }
     }
@@ -596,6 +599,7 @@ impl Inner {
         new: bool,
     ) -> Option<Result<pb::SendReply, TerminalError>> {
         let mut request = request.clone();
+        request.geo = self.config.geo;
         let mut pause = RESEND.0;
         loop {
             let link = self.wait_for_link(Instant::NEVER, Duration::MAX).ok()?;

@@ -85,6 +85,7 @@ impl Outbox {
             receiver,
             messages,
             key: 0,
+            geo: false,
         })
     }
 

@@ -432,6 +432,7 @@ fn send(receiver: u64, id: u8) -> terminal::SendRequest {
             ..terminal::Outgoing::default()
         }],
         key: 0,
+        geo: false,
     }
 }
 

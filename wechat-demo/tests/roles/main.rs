@@ -46,6 +46,8 @@ fn storage(dir: &Path, agreeing: SocketAddr) -> (SocketAddr, ServerHandle) {
         },
         names: NameFlags::default(),
         store: "main".to_owned(),
+        follower: None,
+        durability: None,
         min_copies: 2,
         shards: None,
         history: None,
@@ -180,6 +182,7 @@ impl Home {
             receiver: to,
             messages: vec![message],
             key: 0,
+            geo: false,
         });
         let mut reply = self.logic.send(lp::SendCall {
             caller: caller(from),
@@ -304,10 +307,8 @@ fn two_become_contacts_and_write_to_each_other_in_one_order() {
         ..question
     };
     assert_eq!(again, question, "a retry is answered the same");
-    assert_eq!(
-        code(home.send(ann, bob, 1, "something else")),
-        Code::AlreadyExists
-    );
+    let other = code(home.send(ann, bob, 1, "something else"));
+    assert_eq!(other, Code::AlreadyExists);
     assert_eq!(messages(&home, bob).len(), 2);
     home.stop();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Fatal, Peer, Reign};
-use crate::storage::views::machine::{Member, Standing};
+use crate::storage::views::machine::{Crew, Member, Post, Standing};
 
 /// One backup, for ever; or none until the spare has joined.
 pub struct Fixed {
@@ -23,15 +23,18 @@ fn member() -> Member {
     Member {
         address: "the other copy".to_owned(),
         disk: Bytes::new(),
+        idc: String::new(),
     }
 }
 
 impl Reign for Fixed {
     fn standing(&mut self) -> Standing {
-        match self.peer {
-            Some(_) => Standing::With(self.epoch, member()),
-            None => Standing::Alone(self.epoch),
-        }
+        Standing::With(Crew {
+            epoch: self.epoch,
+            backup: self.peer.as_ref().map(|_| member()),
+            follower: None,
+            sole: false,
+        })
     }
 
     fn peer(&mut self, _: &Member) -> Arc<dyn Peer> {
@@ -43,13 +46,16 @@ impl Reign for Fixed {
         (self.pause)()
     }
 
-    fn candidates(&mut self) -> Vec<Member> {
-        self.spare.iter().map(|_| member()).collect()
+    fn candidates(&mut self, post: Post) -> Vec<Member> {
+        let spare = self.spare.iter().filter(|_| post == Post::Backup);
+        spare.map(|_| member()).collect()
     }
 
-    fn learning(&mut self, _: Option<Member>) {}
+    fn learning(&mut self, _: Post, _: Option<Member>) {}
 
-    fn join(&mut self) {
+    fn lags(&mut self, _: &Member) {}
+
+    fn join(&mut self, _: Post) {
         self.peer = self.spare.take();
         self.epoch += 1;
     }

@@ -8,21 +8,24 @@
 //!   round: entries ──── Append ─────────────▶ writes, syncs
 //!          sync own log (meanwhile)            │
 //!          committed ◀── reply ────────────────┘
+//!          and on the ferry ─ Append ───────▶ follower, a little later
 //! ```
 //! Whenever an Append has no answer the primary asks for the backup's marks and sends what is lacking from
 //! its own log, until the two are level, or until the view has another backup or none. A store without a
 //! backup recruits one among the live processes: a *learner* gets what it lacks of the log, or a snapshot
-//! and then the log, and joins the view when it is level.
+//! and then the log, and joins the view when it is level. The follower has a thread of its own (`ferry`), which no
+//! round waits for unless it is the only other copy.
 //!
 //! Invariants
-//! - C-1  Committed = synced by every member of the view, and by as many as the operator asks for. The backup
-//!   applies only what it was told is committed.
+//! - C-1  Committed = synced by primary and backup, or by primary and follower where there is no backup, and by as many
+//!   as the operator asks for. The others apply only what they were told is committed.
 //! - C-2  Everything sent carries the epoch of the view; a copy refuses epochs below the highest it has seen
 //!   or promised.
-//! - C-3  A primary that was started again first takes from the backup what its own log lacks; it serves
-//!   nobody before.
+//! - C-3  A primary that was started again first takes from the backup, or the follower where there is no backup, what
+//!   its own log lacks; it serves nobody before.
 //! - C-4  What a copy has applied is never cut. A learner that has something else is given a snapshot instead.
-//! - C-5  Between a learner's being level and its being a member nothing is committed.
+//! - C-5  Between a learner's being level and its being the backup nothing is committed.
+//! - C-6  What a follower has is all shards' logs up to one round: rounds reach it in their order, each whole.
 
 use std::sync::{
     Arc,
@@ -31,23 +34,28 @@ use std::sync::{
 use std::time::Duration;
 
 use super::{
-    changes::Changes,
-    engine::{Engine, EngineError, Span, Table},
-    log::{Mark, ShardLog},
-    views::machine::{Member, Standing},
+    engine::{Engine, EngineError},
+    log::ShardLog,
+    views::machine::{Crew, Member, Post, Standing},
 };
 use crate::{model::ShardId, proto::storage as pb};
 
 pub mod backup;
+mod ferry;
 #[cfg(test)]
 pub mod fixed;
+mod level;
+mod pledge;
 #[cfg(test)]
 mod tests;
 
+use ferry::Ferry;
+use level::{Level, Trouble, Way};
+use pledge::Pledges;
+pub use pledge::Tell;
+
 /// Bytes of entries in one Append or ReadLog, about.
 pub const CHUNK_BYTES: usize = 4 << 20;
-/// Bytes of rows in one piece of a snapshot, about.
-const PIECE_BYTES: usize = 1 << 20;
 /// How often a round that waits for its backup looks whether the view has changed.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -71,12 +79,14 @@ pub trait Reign: Send {
     fn peer(&mut self, member: &Member) -> Arc<dyn Peer>;
     /// Waits a little before the next attempt; an error ends the waiting.
     fn pause(&mut self) -> Result<(), Fatal>;
-    /// Live processes that could become the backup.
-    fn candidates(&mut self) -> Vec<Member>;
-    /// Who is being brought level, if anybody.
-    fn learning(&mut self, learner: Option<Member>);
+    /// Live processes that could take a post.
+    fn candidates(&mut self, post: Post) -> Vec<Member>;
+    /// Who is being brought level for it, if anybody.
+    fn learning(&mut self, post: Post, learner: Option<Member>);
     /// The learner is level: it is to join the view.
-    fn join(&mut self);
+    fn join(&mut self, post: Post);
+    /// The follower cannot be kept near enough: it is to leave the view.
+    fn lags(&mut self, follower: &Member);
     /// A copy has seen or promised this higher epoch.
     fn over(&mut self, epoch: u64);
 }
@@ -130,6 +140,14 @@ pub struct Copies {
     travel: Travel,
     /// To whom the round under way was sent, and in which epoch.
     begun: Option<(u64, Member)>,
+    /// Rounds begun in this reign.
+    round: u64,
+    /// The way to the follower, or to whoever is to become that.
+    ferry: Option<Ferry>,
+    /// What waits for the follower.
+    pledges: Arc<Pledges>,
+    /// Counts attempts to have a follower, so that each candidate has its turn.
+    attempts: usize,
 }
 
 /// How Appends travel while the round syncs its own log.
@@ -152,15 +170,6 @@ struct Carrier {
     replies: Receiver<Outcome>,
 }
 
-/// What came of bringing a copy level.
-enum Level {
-    Done,
-    /// It was out of reach, or lacked something after all.
-    Again,
-    /// Its log and ours have no place in common any more.
-    TooFar(String),
-}
-
 impl Copies {
     /// Over the views; Appends travel while the round syncs.
     pub fn new(reign: Box<dyn Reign>, same: Same, min_copies: usize) -> Self {
@@ -170,12 +179,40 @@ impl Copies {
             min_copies,
             travel: Travel::Meanwhile(None),
             begun: None,
+            round: 0,
+            ferry: None,
+            pledges: Arc::default(),
+            attempts: 0,
         }
     }
 
     /// Whether the view has a backup now.
     pub fn has_backup(&mut self) -> bool {
-        matches!(self.reign.standing(), Standing::With(..))
+        matches!(self.reign.standing(), Standing::With(crew) if crew.backup.is_some())
+    }
+
+    /// How many copies have what was committed last, at the least.
+    pub fn count(&mut self) -> Result<u32, Fatal> {
+        let crew = self.standing()?;
+        Ok(1 + u32::from(crew.holder().is_some()))
+    }
+
+    /// Tells somebody once the follower has all that was begun so far, or that it takes too long.
+    pub fn when_followed(&self, tell: Tell) {
+        self.pledges.add(self.round, tell);
+        if let Some(ferry) = &self.ferry {
+            ferry.keep_pledges();
+        }
+    }
+
+    /// How many wait for that.
+    pub fn pledged(&self) -> usize {
+        self.pledges.count()
+    }
+
+    /// Whether a learner is being sent all there is, and will need what was written meanwhile.
+    pub fn needs_log(&self) -> bool {
+        self.ferry.as_ref().is_some_and(Ferry::needs_log)
     }
 
     /// Appends travel before or after the round's own sync, on the same thread. For models, where nothing
@@ -193,13 +230,12 @@ impl Copies {
         }
     }
 
-    /// The epoch and the backup, once that is settled.
-    fn standing(&mut self) -> Result<(u64, Option<Member>), Fatal> {
+    /// The epoch and the other members, once they are settled.
+    fn standing(&mut self) -> Result<Crew, Fatal> {
         loop {
             match self.reign.standing() {
                 Standing::Over => return Err(Fatal::Deposed),
-                Standing::With(epoch, backup) => return Ok((epoch, Some(backup))),
-                Standing::Alone(epoch) => return Ok((epoch, None)),
+                Standing::With(crew) => return Ok(crew),
                 Standing::Unsettled => self.reign.pause()?,
             }
         }
@@ -207,20 +243,22 @@ impl Copies {
 
     /// The epoch in which entries are made now.
     pub fn epoch(&mut self) -> Result<u64, Fatal> {
-        Ok(self.standing()?.0)
+        Ok(self.standing()?.epoch)
     }
 
-    /// The backup's marks; `None` when the view has no backup.
+    /// Marks of the member that has everything committed; `None` when the view has no other.
     pub fn marks(&mut self) -> Result<Option<pb::MarksReply>, Fatal> {
         loop {
-            let (epoch, Some(backup)) = self.standing()? else {
+            let crew = self.standing()?;
+            let Some(other) = crew.holder() else {
                 return Ok(None);
             };
-            let request = self.marks_request(epoch);
-            match self.reign.peer(&backup).marks(request) {
+            let request = level::marks_request(&self.same, crew.epoch);
+            match self.reign.peer(other).marks(request) {
                 Ok(reply) => {
-                    self.heed(epoch, reply.epoch)?;
-                    return self.check_marks(reply).map(Some);
+                    self.heed(crew.epoch, reply.epoch)?;
+                    level::check_marks(&self.same, &reply).map_err(refused)?;
+                    return Ok(Some(reply));
                 }
                 Err(PeerError::Unreachable(_)) => self.reign.pause()?,
                 Err(PeerError::Refused(text)) => return Err(refused(text)),
@@ -228,7 +266,7 @@ impl Copies {
         }
     }
 
-    /// Entries of the backup's log from `from` on; `None` when the view has no backup.
+    /// Entries of that member's log from `from` on; `None` when the view has no other.
     pub fn read_log(&mut self, shard: ShardId, from: u64) -> Result<Option<Vec<pb::Entry>>, Fatal> {
         let request = pb::ReadLogRequest {
             shard: u32::from(shard.0),
@@ -237,10 +275,11 @@ impl Copies {
             ..pb::ReadLogRequest::default()
         };
         loop {
-            let (_, Some(backup)) = self.standing()? else {
+            let crew = self.standing()?;
+            let Some(other) = crew.holder() else {
                 return Ok(None);
             };
-            match self.reign.peer(&backup).read_log(request.clone()) {
+            match self.reign.peer(other).read_log(request.clone()) {
                 Ok(reply) => return Ok(Some(reply.entries)),
                 Err(PeerError::Unreachable(_)) => self.reign.pause()?,
                 Err(PeerError::Refused(text)) => return Err(refused(text)),
@@ -248,22 +287,115 @@ impl Copies {
         }
     }
 
-    /// Whether a round may begin. Without a backup it first tries to recruit one.
+    /// Whether a round may begin. Without a backup it first tries to recruit one. Between rounds: all of `logs` is
+    /// applied.
     pub fn tend(&mut self, engine: &dyn Engine, logs: &[LogEnd<'_>]) -> Result<bool, Fatal> {
-        if self.standing()?.1.is_some() || self.recruit(engine, logs)? {
+        let crew = self.standing()?;
+        self.pledges.expire();
+        self.follow(&crew, engine, logs)?;
+        if crew.backup.is_some() || self.recruit(engine, logs)? {
             return Ok(true);
         }
-        Ok(self.min_copies <= 1)
+        Ok(crew.follower.is_some() || self.is_enough(&crew))
+    }
+
+    /// Whether one copy is.
+    fn is_enough(&self, crew: &Crew) -> bool {
+        self.min_copies <= 1 || crew.sole
+    }
+
+    /// Has a ferry under way to the view's follower, or to who is to become that.
+    fn follow(
+        &mut self,
+        crew: &Crew,
+        engine: &dyn Engine,
+        logs: &[LogEnd<'_>],
+    ) -> Result<(), Fatal> {
+        let Some(ferry) = &self.ferry else {
+            return self.launch(crew, engine, logs);
+        };
+        let joined = crew
+            .follower
+            .as_ref()
+            .is_some_and(|to| to.disk == ferry.to().disk);
+        if !joined && (ferry.is_member() || crew.follower.is_some()) {
+            // It was left out, or another is there.
+            self.ferry = None;
+            return Ok(());
+        }
+        ferry.is_known(crew, joined);
+        ferry.keep_pledges();
+        let state = ferry.state();
+        self.heed(crew.epoch, state.seen)?;
+        let ferry = self.ferry.as_ref().expect("it was there a moment ago");
+        let to = ferry.to().clone();
+        match (state.failed, joined) {
+            (Some(why), true) => {
+                tracing::warn!(
+                    follower = to.address,
+                    why,
+                    "the follower is to leave the view"
+                );
+                self.reign.lags(&to);
+            }
+            (Some(why), false) => {
+                tracing::info!(
+                    learner = to.address,
+                    why,
+                    "it cannot become the follower now"
+                );
+                self.ferry = None;
+                self.reign.learning(Post::Follower, None);
+            }
+            (None, false) if state.level => self.reign.join(Post::Follower),
+            (None, _) if state.asks => ferry.go_on(engine, logs, self.round)?,
+            (None, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Begins to have a follower.
+    fn launch(
+        &mut self,
+        crew: &Crew,
+        engine: &dyn Engine,
+        logs: &[LogEnd<'_>],
+    ) -> Result<(), Fatal> {
+        let (to, member) = match &crew.follower {
+            Some(follower) => (follower.clone(), true),
+            None => {
+                let mut candidates = self.reign.candidates(Post::Follower);
+                if candidates.is_empty() {
+                    return Ok(());
+                }
+                self.attempts += 1;
+                let chosen = self.attempts % candidates.len();
+                (candidates.swap_remove(chosen), false)
+            }
+        };
+        if !member {
+            self.reign.learning(Post::Follower, Some(to.clone()));
+        }
+        let peer = self.reign.peer(&to);
+        let ferry = Ferry::launch(to, peer, self.same.clone(), Arc::clone(&self.pledges));
+        ferry.is_known(crew, member);
+        ferry.go_on(engine, logs, self.round)?;
+        self.ferry = Some(ferry);
+        Ok(())
     }
 
     /// Sends a round's segments on their way.
     pub fn begin(&mut self, segments: Vec<pb::Segment>) -> Result<(), Fatal> {
-        let (epoch, backup) = self.standing()?;
+        let Crew { epoch, backup, .. } = self.standing()?;
+        self.round += 1;
+        if let Some(ferry) = &self.ferry {
+            ferry.take(epoch, self.round, &segments);
+        }
         let Some(backup) = backup else {
             self.begun = None;
             return Ok(());
         };
-        let request = self.append_request(epoch, segments);
+        let request = level::append_request(&self.same, epoch, segments);
         let peer = self.reign.peer(&backup);
         self.begun = Some((epoch, backup.clone()));
         match &mut self.travel {
@@ -283,8 +415,8 @@ impl Copies {
         Ok(())
     }
 
-    /// Waits until what was begun is committed: held by every member of the view, and by enough of them. It
-    /// must be in `logs`, synced.
+    /// Waits until what was begun is committed: held by the backup, or the follower where there is none, and by enough.
+    /// It must be in `logs`, synced.
     pub fn finish(&mut self, engine: &dyn Engine, logs: &[LogEnd<'_>]) -> Result<(), Fatal> {
         if let Some(begun) = self.begun.take()
             && let Some(outcome) = self.outcome(&begun)
@@ -298,13 +430,46 @@ impl Copies {
                 Ok(_) | Err(PeerError::Unreachable(_)) => {}
             }
         }
-        while !self.reach(engine, logs)? && self.min_copies > 1 {
-            if self.recruit(engine, logs)? {
+        loop {
+            if self.reach(engine, logs)? {
                 return Ok(());
             }
+            let crew = self.standing()?;
+            if crew.backup.is_some() {
+                continue;
+            }
+            if let Some(follower) = &crew.follower {
+                if self.carried(&crew, follower)? {
+                    return Ok(());
+                }
+            } else if self.is_enough(&crew) || self.recruit(engine, logs)? {
+                return Ok(());
+            } else {
+                self.reign.pause()?;
+            }
+        }
+    }
+
+    /// Waits a little for the follower, the only other member, to have the round.
+    fn carried(&mut self, crew: &Crew, follower: &Member) -> Result<bool, Fatal> {
+        let ferry = self.ferry.as_ref();
+        let Some(ferry) = ferry.filter(|ferry| ferry.to().disk == follower.disk) else {
+            // It joined a moment ago, or had another's place: it has what was begun before, not this.
+            self.reign.lags(follower);
+            self.reign.pause()?;
+            return Ok(false);
+        };
+        ferry.is_known(crew, true);
+        if ferry.wait(self.round, LOOK) {
+            return Ok(true);
+        }
+        let state = ferry.state();
+        self.heed(crew.epoch, state.seen)?;
+        if state.failed.is_some() {
+            self.reign.lags(follower);
             self.reign.pause()?;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// What came of the Append that was begun; `None` = nobody waits for it any more.
@@ -319,8 +484,10 @@ impl Copies {
                         return None;
                     }
                     Err(RecvTimeoutError::Timeout) => {
+                        // In whatever epoch: what it has synced it holds.
                         let now = self.reign.standing();
-                        if now != Standing::With(begun.0, begun.1.clone()) {
+                        let waits = |crew: &Crew| crew.backup.as_ref() == Some(&begun.1);
+                        if !matches!(&now, Standing::With(crew) if waits(crew)) {
                             // Its thread ends with the call.
                             *carrier = None;
                             return None;
@@ -339,7 +506,12 @@ impl Copies {
     /// has none.
     pub fn reach(&mut self, engine: &dyn Engine, logs: &[LogEnd<'_>]) -> Result<bool, Fatal> {
         loop {
-            let (epoch, Some(backup)) = self.standing()? else {
+            let Crew {
+                epoch,
+                backup: Some(backup),
+                ..
+            } = self.standing()?
+            else {
                 return Ok(false);
             };
             let peer = self.reign.peer(&backup);
@@ -354,8 +526,8 @@ impl Copies {
     /// Brings one of the live processes level and has it join the view; `false` when that did not come about.
     fn recruit(&mut self, engine: &dyn Engine, logs: &[LogEnd<'_>]) -> Result<bool, Fatal> {
         let epoch = self.epoch()?;
-        for candidate in self.reign.candidates() {
-            self.reign.learning(Some(candidate.clone()));
+        for candidate in self.reign.candidates(Post::Backup) {
+            self.reign.learning(Post::Backup, Some(candidate.clone()));
             let peer = self.reign.peer(&candidate);
             let level = match self.level(&*peer, engine, epoch, logs) {
                 Ok(Level::TooFar(_)) | Err(Fatal::Copies(_)) => {
@@ -370,8 +542,8 @@ impl Copies {
             };
             match level {
                 Ok(Level::Done) => {
-                    self.reign.join();
-                    if self.standing()?.1.as_ref() == Some(&candidate) {
+                    self.reign.join(Post::Backup);
+                    if self.standing()?.backup.as_ref() == Some(&candidate) {
                         tracing::info!(backup = candidate.address, "a learner has joined the view");
                         return Ok(true);
                     }
@@ -386,12 +558,11 @@ impl Copies {
                 }
                 Err(fatal) => return Err(fatal),
             }
-            self.reign.learning(None);
+            self.reign.learning(Post::Backup, None);
         }
         Ok(false)
     }
 
-    /// Sends a copy all that it lacks of `logs`. Also tells it the epoch.
     fn level(
         &mut self,
         peer: &dyn Peer,
@@ -399,67 +570,10 @@ impl Copies {
         epoch: u64,
         logs: &[LogEnd<'_>],
     ) -> Result<Level, Fatal> {
-        let reply = match peer.marks(self.marks_request(epoch)) {
-            Ok(reply) => reply,
-            Err(PeerError::Unreachable(_)) => return Ok(Level::Again),
-            Err(PeerError::Refused(text)) => return Err(refused(text)),
-        };
-        self.heed(epoch, reply.epoch)?;
-        let reply = self.check_marks(reply)?;
-        // Even an empty Append carries the epoch.
-        if self
-            .send(peer, epoch, Vec::new())?
-            .is_none_or(|lacking| !lacking.is_empty())
-        {
-            return Ok(Level::Again);
-        }
-        for (index, (log, committed)) in logs.iter().enumerate() {
-            let shard = ShardId(index as u8);
-            let theirs = reply.marks.get(index).map(Mark::from).unwrap_or_default();
-            let Some(mut after) = meet(engine, log, theirs)? else {
-                return Ok(Level::TooFar(too_far(shard, theirs.offset, log)));
-            };
-            while after != log.last() {
-                let segment = segment(engine, shard, log, after, *committed)?;
-                let last = segment.entries.last().map(|entry| entry.offset);
-                match self.send(peer, epoch, vec![segment])? {
-                    None => return Ok(Level::Again),
-                    Some(lacking) if lacking.is_empty() => {
-                        let offset = last.unwrap_or(after.offset);
-                        after = known(log.mark_at(engine, offset)?, shard, offset)?;
-                    }
-                    Some(_) if after.offset <= log.base().offset => {
-                        return Ok(Level::TooFar(too_far(shard, after.offset, log)));
-                    }
-                    Some(_) => {
-                        let before = after.offset - 1;
-                        after = known(log.mark_at(engine, before)?, shard, before)?;
-                    }
-                }
-            }
-        }
-        Ok(Level::Done)
+        let outcome = self.way(peer, epoch, |way| way.level(engine, logs));
+        outcome.map_err(|trouble| self.fatal(epoch, trouble))
     }
 
-    /// One Append; `None` if it has to be tried again from the marks on.
-    fn send(
-        &mut self,
-        peer: &dyn Peer,
-        epoch: u64,
-        segments: Vec<pb::Segment>,
-    ) -> Result<Option<Vec<pb::Mark>>, Fatal> {
-        match peer.append(self.append_request(epoch, segments)) {
-            Ok(reply) => {
-                self.heed(epoch, reply.epoch)?;
-                Ok(Some(reply.lacking))
-            }
-            Err(PeerError::Unreachable(_)) => Ok(None),
-            Err(PeerError::Refused(text)) => Err(refused(text)),
-        }
-    }
-
-    /// Sends a learner all rows as they are; its logs begin where ours are applied. `false` = it got lost on
-    /// the way. The caller is the only one who writes, so the rows stand still.
     fn load(
         &mut self,
         peer: &dyn Peer,
@@ -467,54 +581,28 @@ impl Copies {
         epoch: u64,
         logs: &[LogEnd<'_>],
     ) -> Result<bool, Fatal> {
-        let mut request = pb::LoadRequest {
-            store_id: self.same.store_id.clone(),
-            epoch,
-            shards: self.same.shards,
-            ..Default::default()
-        };
-        for table in [Table::Timeline, Table::Rows, Table::Tasks] {
-            let mut from = Vec::new();
-            loop {
-                let (piece, next) = piece(engine, table, &from)?;
-                request.changes = piece.into_bytes().into();
-                if !self.send_piece(peer, epoch, &mut request)? {
-                    return Ok(false);
-                }
-                match next {
-                    Some(next) => from = next,
-                    None => break,
-                }
-            }
-        }
-        for (index, &(log, applied)) in logs.iter().enumerate() {
-            let shard = ShardId(index as u8);
-            let mark = known(log.mark_at(engine, applied)?, shard, applied)?;
-            request.bases.push(mark.to_proto(shard));
-        }
-        request.last = true;
-        request.changes.clear();
-        self.send_piece(peer, epoch, &mut request)
+        let outcome = self.way(peer, epoch, |way| way.load(engine, logs));
+        outcome.map_err(|trouble| self.fatal(epoch, trouble))
     }
 
-    fn send_piece(
-        &mut self,
-        peer: &dyn Peer,
-        epoch: u64,
-        request: &mut pb::LoadRequest,
-    ) -> Result<bool, Fatal> {
-        // A view that is over ends the loading.
-        if self.epoch()? != epoch {
-            return Ok(false);
-        }
-        match peer.load(request.clone()) {
-            Ok(reply) => {
-                self.heed(epoch, reply.epoch)?;
-                request.n += 1;
-                Ok(true)
-            }
-            Err(PeerError::Unreachable(_)) => Ok(false),
-            Err(PeerError::Refused(text)) => Err(refused(text)),
+    fn way<T>(&mut self, peer: &dyn Peer, epoch: u64, go: impl FnOnce(&mut Way<'_>) -> T) -> T {
+        let reign = &mut self.reign;
+        go(&mut Way {
+            peer,
+            same: &self.same,
+            epoch,
+            ends: &mut || reign.standing() == Standing::Over,
+        })
+    }
+
+    fn fatal(&mut self, epoch: u64, trouble: Trouble) -> Fatal {
+        match trouble {
+            Trouble::Over(theirs) => match self.heed(epoch, theirs) {
+                Err(fatal) => fatal,
+                Ok(()) => Fatal::Deposed,
+            },
+            Trouble::Refused(text) => refused(text),
+            Trouble::Engine(error) => error.into(),
         }
     }
 
@@ -525,32 +613,6 @@ impl Copies {
         }
         self.reign.over(theirs);
         Err(Fatal::Deposed)
-    }
-
-    fn marks_request(&self, epoch: u64) -> pb::MarksRequest {
-        pb::MarksRequest {
-            store_id: self.same.store_id.clone(),
-            shards: self.same.shards,
-            epoch,
-            ..pb::MarksRequest::default()
-        }
-    }
-
-    fn append_request(&self, epoch: u64, segments: Vec<pb::Segment>) -> pb::AppendRequest {
-        pb::AppendRequest {
-            store_id: self.same.store_id.clone(),
-            epoch,
-            segments,
-            ..pb::AppendRequest::default()
-        }
-    }
-
-    fn check_marks(&self, reply: pb::MarksReply) -> Result<pb::MarksReply, Fatal> {
-        let (theirs, ours) = (reply.marks.len(), self.same.shards as usize);
-        if theirs == ours {
-            return Ok(reply);
-        }
-        Err(refused(format!("it has {theirs} shards, not {ours}")))
     }
 }
 
@@ -574,70 +636,6 @@ impl Carrier {
     }
 }
 
-/// Rows of a table from `from` on, and where the next piece begins.
-fn piece(
-    engine: &dyn Engine,
-    table: Table,
-    from: &[u8],
-) -> Result<(Changes, Option<Vec<u8>>), EngineError> {
-    const END: [u8; super::table::Key::MAX + 1] = [0xff; super::table::Key::MAX + 1];
-    let (mut piece, mut next) = (Changes::default(), None);
-    let span = Span {
-        from,
-        to: &END,
-        backwards: false,
-    };
-    engine.scan(table, span, &mut |key, value| {
-        if piece.len() >= PIECE_BYTES {
-            next = Some(key.to_vec());
-            return false;
-        }
-        piece.put(table, key, value);
-        true
-    })?;
-    Ok((piece, next))
-}
-
-/// Where a copy's log, which ends at `theirs`, and ours may still agree.
-fn meet(engine: &dyn Engine, log: &ShardLog, theirs: Mark) -> Result<Option<Mark>, EngineError> {
-    let offset = theirs.offset.min(log.last().offset);
-    match log.mark_at(engine, offset)? {
-        // Theirs ends in something we do not have: try one before; the backup cuts what does not follow.
-        Some(mark) if mark != theirs && offset > log.base().offset => {
-            log.mark_at(engine, offset - 1)
-        }
-        Some(mark) if mark == theirs || offset == 0 => Ok(Some(mark)),
-        _ => Ok(None),
-    }
-}
-
-fn segment(
-    engine: &dyn Engine,
-    shard: ShardId,
-    log: &ShardLog,
-    after: Mark,
-    committed: u64,
-) -> Result<pb::Segment, EngineError> {
-    let entries = log.read(engine, after.offset + 1, CHUNK_BYTES)?;
-    Ok(pb::Segment {
-        shard: u32::from(shard.0),
-        after: Some(after.to_proto(shard)),
-        entries: entries.iter().map(super::log::Entry::to_proto).collect(),
-        committed,
-    })
-}
-
-fn known(mark: Option<Mark>, shard: ShardId, offset: u64) -> Result<Mark, Fatal> {
-    mark.ok_or_else(|| Fatal::Copies(format!("the log of {shard} lacks entry {offset}")))
-}
-
 fn refused(text: String) -> Fatal {
     Fatal::Copies(PeerError::Refused(text).to_string())
-}
-
-fn too_far(shard: ShardId, theirs: u64, log: &ShardLog) -> String {
-    format!(
-        "the copy's log of {shard} ends at {theirs} and ours begins after {}",
-        log.base().offset
-    )
 }

@@ -119,6 +119,7 @@ impl Device {
                     receiver: message.receiver,
                     messages: vec![outgoing],
                     key: 0,
+                    geo: false,
                 });
                 Op::Send(pb::SendMessages {
                     sender: message.sender,

@@ -83,7 +83,11 @@ pub(super) fn send(work: &mut Work<'_, '_>, request: &pb::SendMessages) -> Resul
     if count != before {
         set_conversation_count(work, sender, receiver, count);
     }
-    Ok(Answer::Sent(terminal::SendReply { sent }))
+    Ok(Answer::Sent(terminal::SendReply {
+        sent,
+        // How many have it is known once it is committed.
+        ..terminal::SendReply::default()
+    }))
 }
 
 /// Where the next message stands after `count`. One of an earlier incarnation, lost here and said again, stands where

@@ -62,7 +62,7 @@ fn way<'w>(
     if !ways.contains_key(&member.address) {
         // An answer that took longer than a lease is of no use.
         let channel = Channel::builder(&member.address)
-            .deadline(times.lease / 2)
+            .deadline(times.backup.lease / 2)
             .connect_lazy();
         let way = Way {
             client: pb::ReplicaClient::new(channel.ok()?),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use rpc_core::base::time::since_boot;
 
-use super::machine::{Change, Proposal, Time, View};
+use super::machine::{Proposal, Time, View};
 use super::{Views, view_of};
 use crate::coordinator::{Agreed, Coordinator, Event, Fault, Kind, Session, agree};
 use crate::storage::{store, views};
@@ -34,8 +34,10 @@ pub struct Council {
     pub coordinator: Arc<dyn Coordinator>,
     /// The store's name there.
     pub store: String,
-    /// Shards of a new store; `None` = this disk has a store already and never makes one.
+    /// Shards of a new store; `None` = this disk has a store already, or stands in another IDC, and never makes one.
     pub create: Option<u32>,
+    /// This disk has a store.
+    pub has_data: bool,
     /// Writes a promise to the disk; false when that could not be done now.
     pub promise: Box<dyn Fn(u64) -> bool + Send>,
 }
@@ -143,6 +145,8 @@ impl Council {
                 epoch = view.epoch,
                 primary = view.primary.address,
                 backup = view.backup.as_ref().map(|backup| &*backup.address),
+                follower = view.follower.as_ref().map(|follower| &*follower.address),
+                incarnation = view.incarnation.0,
                 "the view"
             );
         }
@@ -159,7 +163,7 @@ impl Council {
     /// A store that nobody has yet: this process makes it, if its disk is empty.
     fn found(&self, seat: &mut Seat, id: &Bytes) -> Result<(), Fault> {
         let Some(shards) = self.create else {
-            if seat.looks.is_multiple_of(LOOKS_PER_WARNING) {
+            if self.has_data && seat.looks.is_multiple_of(LOOKS_PER_WARNING) {
                 tracing::warn!(
                     store = self.store,
                     "the coordinator knows no view of this store, whose data are here: give it the directory \
@@ -177,7 +181,7 @@ impl Council {
     }
 
     fn put_forward(&self, seat: &mut Seat, proposal: &Proposal) -> Result<(), Fault> {
-        if proposal.change == Change::TakeOver && !(self.promise)(proposal.view.epoch) {
+        if proposal.change.needs_promise() && !(self.promise)(proposal.view.epoch) {
             return Ok(());
         }
         let data = proposal.view.to_proto().encode_to_vec();
@@ -188,6 +192,8 @@ impl Council {
                     epoch = proposal.view.epoch,
                     primary = proposal.view.primary.address,
                     backup = proposal.view.backup.as_ref().map(|backup| &*backup.address),
+                    follower = proposal.view.follower.as_ref().map(|follower| &*follower.address),
+                    incarnation = proposal.view.incarnation.0,
                     "the view has changed"
                 );
                 seat.no_view = false;

@@ -4,8 +4,8 @@
 //! and says what to propose, to whom to send beacons, and whether this process may serve.
 //!
 //! ```text
-//!            no view: create            grace is over: take over
-//!   nobody ───────────────▶ primary ◀─────────────────────────── backup
+//!            no view: create            grace is over: take over, or promote itself
+//!   nobody ───────────────▶ primary ◀─────────────────────────── backup, follower
 //!      ▲                     │  ▲                                  ▲ │
 //!      │   another view      │  └─ started again: resume           │ │ left out of the view
 //!      └─────────────────────┘          joined when level ─────────┘ ▼
@@ -29,6 +29,17 @@ pub struct Member {
     pub address: String,
     /// 16 random bytes, made with the directory: an emptied disk is another member.
     pub disk: Bytes,
+    /// Where it stands; empty = in the store's own IDC. Not part of who it is.
+    pub idc: String,
+}
+
+/// What a member is to the primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Post {
+    /// In the primary's IDC: has everything that is committed.
+    Backup,
+    /// In another one: has it a little later, and all of what was acknowledged as `geo`.
+    Follower,
 }
 
 /// Who has a store.
@@ -40,6 +51,10 @@ pub struct View {
     pub primary: Member,
     /// Has everything that is committed, and takes over.
     pub backup: Option<Member>,
+    /// Stands in another IDC, and takes over when the primary's is gone.
+    pub follower: Option<Member>,
+    /// A follower has promoted itself, and nobody has joined since: one copy is enough, whatever was asked for.
+    pub sole: bool,
     /// Part of every number given in this view.
     pub incarnation: Incarnation,
     /// 16 random bytes of whoever proposed it.
@@ -50,28 +65,55 @@ pub struct View {
     pub shards: u32,
 }
 
-/// How long things take (V-4). Lease and grace must keep lease × 1.1 < grace × 0.9: two clocks' rates may
-/// differ by a tenth.
+/// How long things take (V-4).
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// Between two beacons to a member.
     pub beacon: Duration,
+    /// Of the backup.
+    pub backup: Patience,
+    /// Of the follower.
+    pub follower: Patience,
+}
+
+/// How long a member and the primary do without word of each other. Lease and grace must keep
+/// lease × 1.1 < grace × 0.9: two clocks' rates may differ by a tenth.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
     /// The primary serves so long after the sending of a beacon that was answered.
     pub lease: Duration,
-    /// The primary leaves a member out that has not answered for so long.
+    /// The primary leaves the member out when it has not answered for so long.
     pub drop: Duration,
-    /// A backup waits so long after the receipt of a beacon before it takes over.
+    /// The member waits so long after the receipt of a beacon before it takes over.
     pub grace: Duration,
+}
+
+impl Patience {
+    fn of(lease: Duration, grace: Duration) -> Self {
+        Self {
+            lease,
+            drop: lease * 2 / 3,
+            grace,
+        }
+    }
+}
+
+impl Times {
+    /// Of a member.
+    pub fn of(&self, post: Post) -> Patience {
+        match post {
+            Post::Backup => self.backup,
+            Post::Follower => self.follower,
+        }
+    }
 }
 
 impl Default for Times {
     fn default() -> Self {
-        let lease = Duration::from_secs(2);
         Self {
-            beacon: lease / 4,
-            lease,
-            drop: lease * 2 / 3,
-            grace: Duration::from_secs(3),
+            beacon: Duration::from_millis(500),
+            backup: Patience::of(Duration::from_secs(2), Duration::from_secs(3)),
+            follower: Patience::of(Duration::from_secs(6), Duration::from_secs(8)),
         }
     }
 }
@@ -96,10 +138,22 @@ pub enum Change {
     Resume,
     /// The backup becomes primary (V-6). The promise must be on the disk before it is proposed.
     TakeOver,
-    /// The primary goes on without its backup (V-5).
+    /// The follower does, and may lack the end of what the primary had: a new incarnation begins (V-6). The same
+    /// promise.
+    Promote,
+    /// The primary goes on without its backup, its follower, or both (V-5).
     LeaveOut,
     /// A learner becomes the backup (V-8).
     Join,
+    /// A learner becomes the follower (V-8).
+    Follow,
+}
+
+impl Change {
+    /// Whether the process must have promised, on its disk, to refuse lower epochs before it proposes this.
+    pub fn needs_promise(self) -> bool {
+        matches!(self, Self::TakeOver | Self::Promote)
+    }
 }
 
 /// What the committer may do now.
@@ -109,10 +163,21 @@ pub enum Standing {
     Over,
     /// Nothing yet: it is not known whether a learner has become the backup.
     Unsettled,
-    /// Commit what the backup has.
-    With(u64, Member),
-    /// Commit alone, where one copy is enough.
-    Alone(u64),
+    /// Commit what these have.
+    With(Crew),
+}
+
+/// With whom a primary commits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Crew {
+    /// In which entries are made.
+    pub epoch: u64,
+    /// Has everything that is committed.
+    pub backup: Option<Member>,
+    /// Has it too while there is no backup; else a little later.
+    pub follower: Option<Member>,
+    /// One copy is enough, see [`View::sole`].
+    pub sole: bool,
 }
 
 /// See the module.
@@ -130,18 +195,36 @@ pub struct Machine {
     /// Epoch in which the present reign began; what it says otherwise means nothing.
     #[cfg(test)]
     began: u64,
-    /// By disk: sending of the newest beacon that was answered, in this life.
-    answered: BTreeMap<Bytes, Time>,
-    /// When the backup of the known view last answered, or became that.
-    heard: Time,
-    /// Until when this process does not take over.
-    grace: Time,
-    /// Whom the committer has brought level.
-    joiner: Option<Member>,
-    /// Whose log is being brought level: it gets beacons too.
-    learner: Option<Member>,
+    /// By disk: of the newest beacon that was answered, in this life.
+    answered: BTreeMap<Bytes, Answered>,
+    /// When the known view was agreed on, or this process was last silent itself: no member is taken for silent that
+    /// had no time to answer since.
+    settled: Time,
+    /// Receipt of the last beacon, or whatever else means that this process is not to take over yet.
+    beaconed: Time,
+    /// Who is to become backup.
+    learner: Learner,
+    /// Who is to become follower.
+    recruit: Learner,
+    /// The follower of that disk cannot be kept near enough: it is to be left out.
+    lagging: Option<Bytes>,
     /// When it last looked what to propose. If that is long ago it was this process that was silent.
     looked: Time,
+}
+
+/// An answered beacon.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    sent: Time,
+    heard: Time,
+}
+
+/// Whose log is being brought level: it gets beacons too.
+#[derive(Clone, Debug, Default)]
+struct Learner {
+    member: Option<Member>,
+    /// It is level and may join.
+    level: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -163,10 +246,11 @@ impl Machine {
             #[cfg(test)]
             began: 0,
             answered: BTreeMap::new(),
-            heard: now,
-            grace: now + times.grace,
-            joiner: None,
-            learner: None,
+            settled: now,
+            beaconed: now,
+            learner: Learner::default(),
+            recruit: Learner::default(),
+            lagging: None,
             looked: now,
         }
     }
@@ -187,14 +271,35 @@ impl Machine {
     }
 
     /// Whose log is being brought level.
-    pub fn set_learner(&mut self, learner: Option<Member>) {
-        self.learner = learner;
-        self.joiner = None;
+    pub fn set_learner(&mut self, post: Post, member: Option<Member>) {
+        *self.learner_mut(post) = Learner {
+            member,
+            level: false,
+        };
     }
 
-    /// The learner is level and stays so as long as [`Machine::standing`] is `Unsettled`: it may join.
-    pub fn join(&mut self) {
-        self.joiner = self.learner.clone();
+    /// The learner is level: it may join. One that is to be backup stays so as long as [`Machine::standing`] is
+    /// `Unsettled`; one that is to be follower has all that was acknowledged as `geo`.
+    pub fn join(&mut self, post: Post) {
+        let learner = self.learner_mut(post);
+        learner.level = learner.member.is_some();
+    }
+
+    /// The follower lags too far behind, or lacks what cannot be sent to it in one piece: it is to be left out.
+    pub fn lags(&mut self, follower: &Bytes) {
+        self.lagging = Some(follower.clone());
+    }
+
+    fn learner_mut(&mut self, post: Post) -> &mut Learner {
+        match post {
+            Post::Backup => &mut self.learner,
+            Post::Follower => &mut self.recruit,
+        }
+    }
+
+    fn learners(&self) -> impl Iterator<Item = &Member> {
+        let learners = [&self.learner, &self.recruit].into_iter();
+        learners.filter_map(|learner| learner.member.as_ref())
     }
 
     /// Whether this process is primary.
@@ -211,10 +316,8 @@ impl Machine {
     /// Whether the known view has this process as a member, at `epoch` or later.
     pub fn is_member(&self, epoch: u64) -> bool {
         self.view().is_some_and(|view| {
-            let backup = view.backup.as_ref();
-            view.epoch >= epoch
-                && (view.primary.disk == self.me.disk
-                    || backup.is_some_and(|backup| backup.disk == self.me.disk))
+            let mut members = view.members();
+            view.epoch >= epoch && members.any(|member| member.disk == self.me.disk)
         })
     }
 
@@ -235,15 +338,26 @@ impl Machine {
             return self.agreed(version, view, now);
         }
         self.reign = None;
-        self.joiner = None;
+        self.forget_learners();
+        self.lagging = None;
         self.promise = self.promise.max(view.epoch);
-        self.grace = self.grace.max(now + self.times.grace);
+        self.beaconed = now;
         self.known = Some(Known { version, view });
     }
 
+    fn forget_learners(&mut self) {
+        self.learner = Learner::default();
+        self.recruit = Learner::default();
+    }
+
     fn agreed(&mut self, version: u64, view: View, now: Time) {
-        self.joiner = None;
-        self.learner = None;
+        if view.backup.is_some() {
+            self.learner = Learner::default();
+        }
+        if view.follower.is_some() {
+            self.recruit = Learner::default();
+        }
+        self.lagging = None;
         self.promise = self.promise.max(view.epoch);
         #[cfg(test)]
         if self.reign.is_none_or(|epoch| epoch + 1 != view.epoch) {
@@ -251,20 +365,20 @@ impl Machine {
         }
         // A higher promise was given to somebody who has a later view: this one is over already.
         self.reign = (self.promise == view.epoch).then_some(view.epoch);
-        self.heard = now;
+        self.settled = now;
         self.known = Some(Known { version, view });
     }
 
     /// The coordinator has lost the view: what was proposed cannot be done.
     pub fn refused(&mut self) {
         self.proposed = None;
-        self.joiner = None;
+        self.forget_learners();
     }
 
     /// What is to be agreed on now; the same again until it is settled. `proposal` is random.
     pub fn propose(&mut self, now: Time, proposal: &Bytes) -> Option<Proposal> {
         if now.saturating_sub(self.looked) > self.times.beacon {
-            self.heard = now;
+            self.settled = now;
         }
         self.looked = now;
         if self.proposed.is_none() {
@@ -274,7 +388,7 @@ impl Machine {
             let change = self.wanted(&mut view, now)?;
             view.epoch += 1;
             view.proposal = proposal.clone();
-            if change == Change::TakeOver {
+            if change.needs_promise() {
                 self.promise = self.promise.max(view.epoch);
             }
             self.proposed = Some(Proposal {
@@ -292,6 +406,8 @@ impl Machine {
             epoch: 1,
             primary: self.me.clone(),
             backup: None,
+            follower: None,
+            sole: false,
             incarnation: Incarnation::default(),
             proposal: proposal.clone(),
             store_id,
@@ -308,31 +424,67 @@ impl Machine {
 
     fn wanted(&self, view: &mut View, now: Time) -> Option<Change> {
         if view.primary.disk == self.me.disk {
-            if self.reign != Some(view.epoch) {
-                view.primary = self.me.clone();
-                return Some(Change::Resume);
+            if self.reign == Some(view.epoch) {
+                return self.leaves_out(view, now).or_else(|| self.joins(view));
             }
-            if view.backup.is_some() {
-                let silent = now >= self.heard + self.times.drop;
-                view.backup = None;
-                return silent.then_some(Change::LeaveOut);
-            }
-            view.backup = Some(self.joiner.clone()?);
-            return Some(Change::Join);
-        }
-        if self.takes_over(now) {
             view.primary = self.me.clone();
-            view.backup = None;
-            return Some(Change::TakeOver);
+            return Some(Change::Resume);
         }
-        None
+        if !self.takes_over(now) {
+            return None;
+        }
+        let change = match view.post_of(&self.me.disk)? {
+            Post::Backup => Change::TakeOver,
+            Post::Follower => {
+                let incarnation = view.incarnation.0.checked_add(1)?;
+                view.incarnation = Incarnation(incarnation);
+                view.follower = None;
+                view.sole = true;
+                Change::Promote
+            }
+        };
+        view.primary = self.me.clone();
+        view.backup = None;
+        Some(change)
     }
 
-    /// Whether this is the backup and its grace is over: it is about to promise that it will not be that any
-    /// more, which is of use only when the coordinator can be reached.
+    fn leaves_out(&self, view: &mut View, now: Time) -> Option<Change> {
+        let silent = |post, member: &Member| {
+            let heard = self.answered.get(&member.disk);
+            let heard = heard.map_or(self.settled, |answer| answer.heard.max(self.settled));
+            now >= heard + self.times.of(post).drop
+        };
+        let before = view.members().count();
+        view.backup = view
+            .backup
+            .take()
+            .filter(|backup| !silent(Post::Backup, backup));
+        let lags = |follower: &Member| self.lagging.as_ref() == Some(&follower.disk);
+        let keeps = |follower: &Member| !lags(follower) && !silent(Post::Follower, follower);
+        view.follower = view.follower.take().filter(keeps);
+        (view.members().count() < before).then_some(Change::LeaveOut)
+    }
+
+    fn joins(&self, view: &mut View) -> Option<Change> {
+        let level = |learner: &Learner| learner.member.clone().filter(|_| learner.level);
+        let change = if let (None, Some(backup)) = (&view.backup, level(&self.learner)) {
+            view.backup = Some(backup);
+            Change::Join
+        } else if let (None, Some(follower)) = (&view.follower, level(&self.recruit)) {
+            view.follower = Some(follower);
+            Change::Follow
+        } else {
+            return None;
+        };
+        view.sole = false;
+        Some(change)
+    }
+
+    /// Whether this is a member whose grace is over: it is about to promise that it will not be that any more,
+    /// which is of use only when the coordinator can be reached.
     pub fn takes_over(&self, now: Time) -> bool {
-        let backup = self.view().and_then(|view| view.backup.as_ref());
-        now >= self.grace && backup.is_some_and(|backup| backup.disk == self.me.disk)
+        let post = self.view().and_then(|view| view.post_of(&self.me.disk));
+        post.is_some_and(|post| now >= self.beaconed + self.times.of(post).grace)
     }
 
     /// A beacon came. `false` = its epoch is over, see [`Machine::promise`].
@@ -341,7 +493,7 @@ impl Machine {
             return false;
         }
         self.over(epoch);
-        self.grace = now + self.times.grace;
+        self.beaconed = now;
         true
     }
 
@@ -350,8 +502,8 @@ impl Machine {
         let (Some(epoch), Some(view)) = (self.reign, self.view()) else {
             return (0, Vec::new());
         };
-        let others = view.backup.iter().chain(&self.learner);
-        (epoch, others.cloned().collect())
+        let others = view.others().map(|(_, member)| member);
+        (epoch, others.chain(self.learners()).cloned().collect())
     }
 
     /// A beacon sent at `sent` in `epoch` was answered by `disk`.
@@ -361,12 +513,10 @@ impl Machine {
         if epoch > reign {
             return;
         }
-        let newest = self.answered.entry(disk.clone()).or_insert(sent);
-        *newest = sent.max(*newest);
-        let backup = self.view().and_then(|view| view.backup.as_ref());
-        if backup.is_some_and(|backup| backup.disk == *disk) {
-            self.heard = now;
-        }
+        let answer = Answered { sent, heard: now };
+        let newest = self.answered.entry(disk.clone()).or_insert(answer);
+        newest.sent = sent.max(newest.sent);
+        newest.heard = now;
         let kept: Vec<Bytes> = self.beacons().1.into_iter().map(|to| to.disk).collect();
         self.answered.retain(|disk, _| kept.contains(disk));
     }
@@ -376,7 +526,7 @@ impl Machine {
         if epoch > self.promise {
             self.promise = epoch;
             self.reign = None;
-            self.joiner = None;
+            self.forget_learners();
         }
     }
 
@@ -388,16 +538,14 @@ impl Machine {
         if epoch != view.epoch {
             return Time::ZERO;
         }
-        // Whoever may be the backup by now may take over.
-        let joining = self.proposed.as_ref().map(|proposed| &proposed.view);
-        let backup = joining.and_then(|view| view.backup.as_ref());
-        match view.backup.as_ref().or(backup) {
-            None => Time::MAX,
-            Some(backup) => self
-                .answered
-                .get(&backup.disk)
-                .map_or(Time::ZERO, |&sent| sent + self.times.lease),
-        }
+        // Whoever may be a member by now may take over.
+        let proposed = self.proposed.iter().map(|proposed| &proposed.view);
+        let members = proposed.chain([view]).flat_map(View::others);
+        let ends = members.map(|(post, member)| {
+            let answer = self.answered.get(&member.disk);
+            answer.map_or(Time::ZERO, |answer| answer.sent + self.times.of(post).lease)
+        });
+        ends.min().unwrap_or(Time::MAX)
     }
 
     /// What the committer may do.
@@ -406,13 +554,22 @@ impl Machine {
             return Standing::Over;
         };
         let joining = self.proposed.as_ref();
-        if self.joiner.is_some() || joining.is_some_and(|joining| joining.change == Change::Join) {
+        if self.learner.level || joining.is_some_and(|joining| joining.change == Change::Join) {
             return Standing::Unsettled;
         }
-        match &view.backup {
-            Some(backup) => Standing::With(epoch, backup.clone()),
-            None => Standing::Alone(epoch),
-        }
+        Standing::With(Crew {
+            epoch,
+            backup: view.backup.clone(),
+            follower: view.follower.clone(),
+            sole: view.sole,
+        })
+    }
+}
+
+impl Crew {
+    /// The member, other than the primary, that has everything that is committed.
+    pub fn holder(&self) -> Option<&Member> {
+        self.backup.as_ref().or(self.follower.as_ref())
     }
 }
 
@@ -422,6 +579,7 @@ impl Member {
         pb::Member {
             address: self.address.clone(),
             disk: self.disk.clone(),
+            idc: self.idc.clone(),
         }
     }
 }
@@ -431,17 +589,37 @@ impl From<pb::Member> for Member {
         Self {
             address: member.address,
             disk: member.disk,
+            idc: member.idc,
         }
     }
 }
 
 impl View {
+    /// The members that are not primary.
+    pub fn others(&self) -> impl Iterator<Item = (Post, &Member)> {
+        let backup = self.backup.iter().map(|member| (Post::Backup, member));
+        backup.chain(self.follower.iter().map(|member| (Post::Follower, member)))
+    }
+
+    /// All of them, the primary first.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.primary).chain(self.others().map(|(_, member)| member))
+    }
+
+    /// What the member with this disk is; `None` = primary, or no member.
+    fn post_of(&self, disk: &Bytes) -> Option<Post> {
+        let mut others = self.others();
+        others.find_map(|(post, member)| (member.disk == *disk).then_some(post))
+    }
+
     /// As it is kept.
     pub fn to_proto(&self) -> pb::View {
         pb::View {
             epoch: self.epoch,
             primary: Some(self.primary.to_proto()),
             backup: self.backup.as_ref().map(Member::to_proto),
+            follower: self.follower.as_ref().map(Member::to_proto),
+            sole: self.sole,
             incarnation: u32::from(self.incarnation.0),
             proposal: self.proposal.clone(),
             store_id: self.store_id.clone(),
@@ -459,6 +637,8 @@ impl TryFrom<pb::View> for View {
             epoch: view.epoch,
             primary: view.primary.unwrap_or_default().into(),
             backup: view.backup.map(Member::from),
+            follower: view.follower.map(Member::from),
+            sole: view.sole,
             incarnation: Incarnation(view.incarnation.try_into()?),
             proposal: view.proposal,
             store_id: view.store_id,

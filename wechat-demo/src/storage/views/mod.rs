@@ -4,20 +4,26 @@
 //! Knows: the coordinator, beacons, threads, time.   Does not know: logs; `copies` moves the data.
 //!
 //! One view per store, all its shards together. The rules, as the code cites them:
-//! - V-1  The coordinator holds the view (epoch, primary, backup?, incarnation), changed by compare-and-set
-//!   alone, with a random proposal id. A member is a disk; an emptied disk is a new member.
-//! - V-2  Committed = synced by every member, and by `min_copies`. See `copies`.
+//! - V-1  The coordinator holds the view (epoch, primary, backup?, follower?, incarnation), changed by compare-and-set
+//!   alone, with a random proposal id. A member is a disk; an emptied disk is a new member. The backup stands in the
+//!   primary's IDC, the follower in another.
+//! - V-2  Committed = synced by primary and backup; by primary and follower while the view has no backup; and by
+//!   `min_copies`. What asks for `geo` is acknowledged when the follower has synced it too. See `copies`.
 //! - V-3  Copies refuse lower epochs and cut off what does not follow the primary's log.
-//! - V-4  The primary serves while it holds a lease from its backup: 2 s from the *sending* of the last beacon
-//!   that was answered. The backup counts 3 s of grace from the *receipt* of one. A view without a backup
-//!   needs no lease: nobody else can become primary. The clock goes on while the machine sleeps.
-//! - V-5  A primary without an answer for two thirds of its lease leaves the backup out. With fewer than
-//!   `min_copies` left writes wait, reads go on.
-//! - V-6  A backup whose grace is over promises, on its disk, to refuse the old epoch, and makes itself
-//!   primary. Its log is the truth: it lacks nothing committed. Nobody outside the view is ever promoted.
-//! - V-7  A primary that was started again takes a new epoch, then what its log lacks of the backup's.
-//! - V-8  The primary recruits a learner among the live processes; it joins the view when it is level.
-//! - V-9  Coordinator gone: views stay, leases go on, data is served; a second failure waits.
+//! - V-4  The primary serves while it holds a lease from every other member: 2 s (backup), 6 s (follower) from the
+//!   *sending* of the last beacon that was answered. The member counts 3 s and 8 s of grace from the *receipt* of one.
+//!   A view without others needs no lease: nobody else can become primary. The clock goes on while the machine sleeps.
+//! - V-5  A primary without an answer for two thirds of a lease leaves that member out. With fewer than `min_copies`
+//!   left writes wait, reads go on.
+//! - V-6  A member whose grace is over promises, on its disk, to refuse the old epoch, and makes itself primary. Its log
+//!   is the truth. The backup lacks nothing committed. The follower may: it raises the incarnation, and serves with one
+//!   copy until another is level. Nobody outside the view is ever promoted by itself.
+//! - V-7  A primary that was started again takes a new epoch, then what its log lacks of the backup's, or the follower's
+//!   where there is no backup.
+//! - V-8  The primary recruits learners among the live processes; they join the view when they are level.
+//! - V-9  Coordinator gone: views stay, leases go on, data is served; a second failure waits. IDC cut off: its primary
+//!   stops after 6 s, the follower serves after 8 s. Cut off from the follower alone: the primary leaves it out after
+//!   4 s and never stops.
 //!
 //! Read first: [`machine`], then [`Views`].
 
@@ -37,7 +43,7 @@ use super::witness::Witness;
 use crate::coordinator::{Fault, Session};
 use crate::planted::{self, Bug};
 use crate::proto::storage as pb;
-use machine::{Machine, Member, Standing, Time, Times, View};
+use machine::{Machine, Member, Post, Standing, Time, Times, View};
 
 mod beacons;
 mod council;
@@ -120,7 +126,7 @@ impl Views {
     pub fn describe(&self) -> (u64, u32) {
         self.with(|machine, _| {
             let view = machine.view();
-            let copies = view.map_or(0, |view| 1 + u32::from(view.backup.is_some()));
+            let copies = view.map_or(0, |view| view.members().count() as u32);
             (machine.promise(), copies)
         })
     }
@@ -156,8 +162,10 @@ pub struct Throne {
     meter: Arc<Meter>,
     /// By address: the disk that was meant there last, and the way to it.
     peers: HashMap<String, (Bytes, Arc<dyn Peer>)>,
-    /// When candidates were last given out.
-    asked: Time,
+    /// Whether it may be followed: a database that several processes share keeps its copies itself.
+    followed: bool,
+    /// When candidates were last given out: for backup, for follower.
+    asked: [Time; 2],
 }
 
 /// Pause between two attempts to reach a copy.
@@ -169,12 +177,13 @@ const MISSES_PER_WARNING: u64 = 200;
 
 impl Throne {
     /// For one reign.
-    pub fn new(views: Views, meter: Arc<Meter>) -> Self {
+    pub fn new(views: Views, meter: Arc<Meter>, followed: bool) -> Self {
         Self {
             views,
             meter,
             peers: HashMap::new(),
-            asked: Time::ZERO,
+            followed,
+            asked: [Time::ZERO; 2],
         }
     }
 }
@@ -209,26 +218,32 @@ impl Reign for Throne {
         Ok(())
     }
 
-    fn candidates(&mut self) -> Vec<Member> {
+    fn candidates(&mut self, post: Post) -> Vec<Member> {
         let now = since_boot();
-        if now < self.asked + RECRUIT {
+        let asked = &mut self.asked[usize::from(post == Post::Follower)];
+        if now < *asked + RECRUIT || post == Post::Follower && !self.followed {
             return Vec::new();
         }
-        self.asked = now;
+        *asked = now;
         let me = self.views.with(|machine, _| machine.me().clone());
+        let fits = |member: &Member| {
+            member.disk != me.disk && (member.idc == me.idc) == (post == Post::Backup)
+        };
         let live = lock(&self.views.shared.live);
-        live.iter()
-            .filter(|member| member.disk != me.disk)
-            .cloned()
-            .collect()
+        live.iter().filter(|member| fits(member)).cloned().collect()
     }
 
-    fn learning(&mut self, learner: Option<Member>) {
-        self.views.with(|machine, _| machine.set_learner(learner));
+    fn learning(&mut self, post: Post, learner: Option<Member>) {
+        self.views
+            .with(|machine, _| machine.set_learner(post, learner));
     }
 
-    fn join(&mut self) {
-        self.views.with(|machine, _| machine.join());
+    fn join(&mut self, post: Post) {
+        self.views.with(|machine, _| machine.join(post));
+    }
+
+    fn lags(&mut self, follower: &Member) {
+        self.views.with(|machine, _| machine.lags(&follower.disk));
     }
 
     fn over(&mut self, epoch: u64) {

@@ -1,8 +1,10 @@
-//! The rules of the views under random crash, cut, pause and lost answers, on virtual time: three processes
-//! with the real [`Machine`] each, a coordinator, a network; a log is a list of numbered values.
+//! The rules of the views under random crash, cut, pause and lost answers, on virtual time: three processes in the
+//! store's own IDC and two in another, with the real [`Machine`] each, a coordinator, a network; a log is a list of
+//! numbered values.
 //!
 //! Everything random comes from one seed, which a failure prints. At every event at most one process may
-//! serve; whatever was acknowledged is in the last primary's log, under its number; numbers rise along it.
+//! serve; whatever was acknowledged as `geo` is in the last primary's log, under its number, and so is all else that was
+//! acknowledged, unless a follower has raised the incarnation since; numbers rise along it, and none is acknowledged twice.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -12,12 +14,19 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use rpc_core::base::rng::Rng;
 
-use super::machine::{Change, Machine, Member, Proposal, Standing, Time, Times, View};
+use super::machine::{Change, Crew, Machine, Member, Post, Proposal, Standing, Time, Times, View};
+use crate::model::{Incarnation, Seq};
+
+mod committer;
+
+use committer::incarnation;
 
 /// A process, by its place.
 type Id = usize;
 
-const PROCESSES: usize = 3;
+const PROCESSES: usize = 5;
+/// Those from here on stand in another IDC than those before.
+const AWAY: Id = 3;
 /// Numbers by which a log's limit is raised ahead.
 const STEP: u64 = 10;
 const TICK: Duration = Duration::from_millis(40);
@@ -32,6 +41,16 @@ struct Entry {
     number: u64,
     /// No number above it was given when this was written.
     limit: u64,
+    /// It is acknowledged once it is in two IDCs.
+    geo: bool,
+}
+
+/// What was said to whoever sent a value.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Acked {
+    number: u64,
+    geo: bool,
+    incarnation: Incarnation,
 }
 
 /// What a process finds again when it is started again.
@@ -53,7 +72,10 @@ struct Life {
     /// The epoch in which the log was made whole, and the last number given in it.
     whole: Option<(u64, u64)>,
     committed: usize,
-    learner: Option<(Id, Time)>,
+    /// What has been acknowledged as `geo` so far.
+    followed: usize,
+    /// For backup, for follower.
+    learners: [Option<(Id, Time)>; 2],
     beacon: Time,
     read: Time,
     proposed: Time,
@@ -120,6 +142,8 @@ struct World {
     due: BinaryHeap<Reverse<(Time, u64)>>,
     disks: Vec<Disk>,
     lives: Vec<Option<Life>>,
+    /// Until when nobody starts each of them.
+    down: Vec<Time>,
     /// Per mille by which each clock is fast.
     rates: Vec<u64>,
     view: Option<(u64, View)>,
@@ -129,7 +153,9 @@ struct World {
     min_copies: usize,
     next_value: u64,
     next_life: u64,
-    acked: BTreeMap<u64, u64>,
+    acked: BTreeMap<u64, Acked>,
+    /// The value under each acknowledged number.
+    numbers: BTreeMap<u64, u64>,
     /// What happened, for the test that says that enough does.
     changes: BTreeMap<&'static str, u32>,
 }
@@ -138,6 +164,7 @@ fn member(id: Id) -> Member {
     Member {
         address: id.to_string(),
         disk: Bytes::copy_from_slice(&[id as u8; 16]),
+        idc: if id < AWAY { "" } else { "away" }.to_owned(),
     }
 }
 
@@ -158,6 +185,7 @@ impl World {
             due: BinaryHeap::new(),
             disks: vec![Disk::default(); PROCESSES],
             lives: (0..PROCESSES).map(|_| None).collect(),
+            down: vec![Time::ZERO; PROCESSES],
             rates,
             view: None,
             cuts: BTreeSet::new(),
@@ -166,6 +194,7 @@ impl World {
             next_value: 0,
             next_life: 0,
             acked: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             changes: BTreeMap::new(),
         };
         for id in 0..PROCESSES {
@@ -283,7 +312,7 @@ impl World {
     }
 
     fn start(&mut self, id: Id) {
-        if self.lives[id].is_some() {
+        if self.lives[id].is_some() || self.now < self.down[id] {
             return;
         }
         self.next_life += 1;
@@ -295,7 +324,8 @@ impl World {
             has: BTreeMap::new(),
             whole: None,
             committed: 0,
-            learner: None,
+            followed: 0,
+            learners: [None; 2],
             beacon: Time::ZERO,
             read: Time::ZERO,
             proposed: Time::ZERO,
@@ -309,7 +339,7 @@ impl World {
             return;
         }
         let id = self.rng.below(PROCESSES as u64) as usize;
-        match self.rng.below(6) {
+        match self.rng.below(8) {
             0 | 1 => self.kill(id),
             2 => {
                 if let Some(life) = &mut self.lives[id] {
@@ -320,11 +350,34 @@ impl World {
                 }
             }
             3 => {
+                // One IDC loses sight of the other, and perhaps of the coordinator.
+                let here = self.chance(2);
+                let cut_off = self.chance(2);
+                for one in (0..PROCESSES).filter(|&id| (id < AWAY) == here) {
+                    for other in 0..=PROCESSES {
+                        let apart = other < PROCESSES && (other < AWAY) != here;
+                        if apart || other == PROCESSES && cut_off {
+                            self.cuts.extend([(one, other), (other, one)]);
+                        }
+                    }
+                }
+            }
+            4 => {
                 // The coordinator is a place like any other; a cut may go one way.
                 let other = self.rng.below(PROCESSES as u64 + 1) as usize;
                 self.cuts.insert((id, other));
                 if self.chance(2) {
                     self.cuts.insert((other, id));
+                }
+            }
+            5 if self.chance(2) => {
+                // A whole IDC goes down for longer than the other one waits.
+                let here = id < AWAY;
+                for one in (0..PROCESSES).filter(|&one| (one < AWAY) == here) {
+                    self.die(one);
+                    let away = self.millis(9_000, 14_000);
+                    self.down[one] = self.now + away;
+                    self.after(away, Event::Start(one));
                 }
             }
             _ => self.cuts.clear(),
@@ -334,6 +387,16 @@ impl World {
     }
 
     fn kill(&mut self, id: Id) {
+        self.die(id);
+        let away = if self.chance(2) {
+            self.millis(100, 1500)
+        } else {
+            self.millis(1500, 8000)
+        };
+        self.after(away, Event::Start(id));
+    }
+
+    fn die(&mut self, id: Id) {
         if self.lives[id].take().is_some() {
             // What was not synced may be gone.
             let disk = &mut self.disks[id];
@@ -343,12 +406,6 @@ impl World {
             disk.synced = kept;
             *self.changes.entry("kill").or_default() += 1;
         }
-        let away = if self.chance(2) {
-            self.millis(100, 1500)
-        } else {
-            self.millis(1500, 8000)
-        };
-        self.after(away, Event::Start(id));
     }
 
     /// The coordinator.
@@ -362,8 +419,10 @@ impl World {
                     Change::Create => "create",
                     Change::Resume => "resume",
                     Change::TakeOver => "take over",
+                    Change::Promote => "promote",
                     Change::LeaveOut => "leave out",
                     Change::Join => "join",
+                    Change::Follow => "follow",
                 };
                 *self.changes.entry(name).or_default() += 1;
                 self.view = Some((version.unwrap_or(0) + 1, proposal.view));
@@ -401,7 +460,7 @@ impl World {
             let id_of = Bytes::copy_from_slice(&self.rng.next_u64().to_be_bytes());
             if let Some(proposal) = life.machine.propose(clock, &id_of) {
                 life.proposed = clock;
-                if proposal.change == Change::TakeOver {
+                if proposal.change.needs_promise() {
                     self.disks[id].promise = self.disks[id].promise.max(proposal.view.epoch);
                 }
                 words.push((PROCESSES, Word::Propose(Box::new(proposal))));
@@ -412,103 +471,6 @@ impl World {
         }
         self.replicate(id);
         self.after(TICK, Event::Tick(id, number));
-    }
-
-    /// The committer's part: makes the log whole, sends it, recruits, has the learner join.
-    fn replicate(&mut self, id: Id) {
-        let clock = self.clock(id);
-        let log = self.disks[id].log.clone();
-        let life = self.lives[id].as_mut().expect("it lives");
-        let (epoch, to) = match life.machine.standing() {
-            Standing::Over | Standing::Unsettled => return,
-            Standing::With(epoch, backup) => (epoch, Some(place(&backup))),
-            Standing::Alone(epoch) => (epoch, None),
-        };
-        if life.whole.is_none_or(|(whole, _)| !reigns(life, whole)) {
-            match to {
-                Some(to) => return self.say(id, to, Word::Marks { epoch }),
-                // Its log is the truth.
-                None => self.be_whole(id, epoch),
-            }
-        }
-        let life = self.lives[id].as_mut().expect("it lives");
-        let to = match (to, life.learner) {
-            (Some(backup), _) => backup,
-            (None, Some((learner, since))) if clock < since + Duration::from_secs(1) => learner,
-            (None, _) => {
-                let other = (id + 1 + self.rng.below(PROCESSES as u64 - 1) as usize) % PROCESSES;
-                life.learner = Some((other, clock));
-                life.machine.set_learner(Some(member(other)));
-                other
-            }
-        };
-        if life.has.get(&to) == Some(&(epoch, log.len())) {
-            if life.learner.is_some_and(|(learner, _)| learner == to) {
-                life.learner = None;
-                life.machine.join();
-            }
-            return self.commit(id);
-        }
-        self.say(id, to, Word::Append { epoch, log });
-    }
-
-    fn be_whole(&mut self, id: Id, epoch: u64) {
-        // The limit in the log is what a hand-over resumes at.
-        let limit = self.disks[id].log.last().map_or(0, |entry| entry.limit);
-        let life = self.lives[id].as_mut().expect("it lives");
-        if life.whole.is_none_or(|(whole, _)| !reigns(life, whole)) {
-            life.whole = Some((epoch, limit));
-        }
-    }
-
-    fn submit(&mut self) {
-        let Some(id) = (0..PROCESSES).find(|&id| self.serves(id)) else {
-            return;
-        };
-        let life = self.lives[id].as_mut().expect("it lives");
-        let epoch = match life.machine.standing() {
-            Standing::With(epoch, _) => epoch,
-            Standing::Alone(epoch) if self.min_copies == 1 => epoch,
-            _ => return,
-        };
-        let (_, last) = life.whole.as_mut().expect("it serves");
-        *last += 1;
-        let disk = &mut self.disks[id];
-        let limit = disk.log.last().map_or(0, |entry| entry.limit);
-        self.next_value += 1;
-        disk.log.push(Entry {
-            epoch,
-            value: self.next_value,
-            number: *last,
-            limit: if *last > limit { *last + STEP } else { limit },
-        });
-        let (number, length) = (life.number, disk.log.len());
-        let wait = self.millis(1, 20);
-        self.after(wait, Event::Synced(id, number, length));
-        self.replicate(id);
-    }
-
-    /// V-2: acknowledges what every member of the view has.
-    fn commit(&mut self, id: Id) {
-        let disk = &self.disks[id];
-        let life = self.lives[id].as_mut().expect("it lives");
-        let held = match life.machine.standing() {
-            Standing::With(epoch, backup) => match life.has.get(&place(&backup)) {
-                Some(&(of, length)) if of == epoch => length,
-                _ => return,
-            },
-            Standing::Alone(_) if self.min_copies == 1 => disk.log.len(),
-            _ => return,
-        };
-        if life.whole.is_none_or(|(whole, _)| !reigns(life, whole)) {
-            return;
-        }
-        let upto = held.min(disk.synced);
-        for entry in disk.log.iter().take(upto).skip(life.committed) {
-            let before = self.acked.insert(entry.value, entry.number);
-            assert!(before.is_none_or(|before| before == entry.number));
-        }
-        life.committed = life.committed.max(upto);
     }
 
     fn hear(&mut self, from: Id, to: Id, word: Word) {
@@ -612,7 +574,7 @@ impl World {
     /// V-7.
     fn take_lacking(&mut self, id: Id, promise: u64, epoch: u64, log: Vec<Entry>) {
         let life = self.lives[id].as_mut().expect("it lives");
-        let Standing::With(now, _) = life.machine.standing() else {
+        let Standing::With(Crew { epoch: now, .. }) = life.machine.standing() else {
             return;
         };
         let whole = life.whole.is_some_and(|(whole, _)| reigns(life, whole));
@@ -659,12 +621,18 @@ fn world(seed: u64, min_copies: usize) -> (usize, BTreeMap<&'static str, u32>) {
         .map(|entry| (entry.value, entry.number))
         .collect();
     assert_eq!(kept.len(), log.len(), "nothing is there twice");
-    for (value, number) in &world.acked {
-        assert_eq!(
-            kept.get(value),
-            Some(number),
-            "value {value} was acknowledged"
-        );
+    let incarnation = incarnation(world.lives[primary].as_ref().expect("it serves"));
+    for (value, acked) in &world.acked {
+        if kept.get(value) != Some(&acked.number) {
+            assert!(
+                !acked.geo && acked.incarnation < incarnation,
+                "value {value} was acknowledged: {acked:?}, now {incarnation:?}"
+            );
+            *world.changes.entry("lost").or_default() += 1;
+        }
+        if acked.geo {
+            *world.changes.entry("geo").or_default() += 1;
+        }
     }
     (world.acked.len(), world.changes)
 }
@@ -691,9 +659,24 @@ fn the_model_sees_every_change_of_a_view() {
             *changes.entry(name).or_default() += count;
         }
     }
-    for name in ["create", "resume", "take over", "leave out", "join", "kill"] {
+    let common = [
+        "create",
+        "resume",
+        "take over",
+        "leave out",
+        "join",
+        "kill",
+        "follow",
+        "lost",
+        "geo",
+    ];
+    for (name, least) in common
+        .map(|name| (name, 24))
+        .into_iter()
+        .chain([("promote", 12)])
+    {
         let count = changes.get(name).copied().unwrap_or(0);
-        assert!(count >= 24, "{name} happened {count} times: {changes:?}");
+        assert!(count >= least, "{name} happened {count} times: {changes:?}");
     }
     assert!(acked > 10_000, "only {acked} acknowledged: {changes:?}");
 }

@@ -254,6 +254,7 @@ fn lost_words(owner: u64, count: u64, message: pb::Message) -> Option<pb::SendRe
         receiver: message.receiver,
         messages: vec![outgoing],
         key: 0,
+        geo: false,
     })
 }
 
