@@ -40,12 +40,13 @@ const ROLES: [&str; 8] = [
     "access", "logic", "storage", "push", "terminal", "wan", "edge", "dispatch",
 ];
 /// What every role may import: the words and the wires they share, and how they start coroutines. These import each other alone.
-const SHARED_BY_ROLES: [&str; 7] = [
+const SHARED_BY_ROLES: [&str; 8] = [
     "model",
     "proto",
     "longlink",
     "task",
     "coordinator",
+    "homes",
     "history",
     "planted",
 ];

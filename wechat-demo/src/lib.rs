@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod dispatch;
 pub mod edge;
 pub mod history;
+pub mod homes;
 pub mod logic;
 pub mod longlink;
 pub mod model;

@@ -79,7 +79,7 @@ fn start(dir: &Path) -> (Cluster, Away, String) {
     let cluster = Cluster::bring_up(dir, 0, &plan, binary).unwrap();
     away.start(&cluster);
     let address = cluster.layout().link_address();
-    sign_up(&address);
+    sign_up([&address; 2]);
     until_copies(&cluster, 3.0);
     (cluster, away, address)
 }

@@ -48,6 +48,7 @@ fn crowd(cluster: &Cluster, owner: &pb::LoginReply, count: usize) -> Vec<u64> {
             name: format!("member{n}"),
             nickname: String::new(),
             password_hash: String::new(),
+            home: 0,
         };
         let user_id = storage.claim_name(claim).unwrap().user_id;
         let account = sp::CreateAccountRequest {

@@ -50,7 +50,7 @@ fn start(dir: &Path) -> (Cluster, String) {
     let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
     let cluster = Cluster::bring_up(dir, 0, &plan, binary).unwrap();
     let address = cluster.layout().link_address();
-    sign_up(&address);
+    sign_up([&address; 2]);
     (cluster, address)
 }
 

@@ -5,9 +5,11 @@
 //!
 //! A heartbeat renews its link's registration and brings back the newest key in one call; beats that
 //! come together share it. Registrations live in a primary's memory, so a primary that restarts has lost
-//! them: the sweep renews all links in rotation, and all at once after a call has failed or a primary of
-//! another epoch has answered, and notifies terminals that turn out to be behind.
+//! them: the sweep renews all links in rotation, and all at once after a home could not be asked or a primary of
+//! another epoch has answered, and notifies terminals that turn out to be behind. Each home is asked for its own
+//! users' links: one that is cut off keeps no heartbeat of another's waiting.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -19,6 +21,7 @@ use super::backend::{Backend, Refusal};
 use super::meter::Meter;
 use super::table::{Link, Table};
 use crate::model::limits::LINKS_PER_CALL;
+use crate::model::{HomeId, UserId};
 use crate::planted::{self, Bug};
 use crate::proto::logic;
 use crate::proto::terminal as pb;
@@ -34,11 +37,15 @@ pub(super) struct Registrar {
     backend: Arc<dyn Backend>,
     /// HOST:PORT of this process's RPC port, where notifies are to go.
     address: String,
-    waiting: SpinLock<Vec<Waiting>>,
+    /// By home.
+    waiting: SpinLock<BTreeMap<HomeId, Vec<Waiting>>>,
     leaving: SpinLock<Vec<logic::Link>>,
-    /// The highest epoch of a primary that has answered; 0 = none yet.
-    epoch: AtomicU64,
+    /// The highest epoch of each home's primary that has answered; 0 = none yet.
+    epochs: [AtomicU64; HOMES],
 }
+
+/// As many as there can be.
+const HOMES: usize = HomeId::MAX.0 as usize + 1;
 
 struct Waiting {
     link: logic::Link,
@@ -56,7 +63,7 @@ impl Registrar {
             address,
             waiting: SpinLock::default(),
             leaving: SpinLock::default(),
-            epoch: AtomicU64::new(0),
+            epochs: Default::default(),
         }
     }
 
@@ -67,20 +74,22 @@ impl Registrar {
         let Some(link) = self.describe(link) else {
             return then(None);
         };
+        let home = UserId(link.user_id).home();
         let then = Box::new(then);
-        let mut waiting = self.waiting.lock();
+        let mut homes = self.waiting.lock();
+        let waiting = homes.entry(home).or_default();
         waiting.push(Waiting { link, then });
         let (first, full) = (waiting.len() == 1, waiting.len() >= LINKS_PER_CALL);
         if full {
-            let batch = std::mem::take(&mut *waiting);
-            drop(waiting);
+            let batch = std::mem::take(waiting);
+            drop(homes);
             self.ask(batch);
         } else {
-            drop(waiting);
+            drop(homes);
             if first {
                 std::thread::sleep(GATHER);
-                let batch = std::mem::take(&mut *self.waiting.lock());
-                self.ask(batch);
+                let batch = self.waiting.lock().remove(&home);
+                self.ask(batch.unwrap_or_default());
             }
         }
     }
@@ -136,10 +145,18 @@ impl Registrar {
 
     fn register(&self, links: Vec<logic::Link>) -> Result<Vec<logic::NewestKey>, Refusal> {
         let newest = self.backend.register_links(links)?;
-        let epoch = newest.iter().map(|newest| newest.epoch).max();
-        // Relaxed: the sweep sees it soon enough.
-        self.epoch.fetch_max(epoch.unwrap_or(0), Ordering::Relaxed);
+        for newest in &newest {
+            let home = UserId(newest.user_id).home();
+            // Relaxed: the sweep sees it soon enough.
+            self.epochs[usize::from(home.0)].fetch_max(newest.epoch, Ordering::Relaxed);
+        }
         Ok(newest)
+    }
+
+    /// The sum of all homes' epochs: each only grows, so it changes with each of them.
+    fn epochs(&self) -> u64 {
+        let epochs = self.epochs.iter();
+        epochs.map(|epoch| epoch.load(Ordering::Relaxed)).sum()
     }
 
     fn describe(&self, link: &Link) -> Option<logic::Link> {
@@ -159,16 +176,16 @@ impl Registrar {
 pub(super) struct Sweep {
     /// Number of the link that was renewed last.
     cursor: u64,
-    /// Links still to be renewed without pause, because a call failed or the primary is a new one; 0 = none.
+    /// Links still to be renewed without pause, because a home is back or has a new primary; 0 = none.
     owed: usize,
-    /// The epoch in which all links were registered.
-    epoch: u64,
-    /// The last step failed.
-    failing: bool,
+    /// The sum of the epochs in which all links were registered.
+    epochs: u64,
+    /// Homes that could not be asked when they were last.
+    failing: BTreeSet<HomeId>,
 }
 
 impl Sweep {
-    /// Renews the next links: one call, or after a failure as many as there are links.
+    /// Renews the next links: one call, or when all are owed as many as there are links.
     pub(super) fn step(&mut self, table: &Table, registrar: &Registrar, meter: &Meter) {
         loop {
             let mut links = table.after(self.cursor, LINKS_PER_CALL);
@@ -180,19 +197,23 @@ impl Sweep {
                 self.owed = 0;
                 return;
             };
-            let cursor = last.number;
-            if !renew(&links, registrar, meter) {
-                self.failing = true;
-                return;
+            self.cursor = last.number;
+            let mut back = false;
+            let outcomes = renew(&links, registrar, meter);
+            for (&home, &reached) in &outcomes {
+                match reached {
+                    true => back |= self.failing.remove(&home),
+                    false => drop(self.failing.insert(home)),
+                }
             }
-            let epoch = registrar.epoch.load(Ordering::Relaxed);
-            let deposed = std::mem::replace(&mut self.epoch, epoch) != epoch;
-            if std::mem::take(&mut self.failing) || deposed {
+            let epochs = registrar.epochs();
+            let deposed = std::mem::replace(&mut self.epochs, epochs) != epochs;
+            if back || deposed {
                 self.owed = table.len();
             }
-            self.cursor = cursor;
             self.owed = self.owed.saturating_sub(links.len());
-            if self.owed == 0 {
+            // A home that cannot be asked costs a time-out a call: the rest has time until the next step.
+            if self.owed == 0 || outcomes.values().any(|reached| !reached) {
                 return;
             }
         }
@@ -210,8 +231,8 @@ pub(super) fn beat_key(link: &Link, newest: Option<u64>) -> Option<u64> {
     newest
 }
 
-/// One call for these links; `false` when one of the primaries could not be asked.
-fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
+/// One call for these links: which of their homes could be asked.
+fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> BTreeMap<HomeId, bool> {
     let described: Vec<_> = links
         .iter()
         .filter_map(|link| registrar.describe(link))
@@ -221,12 +242,18 @@ fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
         links.len(),
         "the table holds authenticated links only"
     );
+    let homes = described.iter().map(|link| UserId(link.user_id).home());
+    let mut outcomes: BTreeMap<HomeId, bool> = homes.map(|home| (home, false)).collect();
     let Ok(newest) = registrar.register(described) else {
-        return false;
+        return outcomes;
     };
-    let mut reached = newest.len() == links.len();
+    outcomes
+        .values_mut()
+        .for_each(|reached| *reached = newest.len() == links.len());
     for (link, newest) in links.iter().zip(newest) {
-        reached &= newest.reached;
+        if !newest.reached {
+            outcomes.insert(UserId(newest.user_id).home(), false);
+        }
         let told = link.tell(0);
         let heals = !planted::is_on(Bug::NoKeyInBeat) && !planted::is_on(Bug::BeatFromCache);
         if heals && newest.reached && newest.key > told {
@@ -238,7 +265,7 @@ fn renew(links: &[Arc<Link>], registrar: &Registrar, meter: &Meter) -> bool {
             });
         }
     }
-    reached
+    outcomes
 }
 
 #[cfg(test)]

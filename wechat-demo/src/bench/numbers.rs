@@ -14,7 +14,7 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use rpc_core::time::Instant;
 use serde::Serialize;
-use wechat_demo::model::{Incarnation, Placement, UserId, clock::SystemClock};
+use wechat_demo::model::{HomeId, Incarnation, Placement, UserId, clock::SystemClock};
 use wechat_demo::proto::storage as pb;
 use wechat_demo::storage::copies::{Copies, Fatal, Peer, Reign};
 use wechat_demo::storage::engine::embedded::Embedded;
@@ -168,7 +168,7 @@ fn give(load: &Load, dir: &Path) -> anyhow::Result<Given> {
     while index < load.numbers {
         let mut draft = Draft::new(&engine);
         for _ in 0..ROUND.min(load.numbers - index) {
-            let user = UserId::from_count(1 + index % load.users, 0);
+            let user = UserId::from_count(1 + index % load.users, 0, HomeId(0));
             let (before, start) = (engine.writes.load(Ordering::Relaxed), Instant::now());
             sequence.give(&mut draft, place, Incarnation::default(), user)?;
             each += Instant::now().saturating_since(start).as_nanos() as u64;
@@ -228,7 +228,7 @@ fn create(store: &mut Store, counts: std::ops::RangeInclusive<u64>) -> anyhow::R
             ..pb::AccountRow::default()
         };
         let request = pb::CreateAccountRequest {
-            user_id: UserId::from_count(count, 0).0,
+            user_id: UserId::from_count(count, 0, HomeId(0)).0,
             account: Some(account),
         };
         Job {

@@ -103,8 +103,8 @@ pub enum PortError {
     #[error("port {0} is in use; end what listens there, or pass --port N (0 = any free ports)")]
     InUse(u16),
     /// Too high for all in a row.
-    #[error("port {0} leaves no room for {PORTS} in a row; pass one below {limit}", limit = u16::MAX - PORTS)]
-    TooHigh(u16),
+    #[error("port {0} leaves no room for {1} in a row; pass one below {limit}", limit = u16::MAX - .1)]
+    TooHigh(u16, u16),
     /// The system has none to give.
     #[error("no free port on 127.0.0.1: {0}")]
     None(std::io::Error),
@@ -121,24 +121,38 @@ impl Ports {
     /// `first` and the nine after it; 0 = whichever are free.
     ///
     /// # Errors
-    /// [`PortError`]; all are tried, so that a cluster does not come up in part.
+    /// As [`Ports::choose_all`].
     pub fn choose(first: u16) -> Result<Self, PortError> {
-        if first > u16::MAX - PORTS {
-            return Err(PortError::TooHigh(first));
+        Self::choose_all(first, 1).map(|mut all| all.remove(0))
+    }
+
+    /// The ports of several sets of processes, one set after the other from `first` on; 0 = whichever are free.
+    ///
+    /// # Errors
+    /// [`PortError`]; all are tried, so that a cluster does not come up in part.
+    pub fn choose_all(first: u16, sets: u16) -> Result<Vec<Self>, PortError> {
+        let count = PORTS * sets;
+        if first > u16::MAX - count {
+            return Err(PortError::TooHigh(first, count));
         }
         let mut rng = Rng::from_entropy();
         let mut held = Vec::new();
-        let mut ports = [0; PORTS as usize];
-        for (offset, port) in (0..PORTS).zip(&mut ports) {
+        let mut ports = Vec::new();
+        for offset in 0..count {
             // Held until all are known, so that no two are the same.
             let listener = match first {
                 0 => any_free(&mut rng)?,
                 _ => TcpListener::bind((Ipv4Addr::LOCALHOST, first + offset))
                     .map_err(|_| PortError::InUse(first + offset))?,
             };
-            *port = listener.local_addr().map_err(PortError::None)?.port();
+            ports.push(listener.local_addr().map_err(PortError::None)?.port());
             held.push(listener);
         }
+        let (sets, _) = ports.as_chunks();
+        Ok(sets.iter().copied().map(Self::of).collect())
+    }
+
+    fn of(ports: [u16; PORTS as usize]) -> Self {
         let [
             link,
             access,
@@ -151,7 +165,7 @@ impl Ports {
             edge,
             dispatch,
         ] = ports;
-        Ok(Self {
+        Self {
             link,
             access,
             logic,
@@ -160,7 +174,7 @@ impl Ports {
             push,
             edge,
             dispatch,
-        })
+        }
     }
 }
 
@@ -194,17 +208,28 @@ pub struct Plan {
     pub extra: Vec<(Role, String)>,
 }
 
-impl Plan {
-    /// The roles there are, in the order in which they are started.
-    #[must_use]
-    pub fn roles(&self) -> Vec<Role> {
-        let usual = Role::ALL.into_iter();
-        let usual = usual.filter(|role| self.zookeeper.is_none() || *role != Role::Coordinator);
-        usual
-            .chain(self.dispatch.then_some(Role::Dispatch))
-            .chain(self.push.as_ref().map(|_| Role::Push))
-            .collect()
-    }
+/// Which part of a cluster a set of processes is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// All there is.
+    Whole,
+    /// What the IDCs have in common: who agrees on the views, and where to connect.
+    Outside,
+    /// An IDC's.
+    Idc(Idc),
+}
+
+/// An IDC's place among the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Idc {
+    /// Its name, and its home's.
+    name: String,
+    /// What everybody is told of all homes, in the order of their ids: NAME=HOST:PORT,…
+    homes: Vec<String>,
+    /// The ports of what is outside.
+    outside: Ports,
+    /// HOST:PORT of the other IDCs' edges.
+    edges: Vec<String>,
 }
 
 /// A cluster's processes: their flags and their places.
@@ -216,6 +241,7 @@ pub struct Layout {
     pub ports: Ports,
     /// What there is.
     pub plan: Plan,
+    part: Part,
 }
 
 impl Layout {
@@ -226,13 +252,88 @@ impl Layout {
             dir: dir.to_owned(),
             ports,
             plan,
+            part: Part::Whole,
         }
+    }
+
+    /// A cluster of several IDCs below `dir`, at these ports, a set for each IDC and one more: the layout of each IDC, and
+    /// last that of what they have in common.
+    ///
+    /// # Panics
+    /// Where there is not one set of ports more than there are names.
+    #[must_use]
+    pub fn several(dir: &Path, names: &[&str], ports: &[Ports], plan: &Plan) -> Vec<Self> {
+        let [idcs @ .., outside] = ports else {
+            unreachable!("there is a set of ports for what is outside")
+        };
+        assert_eq!(idcs.len(), names.len(), "each IDC has its ports");
+        let part = |dir: PathBuf, ports: Ports, part: Part| Self {
+            dir,
+            ports,
+            plan: plan.clone(),
+            part,
+        };
+        let homes: Vec<String> = names
+            .iter()
+            .zip(idcs)
+            .map(|(name, ports)| format!("{name}={}", storage(plan, Some(name), ports)))
+            .collect();
+        let edges = idcs.iter().map(|ports| address(ports.edge));
+        let edges: Vec<String> = edges.collect();
+        let layouts = names.iter().zip(idcs).map(|(&name, ports)| {
+            let own = address(ports.edge);
+            let idc = Idc {
+                name: name.to_owned(),
+                homes: homes.clone(),
+                outside: *outside,
+                edges: edges.iter().filter(|edge| **edge != own).cloned().collect(),
+            };
+            part(dir.join(name), *ports, Part::Idc(idc))
+        });
+        let outside = part(dir.to_owned(), *outside, Part::Outside);
+        layouts.chain([outside]).collect()
+    }
+
+    /// The IDC's name, where there are several.
+    #[must_use]
+    pub fn idc(&self) -> Option<&str> {
+        self.place().map(|idc| idc.name.as_str())
+    }
+
+    fn place(&self) -> Option<&Idc> {
+        match &self.part {
+            Part::Idc(idc) => Some(idc),
+            Part::Whole | Part::Outside => None,
+        }
+    }
+
+    /// The ports of what several IDCs have in common; the own ones where there is but one.
+    fn common(&self) -> &Ports {
+        self.place().map_or(&self.ports, |idc| &idc.outside)
     }
 
     /// The roles there are, in the order in which they are started.
     #[must_use]
     pub fn roles(&self) -> Vec<Role> {
-        self.plan.roles()
+        let plan = &self.plan;
+        let all = Role::ALL.into_iter();
+        all.chain([Role::Dispatch, Role::Push])
+            .filter(|role| match role {
+                Role::Coordinator => plan.zookeeper.is_none() && self.part_has(true),
+                Role::Dispatch => plan.dispatch && self.part_has(true),
+                Role::Push => plan.push.is_some() && self.part_has(false),
+                _ => self.part_has(false),
+            })
+            .collect()
+    }
+
+    /// Whether roles that several IDCs have in common, or those that each has, are here.
+    fn part_has(&self, common: bool) -> bool {
+        match self.part {
+            Part::Whole => true,
+            Part::Outside => common,
+            Part::Idc(_) => !common,
+        }
     }
 
     /// HOST:PORT that terminals connect to.
@@ -258,6 +359,15 @@ impl Layout {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
+    /// What a role is called among those of all IDCs.
+    #[must_use]
+    pub fn name(&self, role: Role) -> String {
+        match self.idc() {
+            Some(idc) => format!("{idc}/{role}"),
+            None => role.to_string(),
+        }
+    }
+
     /// Where a role's words go.
     #[must_use]
     pub fn log(&self, role: Role) -> PathBuf {
@@ -277,29 +387,36 @@ impl Layout {
                     .into()
             }
             Role::Storage1 | Role::Storage2 | Role::Storage3 => self.store_flags(role, &own),
-            Role::Logic => ["logic", "--listen", &own, "--storage", &self.storage()]
+            Role::Logic => ["logic", "--listen", &own]
                 .map(str::to_owned)
                 .into_iter()
+                .chain(self.stores())
                 .chain(self.register(LOGIC))
                 .collect(),
             Role::Access => {
                 let link = self.link_address();
                 let logic = self.logic();
-                let dispatch = address(self.ports.dispatch);
+                let dispatch = address(self.common().dispatch);
                 let told = self.plan.dispatch.then_some(["--dispatch", &dispatch]);
+                let idc = self.idc().map(|idc| ["--idc", idc]);
                 [
                     "access", "--listen", &link, "--rpc", &own, "--logic", &logic,
                 ]
                 .into_iter()
                 .chain(told.into_iter().flatten())
+                .chain(idc.into_iter().flatten())
                 .map(str::to_owned)
                 .collect()
             }
             Role::Edge => {
                 let (logic, dir) = (self.logic(), path(role.name()));
+                let others = self.place().into_iter().flat_map(|idc| &idc.edges);
+                let others = others.flat_map(|edge| ["--origin", edge]);
                 ["edge", "--listen", &own, "--logic", &logic, "--dir", &dir]
+                    .into_iter()
+                    .chain(others)
                     .map(str::to_owned)
-                    .into()
+                    .collect()
             }
             Role::Dispatch => ["dispatch", "--listen", &own].map(str::to_owned).into(),
             Role::Push => ["push", "--listen", &own, "--storage", &self.storage()]
@@ -323,7 +440,7 @@ impl Layout {
 
     fn store_flags(&self, role: Role, own: &str) -> Vec<String> {
         let (flag, agreeing) = match &self.plan.zookeeper {
-            None => ("--coordinator", address(self.ports.coordinator)),
+            None => ("--coordinator", address(self.common().coordinator)),
             Some(ensemble) => ("--zookeeper", ensemble.clone()),
         };
         let dir = self.dir.join(role.name()).display().to_string();
@@ -337,30 +454,43 @@ impl Layout {
             .map(str::to_owned)
             .into_iter()
             .chain(keeper)
+            .chain(self.homes())
             .chain(self.register(STORAGE))
             .collect()
     }
 
+    /// Which homes there are, where there are several.
+    fn homes(&self) -> Vec<String> {
+        let Some(idc) = self.place() else {
+            return Vec::new();
+        };
+        let own = ["--home".to_owned(), idc.name.clone()];
+        let all = idc.homes.iter();
+        let all = all.flat_map(|home| ["--homes".to_owned(), home.clone()]);
+        own.into_iter().chain(all).collect()
+    }
+
+    /// How logic finds the stores.
+    fn stores(&self) -> Vec<String> {
+        match self.part {
+            Part::Idc(_) => self.homes(),
+            Part::Whole | Part::Outside => vec!["--storage".to_owned(), self.storage()],
+        }
+    }
+
     /// How others find the storage processes.
     fn storage(&self) -> String {
-        let listed = || self.ports.storage.map(address).join(",");
-        self.name(STORAGE).unwrap_or_else(listed)
+        storage(&self.plan, self.idc(), &self.ports)
     }
 
     /// How others find logic.
     fn logic(&self) -> String {
         let listed = || address(self.ports.logic);
-        self.name(LOGIC).unwrap_or_else(listed)
-    }
-
-    /// The path at which processes of a kind register, where there is an ensemble.
-    fn name(&self, kind: &str) -> Option<String> {
-        let ensemble = self.plan.zookeeper.as_ref()?.trim_end_matches('/');
-        Some(format!("zk://{ensemble}/names/{kind}"))
+        name(&self.plan, self.idc(), LOGIC).unwrap_or_else(listed)
     }
 
     fn register(&self, kind: &str) -> Vec<String> {
-        let path = self.name(kind).into_iter();
+        let path = name(&self.plan, self.idc(), kind).into_iter();
         path.flat_map(|path| ["--register".to_owned(), path])
             .collect()
     }
@@ -369,6 +499,19 @@ impl Layout {
 /// Kinds of processes that are looked for.
 const STORAGE: &str = "storage";
 const LOGIC: &str = "logic";
+
+/// How others find the storage processes of an IDC, or of the cluster if there is but one.
+fn storage(plan: &Plan, idc: Option<&str>, ports: &Ports) -> String {
+    let listed = || ports.storage.map(address).join(",");
+    name(plan, idc, STORAGE).unwrap_or_else(listed)
+}
+
+/// The path at which processes of a kind register, where there is an ensemble.
+fn name(plan: &Plan, idc: Option<&str>, kind: &str) -> Option<String> {
+    let ensemble = plan.zookeeper.as_ref()?.trim_end_matches('/');
+    let idc = idc.map(|idc| format!("{idc}/")).unwrap_or_default();
+    Some(format!("zk://{ensemble}/names/{idc}{kind}"))
+}
 
 fn address(port: u16) -> String {
     format!("127.0.0.1:{port}")
@@ -389,7 +532,7 @@ mod tests {
         );
         assert!(matches!(
             Ports::choose(u16::MAX),
-            Err(PortError::TooHigh(_))
+            Err(PortError::TooHigh(_, PORTS))
         ));
     }
 
@@ -447,6 +590,55 @@ mod tests {
             let line = layout.arguments(role).join(" ");
             assert!(line.contains(flags), "{line}");
         }
+    }
+
+    #[test]
+    fn idcs_have_everything_but_what_they_have_in_common() {
+        let ports = Ports::choose_all(0, 3).unwrap();
+        let plan = Plan {
+            dispatch: true,
+            ..Plan::default()
+        };
+        let layouts = Layout::several(Path::new("d"), &["sh", "hk"], &ports, &plan);
+        let [sh, hk, outside] = &layouts[..] else {
+            panic!("two IDCs and what is outside")
+        };
+        assert_eq!(outside.roles(), [Role::Coordinator, Role::Dispatch]);
+        assert_eq!(hk.roles(), Role::ALL[1..]);
+        assert_eq!((sh.idc(), outside.idc()), (Some("sh"), None));
+        let homes = format!(
+            "--home hk --homes sh={} --homes hk={}",
+            sh.storage(),
+            hk.storage()
+        );
+        let agreeing = format!("--coordinator {}", address(ports[2].coordinator));
+        for (role, part) in [
+            (Role::Logic, &homes),
+            (Role::Storage2, &homes),
+            (Role::Storage2, &agreeing),
+            (
+                Role::Access,
+                &format!("--dispatch {} --idc hk", address(ports[2].dispatch)),
+            ),
+            (Role::Edge, &format!("--origin {}", address(ports[0].edge))),
+            (Role::Edge, &"--dir d/hk/edge".to_owned()),
+        ] {
+            let line = hk.arguments(role).join(" ");
+            assert!(line.contains(part), "{line}: {part}");
+        }
+        let named = Plan {
+            zookeeper: Some("z:1".to_owned()),
+            ..Plan::default()
+        };
+        let layouts = Layout::several(Path::new("d"), &["sh", "hk"], &ports, &named);
+        let storage = layouts[1].arguments(Role::Storage1).join(" ");
+        for part in [
+            "--homes sh=zk://z:1/names/sh/storage",
+            "--register zk://z:1/names/hk/storage",
+        ] {
+            assert!(storage.contains(part), "{storage}");
+        }
+        assert_eq!(layouts[2].roles(), []);
     }
 
     #[test]

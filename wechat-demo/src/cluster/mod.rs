@@ -11,12 +11,14 @@
 //!
 //! Read first: [`layout`], then [`process`].
 
+mod clusters;
 mod ensemble;
 pub mod layout;
 pub mod parent;
 mod probe;
 pub mod process;
 
+pub use clusters::{Clusters, IDCS};
 pub use ensemble::EnsembleFlags;
 pub use layout::{Layout, Plan, Ports, Role};
 pub use probe::{Figures, figures};

@@ -91,17 +91,39 @@ impl Cluster {
         plan: &Plan,
         binary: &Path,
     ) -> Result<Self, ClusterError> {
+        let layouts = || {
+            Ok(vec![Layout::new(
+                dir,
+                Ports::choose(first_port)?,
+                plan.clone(),
+            )])
+        };
+        let mut one = Self::bring_all_up(layouts, first_port == 0, binary)?;
+        Ok(one.remove(0))
+    }
+
+    /// Starts the processes of some layouts and waits until all are healthy. With `anywhere` others are asked for when
+    /// somebody was faster at one of their ports.
+    pub(super) fn bring_all_up(
+        layouts: impl Fn() -> Result<Vec<Layout>, PortError>,
+        anywhere: bool,
+        binary: &Path,
+    ) -> Result<Vec<Self>, ClusterError> {
         let mut attempt = 1;
         loop {
-            let layout = Layout::new(dir, Ports::choose(first_port)?, plan.clone());
-            let mut cluster = Self::start(layout, binary)?;
-            match cluster.wait_healthy() {
+            let layouts = layouts()?;
+            // What the others have in common is the last one, and there first.
+            let started = layouts.into_iter().rev();
+            let started = started.map(|layout| Self::start(layout, binary));
+            let mut parts = started.collect::<Result<Vec<_>, _>>()?;
+            parts.reverse();
+            match parts.iter_mut().try_for_each(Self::wait_healthy) {
                 Err(ClusterError::Ended { last_words, .. })
-                    if first_port == 0 && attempt < ATTEMPTS && last_words.contains("in use") =>
+                    if anywhere && attempt < ATTEMPTS && last_words.contains("in use") =>
                 {
                     attempt += 1;
                 }
-                result => return result.map(|()| cluster),
+                result => return result.map(|()| parts),
             }
         }
     }

@@ -10,11 +10,16 @@ use prost::Message;
 use rpc_core::{Code, Status};
 
 use super::{
-    check, moderate::Moderator, password::Passwords, rate::Rates, stores::Stores, token::Token,
+    check,
+    moderate::Moderator,
+    password::Passwords,
+    rate::Rates,
+    stores::{Stores, unread},
+    token::Token,
 };
 use crate::{
     model::{
-        DeviceId, UserId,
+        DeviceId, HomeId, UserId,
         clock::Clock,
         limits::{PASSWORDS_PER_SECOND, SIGNS_PER_SECOND, TOKEN_LIFE_MS},
     },
@@ -35,6 +40,8 @@ pub struct Business {
     /// Of passwords that are tried, by the account they are tried for, whoever tries.
     guesses: Rates,
     moderator: Box<dyn Moderator>,
+    /// Where who registers here is at home.
+    home: HomeId,
 }
 
 impl Business {
@@ -45,6 +52,7 @@ impl Business {
         clock: Arc<dyn Clock>,
         rates: Rates,
         moderator: Box<dyn Moderator>,
+        home: HomeId,
     ) -> Self {
         Self {
             stores,
@@ -54,6 +62,7 @@ impl Business {
             signs: Rates::new(SIGNS_PER_SECOND),
             guesses: Rates::new(PASSWORDS_PER_SECOND),
             moderator,
+            home,
         }
     }
 
@@ -74,6 +83,7 @@ impl Business {
             name: request.name.clone(),
             nickname: request.nickname.clone(),
             password_hash: password_hash.clone(),
+            home: u32::from(self.home.0),
         };
         let claimed = self.stores.claim_name(claim)?;
         if claimed.taken {
@@ -344,21 +354,11 @@ impl Business {
     ) -> Result<lp::RegisterLinksReply, Status> {
         check::links(&request.links)?;
         let users: Vec<u64> = request.links.iter().map(|link| link.user_id).collect();
-        match self.stores.register_links(request) {
-            Ok(reply) => Ok(reply),
-            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
-                let not_read = |user_id| lp::NewestKey {
-                    user_id,
-                    key: 0,
-                    reached: false,
-                    epoch: 0,
-                };
-                Ok(lp::RegisterLinksReply {
-                    newest: users.into_iter().map(not_read).collect(),
-                })
-            }
-            Err(status) => Err(status),
-        }
+        let reply = self.stores.register_links(request);
+        reply.or_else(|status| {
+            let newest = unread(status, &users)?;
+            Ok(lp::RegisterLinksReply { newest })
+        })
     }
 
     /// Tells the users' homes that links are gone.

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     coordinator::names::NameFlags,
+    homes::HomesFlags,
     model::{clock::SystemClock, limits::FRAME_BYTES},
     proto::logic::LogicServer,
 };
@@ -31,8 +32,17 @@ pub struct Options {
     pub listen: String,
     /// HOST:PORT of the storage processes, in any order, or zk://HOST:PORT,…/PATH at which they register; the one that
     /// serves is found
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        required_unless_present = "homes",
+        conflicts_with = "homes"
+    )]
     pub storage: Vec<String>,
+    /// In the place of --storage, if there are several homes
+    #[command(flatten)]
+    pub homes: HomesFlags,
     /// Where it says that it is there
     #[command(flatten)]
     pub names: NameFlags,
@@ -78,14 +88,25 @@ pub fn start(options: &Options) -> anyhow::Result<BoundServer> {
     }
     let passwords =
         Passwords::new(cost).map_err(|error| anyhow!("--argon2-memory-kib: {error}"))?;
-    let stores = Arc::new(RemoteStores::new(&options.storage)?);
+    let homes = options.homes.read()?;
+    let stores = Arc::new(match homes.name() {
+        Some(_) => RemoteStores::of(&homes)?,
+        None => RemoteStores::of_one(&options.storage)?,
+    });
     let moderator = match &options.refuse_words {
         Some(file) => WordList::read(file).context("--refuse-words")?,
         None => WordList::default(),
     };
     let rates = Rates::new(options.user_rate);
     let clock = Arc::new(SystemClock);
-    let business = Business::new(stores, passwords, clock, rates, Box::new(moderator));
+    let business = Business::new(
+        stores,
+        passwords,
+        clock,
+        rates,
+        Box::new(moderator),
+        homes.own,
+    );
     let server = Server::builder()
         .max_message_size(FRAME_BYTES)
         .add_service(LogicServer::new(LogicService { business }))

@@ -1,6 +1,6 @@
 //! What the business asks of storage: `wechat.storage.Storage`, whoever answers it.
 
-use rpc_core::Status;
+use rpc_core::{Code, Status};
 
 use crate::proto::{logic as lp, storage as pb, terminal};
 
@@ -60,4 +60,18 @@ pub trait Stores: Send + Sync + 'static {
     fn typing(&self, request: pb::TypingTo) -> Result<terminal::TypingReply, Status>;
     /// Which users are there, and has the device told of changes.
     fn watch(&self, request: pb::WatchRequest) -> Result<terminal::PresenceReply, Status>;
+}
+
+/// What registering links comes to when their users' home answers so: unless it refuses, their keys are not read.
+pub(super) fn unread(status: Status, users: &[u64]) -> Result<Vec<lp::NewestKey>, Status> {
+    if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
+        return Err(status);
+    }
+    let not_read = |&user_id| lp::NewestKey {
+        user_id,
+        key: 0,
+        reached: false,
+        epoch: 0,
+    };
+    Ok(users.iter().map(not_read).collect())
 }

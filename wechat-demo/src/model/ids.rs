@@ -2,9 +2,12 @@
 
 use std::{fmt, ops::RangeInclusive};
 
-/// A person. Given out by the shard of the person's name: `count << 12 | shard of the name`; 0 is nobody.
+use crate::model::{HomeId, Site};
+
+/// A person. Given out by the shard of the person's name: 1 bit for groups, 4 bits home, 47 bits count, 12 bits shard
+/// of the name; 0 is nobody.
 ///
-/// Its home follows from its hash alone ([`crate::model::Placement`]), not from the bits above.
+/// Which of the home's shards is its own follows from its hash alone ([`crate::model::Placement`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct UserId(pub u64);
 
@@ -13,7 +16,7 @@ pub struct UserId(pub u64);
 pub struct DeviceId(pub u64);
 
 /// A message, the same in every timeline that holds it:
-/// 16 bits incarnation, 8 bits shard of the sender, 40 bits count.
+/// 16 bits incarnation, 4 bits home and 8 bits shard of the sender, 36 bits count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MessageId(pub u64);
 
@@ -26,14 +29,23 @@ impl UserId {
     /// Bits of a user id that name the shard which gave it out.
     pub const SHARD_BITS: u32 = 12;
 
-    /// The id number `count` of the names of `shard`. `count` starts at 1.
-    pub fn from_count(count: u64, shard: u16) -> Self {
+    /// Where the bits of the home begin.
+    const HOME_SHIFT: u32 = 59;
+
+    /// The id number `count` of the names of `shard`, of somebody at home in `home`. `count` starts at 1.
+    pub fn from_count(count: u64, shard: u16, home: HomeId) -> Self {
         assert!(
-            count > 0 && count < 1 << (64 - Self::SHARD_BITS),
+            count > 0 && count < 1 << (Self::HOME_SHIFT - Self::SHARD_BITS),
             "user count {count} out of range"
         );
         assert!(shard < 1 << Self::SHARD_BITS, "shard {shard} out of range");
-        Self(count << Self::SHARD_BITS | u64::from(shard))
+        let home = u64::from(home.0) << Self::HOME_SHIFT;
+        Self(home | count << Self::SHARD_BITS | u64::from(shard))
+    }
+
+    /// Where everything of it is written.
+    pub fn home(self) -> HomeId {
+        HomeId((self.0 >> Self::HOME_SHIFT) as u8 & HomeId::MAX.0)
     }
 }
 
@@ -41,13 +53,9 @@ impl UserId {
     /// Set in the ids of groups.
     const GROUP: u64 = 1 << 63;
 
-    /// The id number `count` of the groups made at `shard`; where a user's id may stand, a group's may.
-    pub fn group_from_count(count: u64, shard: u16) -> Self {
-        assert!(
-            count < 1 << (63 - Self::SHARD_BITS),
-            "group count {count} out of range"
-        );
-        Self(Self::from_count(count, shard).0 | Self::GROUP)
+    /// The id number `count` of the groups made at `shard` of `home`; where a user's id may stand, a group's may.
+    pub fn group_from_count(count: u64, shard: u16, home: HomeId) -> Self {
+        Self(Self::from_count(count, shard, home).0 | Self::GROUP)
     }
 
     /// Whether it is a group's.
@@ -58,15 +66,16 @@ impl UserId {
 
 impl MessageId {
     /// Bits of the count.
-    pub const COUNT_BITS: u32 = 40;
+    pub const COUNT_BITS: u32 = 36;
 
-    /// The id number `count` of `shard` in `incarnation`.
-    pub fn from_count(incarnation: u16, shard: u8, count: u64) -> Self {
+    /// The id number `count` of a shard in `incarnation`.
+    pub fn from_count(incarnation: u16, from: Site, count: u64) -> Self {
         assert!(
             count < 1 << Self::COUNT_BITS,
             "message count {count} out of range"
         );
-        Self(u64::from(incarnation) << 48 | u64::from(shard) << Self::COUNT_BITS | count)
+        let site = u64::from(from.home.0) << 8 | u64::from(from.shard.0);
+        Self(u64::from(incarnation) << 48 | site << Self::COUNT_BITS | count)
     }
 }
 
@@ -115,13 +124,22 @@ impl fmt::Debug for ClientMsgId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ShardId;
 
     #[test]
     fn ids_of_different_shards_never_meet() {
         let mut seen = std::collections::HashSet::new();
-        for shard in 0..8 {
+        for (shard, home) in (0..8).flat_map(|shard| [0, 7, 15].map(|home| (shard, HomeId(home)))) {
             for count in 1..100 {
-                assert!(seen.insert(UserId::from_count(count, shard)));
+                let user = UserId::from_count(count, shard, home);
+                let group = UserId::group_from_count(count, shard, home);
+                assert_eq!((user.home(), group.home()), (home, home));
+                assert!(seen.insert(user) && seen.insert(group));
+                let from = Site {
+                    home,
+                    shard: ShardId(shard as u8),
+                };
+                assert!(seen.insert(UserId(!MessageId::from_count(1, from, count).0)));
             }
         }
     }

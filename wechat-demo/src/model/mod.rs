@@ -14,6 +14,6 @@ mod prefix;
 mod seq;
 
 pub use ids::{ClientMsgId, DeviceId, MessageId, UserId};
-pub use place::{Placement, PlacementError, SECTIONS, SectionId, ShardId};
+pub use place::{HomeId, Placement, PlacementError, SECTIONS, SectionId, ShardId, Site};
 pub use prefix::{Prefix, PrefixError, PrefixTable};
 pub use seq::{Incarnation, Pos, Seq};

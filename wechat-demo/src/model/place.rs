@@ -16,6 +16,19 @@ pub struct SectionId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ShardId(pub u8);
 
+/// A data centre's store: everything of the users who are at home there. Part of their ids; 0 where there is one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct HomeId(pub u8);
+
+/// A shard, wherever it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Site {
+    /// Whose.
+    pub home: HomeId,
+    /// Which of that home's.
+    pub shard: ShardId,
+}
+
 /// The map of one home; fixed when its store is created, because a user's log cannot move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Placement {
@@ -26,6 +39,11 @@ pub struct Placement {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0} shards asked for; give a power of two between 1 and 256")]
 pub struct PlacementError(pub u32);
+
+impl HomeId {
+    /// Homes have ids from 0 to this.
+    pub const MAX: Self = Self(15);
+}
 
 impl Placement {
     /// Shards of a home unless it was created with another number.
@@ -66,12 +84,32 @@ impl Placement {
         self.shard_of_section(self.section(user))
     }
 
+    /// The shard of a user, at the user's own home. All homes have the same number of shards.
+    pub fn site(self, user: UserId) -> Site {
+        Site {
+            home: user.home(),
+            shard: self.shard(user),
+        }
+    }
+
     /// The shard that decides whose a name is.
     pub fn shard_of_name(self, name: &str) -> ShardId {
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         ShardId((mix(hash) % u64::from(self.shards)) as u8)
+    }
+}
+
+impl fmt::Display for HomeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "home {}", self.0)
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.shard, self.home)
     }
 }
 
@@ -98,7 +136,7 @@ mod tests {
     fn the_map_never_changes() {
         let place = Placement::new(8).unwrap();
         let homes: Vec<u8> = (1..=8)
-            .map(|n| place.shard(UserId::from_count(n, 3)).0)
+            .map(|n| place.shard(UserId::from_count(n, 3, HomeId(0))).0)
             .collect();
         let names = ["alice", "bob", "王小明"].map(|name| place.shard_of_name(name).0);
         // Written down once; a difference means that stores on disk no longer find their users.
@@ -110,7 +148,11 @@ mod tests {
         let place = Placement::new(8).unwrap();
         let mut count = [0_u32; 8];
         for n in 1..=8000 {
-            count[usize::from(place.shard(UserId::from_count(n, (n % 8) as u16)).0)] += 1;
+            count[usize::from(
+                place
+                    .shard(UserId::from_count(n, (n % 8) as u16, HomeId(0)))
+                    .0,
+            )] += 1;
         }
         assert!(
             count.iter().all(|&users| (800..1200).contains(&users)),

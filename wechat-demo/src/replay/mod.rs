@@ -136,7 +136,6 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         ..witnessed(&dir)
     };
     let seed = flags.seed.unwrap_or_else(|| Rng::from_entropy().next_u64());
-    let kills = Kills::new(&flags.kill, flags.kill_every, seed, plan.roles())?;
     if flags.kill_every.is_some() {
         eprintln!("--seed {seed}");
     }
@@ -150,6 +149,8 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     history.tell(opening(&flags, &log, seed));
     let binary = std::env::current_exe().context("the path of this program")?;
     let cluster = Cluster::bring_up(&dir, 0, &plan, &binary)?;
+    let roles = cluster.layout().roles();
+    let kills = Kills::new(&flags.kill, flags.kill_every, seed, roles)?;
     let kept = dir.clone();
 
     let cluster = Arc::new(Mutex::new(cluster));

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use rpc_core::time::Instant;
+use rpc_core::{
+    sync::oneshot::{Sender, oneshot},
+    time::Instant,
+};
 
 use super::{
     copies::Fatal,
@@ -21,9 +24,15 @@ use super::{
     meter::Meter,
     ops::{Op, Refusal, RefusalKind},
     shard::Moved,
-    store::{Job, Reply, Round, Store},
+    store::{Job, Reached, Reply, Round, Store},
 };
-use crate::model::limits::{WAITING_BYTES, WAITING_REQUESTS};
+use crate::{
+    model::{
+        HomeId,
+        limits::{WAITING_BYTES, WAITING_REQUESTS},
+    },
+    proto::storage as pb,
+};
 
 /// How often an idle committer looks after its copies.
 const IDLE: Duration = Duration::from_millis(100);
@@ -54,8 +63,24 @@ struct Queue {
     jobs: VecDeque<Job>,
     /// Room that the jobs take, at most [`WAITING_BYTES`] and the last one.
     bytes: usize,
+    /// Of carriers: few, a home has one carrier.
+    errands: Vec<Errand>,
     /// Nothing more is taken; the committer ends when the queue is empty.
     closed: bool,
+}
+
+/// What a carrier wants.
+enum Errand {
+    /// Tasks for its home, as soon as there are any.
+    Collect(Collect),
+    /// To say how far a stream is applied there.
+    Carried(Reached),
+}
+
+struct Collect {
+    home: HomeId,
+    most: usize,
+    reply: Sender<(Vec<pb::Parcel>, u64)>,
 }
 
 impl Submit {
@@ -117,6 +142,27 @@ impl Submit {
         }
     }
 
+    /// Waits for tasks for `home` and takes about `most` bytes of them, beside how many wait in all; `None` once
+    /// the committer has ended.
+    pub fn collect(&self, home: HomeId, most: usize) -> Option<(Vec<pb::Parcel>, u64)> {
+        let (reply, receiver) = oneshot();
+        self.run(Errand::Collect(Collect { home, most, reply }));
+        receiver.recv().ok()
+    }
+
+    /// Says how far a stream is applied elsewhere.
+    pub fn carried(&self, reached: Reached) {
+        self.run(Errand::Carried(reached));
+    }
+
+    fn run(&self, errand: Errand) {
+        let mut queue = self.queue();
+        if !queue.closed {
+            queue.errands.push(errand);
+            self.shared.wake.notify_one();
+        }
+    }
+
     /// Ends the committer after what waits is done.
     pub fn close(&self) {
         self.queue().closed = true;
@@ -128,12 +174,14 @@ impl Submit {
         let mut queue = self.queue();
         queue.closed = true;
         queue.jobs.clear();
+        queue.errands.clear();
     }
 
     /// Waits for jobs for a while unless `busy`; false when the committer is to end.
-    fn take(&self, jobs: &mut VecDeque<Job>, busy: bool) -> bool {
+    fn take(&self, jobs: &mut VecDeque<Job>, errands: &mut Vec<Errand>, busy: bool) -> bool {
         let mut queue = self.queue();
-        if queue.jobs.is_empty() && !busy && jobs.is_empty() && !queue.closed {
+        let idle = queue.jobs.is_empty() && queue.errands.is_empty();
+        if idle && !busy && jobs.is_empty() && !queue.closed {
             let waited = self.shared.wake.wait_timeout(queue, IDLE);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -142,6 +190,7 @@ impl Submit {
             std::mem::swap(jobs, &mut queue.jobs);
             queue.bytes = 0;
         }
+        errands.append(&mut queue.errands);
         !(queue.closed && jobs.is_empty() && !busy)
     }
 
@@ -164,12 +213,21 @@ pub fn run(
     mut moved: impl FnMut(Vec<Moved>),
 ) -> Result<(), Fatal> {
     let mut jobs = VecDeque::new();
+    let mut errands = Vec::new();
+    let mut collectors = Vec::new();
     let mut looked = Instant::ZERO;
-    while submit.take(&mut jobs, store.has_work()) {
+    while submit.take(&mut jobs, &mut errands, store.has_work()) {
         if looked.elapsed() >= ROOM {
             looked = Instant::now();
             submit.has_room(free());
         }
+        for errand in errands.drain(..) {
+            match errand {
+                Errand::Carried(reached) => store.carried(&reached)?,
+                Errand::Collect(collect) => collectors.push(collect),
+            }
+        }
+        hand_out(&store, &mut collectors);
         if !store.tend()? {
             // Too few copies: what waits is told by its own time-out.
             if submit.queue().closed {
@@ -204,9 +262,27 @@ pub fn run(
         if !items.is_empty() {
             moved(items);
         }
+        hand_out(&store, &mut collectors);
         store.die_between_rounds();
     }
     Ok(())
+}
+
+/// Gives carriers what there is for them.
+fn hand_out(store: &Store, collectors: &mut Vec<Collect>) {
+    for at in (0..collectors.len()).rev() {
+        let Collect { home, most, .. } = collectors[at];
+        let parcels = store.parcels(home, most);
+        if !parcels.is_empty() {
+            // A carrier that has gone wants nothing.
+            drop(
+                collectors
+                    .swap_remove(at)
+                    .reply
+                    .send((parcels, store.unapplied(home))),
+            );
+        }
+    }
 }
 
 #[cfg(test)]

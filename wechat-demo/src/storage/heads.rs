@@ -3,7 +3,7 @@
 //! Knows: what a head means to a reader.   Does not know: when one is opened ([`ops`](super::ops)), what an item says.
 //!
 //! It rests on all shards of a home being one store: one moment of its tables holds a timeline and how far the
-//! timeline's shard has heard of each group (O-2). Rows of a log up to there are never changed, only removed where
+//! timeline's shard has heard of each group (O-2), and a copy of the log of a group of another home (O-6). Rows of a log up to there are never changed, only removed where
 //! there is something newer, so they may be read a little later.
 //!
 //! Invariants

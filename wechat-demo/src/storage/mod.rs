@@ -23,6 +23,7 @@
 //! Read first: [`store::Store::round`], then [`shard`], then [`copies`], then [`views`].
 
 pub mod archive;
+mod carry;
 pub mod changes;
 pub mod committer;
 pub mod copies;

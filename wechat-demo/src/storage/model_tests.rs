@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     model::{
-        Incarnation, Placement, Seq, UserId,
+        HomeId, Incarnation, Placement, Seq, UserId,
         clock::TestClock,
         limits::{FRAME_BYTES, TEXT_BYTES},
     },
@@ -40,6 +40,7 @@ mod device;
 mod ending;
 mod groups;
 mod heads;
+mod homes;
 mod losses;
 mod moments;
 mod push;
@@ -129,8 +130,9 @@ impl Peer for Wire {
     }
 }
 
-/// Both copies and whoever is primary just now.
+/// Both copies of a home's store and whoever is primary just now.
 struct Pair {
+    home: HomeId,
     disk: Disk,
     wire: Arc<Wire>,
     dice: Dice,
@@ -156,6 +158,7 @@ impl Pair {
             faults: false,
         };
         Self {
+            home: HomeId(0),
             disk: Disk::default(),
             wire: Arc::new(Wire(Mutex::new(wire))),
             dice: Dice(seed ^ 0xa11ce),
@@ -209,6 +212,7 @@ impl Pair {
             }
         };
         identity.incarnation = self.incarnation;
+        identity.home = self.home;
         let pause = Box::new(move || fuse.step().map_err(Fatal::from));
         let before = self.dice.roll(2) == 0;
         let fixed = Fixed {
@@ -355,6 +359,7 @@ fn register(pair: &mut Pair, name: &str) -> UserId {
         name: name.to_owned(),
         nickname: name.to_uppercase(),
         password_hash: "hash".to_owned(),
+        home: u32::from(pair.home.0),
     };
     let Answer::Claimed(claimed) = pair.must(Op::ClaimName(claim)) else {
         panic!("wrong answer")
@@ -520,6 +525,10 @@ fn finish(pair: &mut Pair, users: &[UserId], devices: &mut [Device], talks: &mut
     }
     pair.drain();
     level_with_fresh(pair, devices, users);
+    check_talks(users, devices, talks);
+}
+
+fn check_talks(users: &[UserId], devices: &[Device], talks: &[Talk]) {
     for talk in talks {
         let expected = talk.answered as usize;
         for end in [talk.sender, talk.receiver] {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     model::{
-        DeviceId, Incarnation, Placement, Seq, UserId,
+        DeviceId, HomeId, Incarnation, Placement, Seq, UserId,
         clock::Clock,
         limits::{LINKS_PER_CALL, POST_COMMENTS, WATCHED_USERS},
     },
@@ -45,6 +45,7 @@ pub struct Primary {
     presence: Arc<Presence>,
     clock: Arc<dyn Clock>,
     place: Placement,
+    home: HomeId,
     /// In which it began to serve.
     epoch: u64,
     desk: Desk,
@@ -55,6 +56,9 @@ pub struct Primary {
 /// A request waits this long for its commit unless its own deadline is nearer; while there are too few copies
 /// that is how a caller learns of it.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
+
+/// Streams from one home to another that are carried at once.
+const MOST_PARCELS: usize = 256;
 
 impl Primary {
     /// Serves what `store` has; its committer takes what comes through `submit`.
@@ -73,6 +77,7 @@ impl Primary {
             links: Arc::clone(notifier.links()),
             presence: Arc::new(Presence::new(engine, Arc::clone(&clock), notifier)),
             place: identity.place,
+            home: identity.home,
             epoch: identity.epoch,
             desk: Desk::new(clock.unix_ms()),
             clock,
@@ -103,6 +108,45 @@ impl Primary {
         self.submit
             .submit(op, Box::new(move |answer| drop(sender.send(answer))))?;
         Ok(Begun { receiver, geo })
+    }
+
+    /// `Storage.Deliver`.
+    pub fn deliver(&self, request: pb::DeliverRequest) -> Result<pb::DeliverReply, Refusal> {
+        let invalid = |text: String| Refusal::new(RefusalKind::InvalidArgument, text);
+        if request.parcels.len() > MOST_PARCELS {
+            let text = format!(
+                "{} parcels at once, at most {MOST_PARCELS}",
+                request.parcels.len()
+            );
+            return Err(invalid(text));
+        }
+        for parcel in &request.parcels {
+            let sound = parcel.from_home <= u32::from(HomeId::MAX.0)
+                && parcel.from_home != u32::from(self.home.0)
+                && parcel.from_shard < 256
+                && parcel.incarnation <= u32::from(u16::MAX)
+                && parcel.to_shard < self.shards()
+                && parcel.first > 0;
+            if !sound {
+                let text = format!(
+                    "no stream from shard {} of home {} can end in shard {} here: do all homes have the same \
+                     number of shards, and the same --homes?",
+                    parcel.from_shard, parcel.from_home, parcel.to_shard
+                );
+                return Err(invalid(text));
+            }
+        }
+        let parcels = request.parcels.into_iter();
+        let begun: Vec<_> = parcels
+            .map(|parcel| self.begin(Op::Deliver(parcel)))
+            .collect::<Result<_, _>>()?;
+        let reached = begun.into_iter().map(|begun| match begun.wait()? {
+            Answer::Reached(n) => Ok(n),
+            other => Err(unexpected(&other)),
+        });
+        Ok(pb::DeliverReply {
+            reached: reached.collect::<Result<_, _>>()?,
+        })
     }
 
     /// `Storage.ClaimName`.

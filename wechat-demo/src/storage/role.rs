@@ -21,6 +21,7 @@ use clap::Args;
 use rpc_core::{BoundServer, Handle, Runtime, Server, ServerHandle};
 
 use super::{
+    carry::Ways,
     committer::{self, Submit},
     copies::{Copies, Fatal, backup::Backup},
     durability::Promise,
@@ -44,7 +45,8 @@ use super::{
 };
 use crate::{
     coordinator::{flags::CoordinatorFlags, names::NameFlags},
-    model::{Placement, clock::SystemClock},
+    homes::HomesFlags,
+    model::{HomeId, Placement, clock::SystemClock},
     proto::storage::{ReplicaServer, StorageServer},
 };
 
@@ -63,9 +65,12 @@ pub struct Options {
     /// Where it says that it is there
     #[command(flatten)]
     pub names: NameFlags,
-    /// Name of the store at the coordinator
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    pub store: String,
+    /// Which homes there are, if there are several
+    #[command(flatten)]
+    pub homes: HomesFlags,
+    /// Name of the store at the coordinator [default: its home's, "main" where there is one]
+    #[arg(long, value_name = "NAME")]
+    pub store: Option<String>,
     /// Follow the store from this IDC, which is not its own: have its data a little later, and serve it when its own IDC
     /// is gone. What another IDC's processes may not do is make the store
     #[arg(long, value_name = "IDC", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -126,24 +131,17 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let location = &options.location;
     check_follower(options)?;
     let coordinator = options.coordinator.reach()?;
-    let (engine, copy) = mend::open(location, &*coordinator, &options.store)?;
+    let homes = options.homes.read()?;
+    let store = options.store.clone();
+    let store = store.unwrap_or_else(|| homes.name().unwrap_or("main").to_owned());
+    let (engine, copy) = mend::open(location, &*coordinator, &store)?;
     check_shards(&copy, options.shards)?;
     let office = Arc::<Office>::default();
     let (way, jobs) = CopyThread::new();
     let meter = Arc::new(Meter::default());
-    let (figures, told) = (Arc::clone(&meter), Arc::clone(&office));
-    let server = Server::builder()
-        .metrics(move || figures.render(told.serves(), told.views.get().map(Views::describe)))
-        .add_service(StorageServer::new(StorageService {
-            office: Arc::clone(&office),
-        }))
-        .add_service(ReplicaServer::new(ReplicaService {
-            office: Arc::clone(&office),
-            copy: way.clone(),
-        }))
-        .bind(&options.listen)
-        .with_context(|| listening(&options.listen))?;
-    let server = options.names.announce(server)?;
+    let ways = Arc::new(Ways::new(&homes));
+    let (told, carried) = (Arc::clone(&meter), Arc::clone(&ways));
+    let server = bind(options, &office, way.clone(), told, carried)?;
     let me = member(&server, &*engine, options)?;
     let witness = options.history.as_ref();
     let witness = witness.map(|dir| Witness::new(dir, &me.disk)).transpose();
@@ -151,7 +149,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let council = Council {
         views: views.clone(),
         coordinator,
-        store: options.store.clone(),
+        store,
         create: (copy.identity().is_none() && options.follower.is_none()).then_some(shards),
         has_data: copy.identity().is_some(),
         promise: Box::new(move |epoch| way.run(move |copy| Ok(copy.promise(epoch)?)).is_ok()),
@@ -176,6 +174,8 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
             usize::from(options.min_copies)
         },
         durability: options.durability,
+        own: homes.own,
+        ways,
         home,
         meter,
         stop: Arc::default(),
@@ -188,6 +188,29 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         views,
         holder,
     })
+}
+
+/// The server of everything that this process answers.
+fn bind(
+    options: &Options,
+    office: &Arc<Office>,
+    copy: CopyThread,
+    meter: Arc<Meter>,
+    ways: Arc<Ways>,
+) -> anyhow::Result<BoundServer> {
+    let (office, told) = (Arc::clone(office), Arc::clone(office));
+    let server = Server::builder()
+        .metrics(move || {
+            let view = told.views.get().map(Views::describe);
+            meter.render(told.serves(), view) + &ways.render()
+        })
+        .add_service(StorageServer::new(StorageService {
+            office: Arc::clone(&office),
+        }))
+        .add_service(ReplicaServer::new(ReplicaService { office, copy }))
+        .bind(&options.listen)
+        .with_context(|| listening(&options.listen))?;
+    options.names.announce(server)
 }
 
 impl Ready {
@@ -226,6 +249,10 @@ struct CopyHolder {
     jobs: CopyJobs,
     min_copies: usize,
     durability: Option<Promise>,
+    /// Whose store it is.
+    own: HomeId,
+    /// The ways to the other homes.
+    ways: Arc<Ways>,
     /// Where notifies are sent from.
     home: Handle,
     meter: Arc<Meter>,
@@ -299,6 +326,7 @@ impl CopyHolder {
             return Err(Fatal::Copies(text.to_owned()));
         }
         identity.incarnation = view.incarnation;
+        identity.home = self.own;
         let throne = Box::new(Throne::new(
             self.views.clone(),
             Arc::clone(&self.meter),
@@ -326,6 +354,7 @@ impl CopyHolder {
         let primary = Primary::new(&store, submit.clone(), Arc::clone(&notifier), clock);
         let presence = Arc::downgrade(primary.presence());
         drop(home.spawn(move || Presence::run(&presence)));
+        self.ways.carry(&submit, home)?;
         self.office.set(Some(primary));
         let outcome = committer::run(
             store,

@@ -213,7 +213,7 @@ mod tests {
                 let total = writes.len();
                 for (index, user) in writes.into_iter().enumerate() {
                     let mut draft = Draft::new(&engine);
-                    let id = UserId::from_count(user + 1, 0);
+                    let id = UserId::from_count(user + 1, 0, crate::model::HomeId(0));
                     let given = sequence.give(&mut draft, place, incarnation, id).unwrap();
                     if index + 1 == total && !committed_last {
                         break; // the process dies with it

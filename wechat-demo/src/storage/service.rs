@@ -106,6 +106,13 @@ impl pb::Storage for StorageService {
         self.call(request, Primary::claim_name)
     }
 
+    fn deliver(
+        &self,
+        request: Request<pb::DeliverRequest>,
+    ) -> Result<Response<pb::DeliverReply>, Status> {
+        self.call(request, Primary::deliver)
+    }
+
     fn find_name(
         &self,
         request: Request<pb::FindNameRequest>,

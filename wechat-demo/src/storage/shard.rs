@@ -15,7 +15,9 @@ use super::{
     stream::{Incoming, Outgoing},
     table::{self, Counter, Key},
 };
-use crate::model::{DeviceId, Incarnation, MessageId, Placement, Seq, ShardId, UserId};
+use crate::model::{
+    DeviceId, HomeId, Incarnation, MessageId, Placement, Seq, ShardId, Site, UserId,
+};
 
 /// What a shard's primary keeps in memory. All of it can be had again from the tables once every entry
 /// of the log is applied.
@@ -62,6 +64,8 @@ const WARM_FACTS: usize = 1 << 17;
 /// What all shards of a store have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Home {
+    /// Which one.
+    pub id: HomeId,
     /// Who lives where.
     pub place: Placement,
     /// Part of every number and message id given now.
@@ -97,7 +101,7 @@ pub struct Moved {
 #[derive(Clone, Debug)]
 pub struct OutTask {
     /// The stream's destination.
-    pub to: ShardId,
+    pub to: Site,
     /// Its place in the stream.
     pub n: u64,
     /// The encoded `storage.Task`.
@@ -135,7 +139,7 @@ impl Shard {
             groups: counter(Counter::Groups, incarnation)?,
             warm: Warm::default(),
             outgoing: Outgoing::load(engine, home, id)?,
-            incoming: Incoming::load(engine, home, id)?,
+            incoming: Incoming::load(engine, id)?,
         })
     }
 
@@ -156,17 +160,17 @@ impl Shard {
         }
     }
 
-    /// The id of a user whose name was claimed here.
-    pub fn give_user(&mut self, draft: &mut Draft<'_>) -> UserId {
+    /// The id of a user whose name was claimed here, and who will be at home in `home`.
+    pub fn give_user(&mut self, draft: &mut Draft<'_>, home: HomeId) -> UserId {
         let (count, raised) = self.users.give();
         if let Some(max) = raised {
             draft.put_row(&table::counter(self.id, Counter::Users), &max.to_be_bytes());
         }
-        UserId::from_count(count, u16::from(self.id.0))
+        UserId::from_count(count, u16::from(self.id.0), home)
     }
 
     /// The id of a group made here.
-    pub fn give_group(&mut self, draft: &mut Draft<'_>) -> UserId {
+    pub fn give_group(&mut self, draft: &mut Draft<'_>, home: Home) -> UserId {
         let (count, raised) = self.groups.give();
         if let Some(max) = raised {
             draft.put_row(
@@ -174,11 +178,11 @@ impl Shard {
                 &max.to_be_bytes(),
             );
         }
-        UserId::group_from_count(count, u16::from(self.id.0))
+        UserId::group_from_count(count, u16::from(self.id.0), home.id)
     }
 
     /// The id of a message sent from here.
-    pub fn give_message(&mut self, draft: &mut Draft<'_>, incarnation: Incarnation) -> MessageId {
+    pub fn give_message(&mut self, draft: &mut Draft<'_>, home: Home) -> MessageId {
         let (count, raised) = self.messages.give();
         if let Some(max) = raised {
             draft.put_row(
@@ -186,7 +190,11 @@ impl Shard {
                 &max.to_be_bytes(),
             );
         }
-        MessageId::from_count(incarnation.0, self.id.0, count)
+        let from = Site {
+            home: home.id,
+            shard: self.id,
+        };
+        MessageId::from_count(home.incarnation.0, from, count)
     }
 
     /// The number for a new item of a user of this shard.
@@ -311,8 +319,8 @@ impl<'e> Draft<'e> {
         }
     }
 
-    /// Writes what stands for items of a timeline: the head at `number`.
-    pub fn put_head(&mut self, user: UserId, number: Seq, item: &[u8]) {
+    /// Writes an item that nobody is told of: a head, or a row of a log that is copied from another home.
+    pub fn place_item(&mut self, user: UserId, number: Seq, item: &[u8]) {
         self.changes
             .put(Table::Timeline, &table::item(user, number), item);
     }
@@ -334,7 +342,7 @@ impl<'e> Draft<'e> {
     }
 
     /// Adds a task to a stream that begins in `shard`.
-    pub fn add_task(&mut self, shard: &mut Shard, home: Home, to: ShardId, task: Bytes) {
+    pub fn add_task(&mut self, shard: &mut Shard, home: Home, to: Site, task: Bytes) {
         let n = shard.outgoing.give(to);
         let key = table::task(shard.id, home.incarnation, to, n);
         self.changes.put(Table::Tasks, &key, &task);

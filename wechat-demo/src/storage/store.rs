@@ -28,7 +28,9 @@ use super::{
     table,
 };
 use crate::{
-    model::{Incarnation, Placement, ShardId, clock::Clock, limits::WAITING_REQUESTS},
+    model::{
+        HomeId, Incarnation, Placement, ShardId, Site, clock::Clock, limits::WAITING_REQUESTS,
+    },
     planted::{self, Bug, Window},
     proto::storage as pb,
 };
@@ -40,7 +42,7 @@ pub const TRIM_STEP: u64 = 512;
 /// Applied tasks of a shard whose rows may stay before a round is made for removing them.
 const APPLIED_TASKS: u64 = 4096;
 /// Version of what lies on the disk.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What a store is. All its copies have the same.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +53,8 @@ pub struct Identity {
     pub place: Placement,
     /// See [`crate::model::Seq`].
     pub incarnation: Incarnation,
+    /// Whose users these are. The process that serves says so; it is not on the disk.
+    pub home: HomeId,
     /// The highest epoch this copy has seen or promised.
     pub epoch: u64,
     /// A snapshot is under way: there is nothing to rely on.
@@ -105,11 +109,15 @@ struct Drafts<'e> {
 }
 
 /// How far a stream is applied.
-struct Reached {
-    from: ShardId,
-    incarnation: Incarnation,
-    to: ShardId,
-    n: u64,
+pub struct Reached {
+    /// The shard here that it begins in.
+    pub from: ShardId,
+    /// In which incarnation.
+    pub incarnation: Incarnation,
+    /// Where it ends.
+    pub to: Site,
+    /// The last task applied there.
+    pub n: u64,
 }
 
 impl Identity {
@@ -131,6 +139,7 @@ impl Identity {
             id: row.store_id,
             place,
             incarnation,
+            home: HomeId::default(),
             epoch: row.epoch,
             partial: row.partial,
         }))
@@ -142,6 +151,7 @@ impl Identity {
             id,
             place,
             incarnation: Incarnation::default(),
+            home: HomeId::default(),
             epoch: 0,
             partial: false,
         }
@@ -213,6 +223,7 @@ impl Store {
             .collect();
         copies.reach(&*engine, &ends)?;
         let home = Home {
+            id: identity.home,
             place,
             incarnation: identity.incarnation,
             now_ms: clock.unix_ms(),
@@ -272,8 +283,9 @@ impl Store {
 
     /// Whether a round has something to do without a job.
     pub fn has_work(&self) -> bool {
+        let own = self.identity.home;
         self.shards.iter().any(|shard| {
-            shard.outgoing.any_waiting() || shard.outgoing.removable() >= APPLIED_TASKS
+            shard.outgoing.any_waiting(own) || shard.outgoing.removable() >= APPLIED_TASKS
         }) || !postponed().is_empty()
     }
 
@@ -282,6 +294,7 @@ impl Store {
     pub fn round(&mut self, jobs: &mut VecDeque<Job>) -> Result<Round, Fatal> {
         let engine = Arc::clone(&self.engine);
         let home = Home {
+            id: self.identity.home,
             place: self.identity.place,
             incarnation: self.identity.incarnation,
             now_ms: self.clock.unix_ms(),
@@ -335,17 +348,20 @@ impl Store {
         // Whose turn it is moves on, so that no source keeps another out.
         self.turn = self.turn.wrapping_add(1);
         let all: Vec<ShardId> = home.place.all().collect();
+        let site = |shard| Site {
+            home: home.id,
+            shard,
+        };
         for &to in &all {
             for step in 0..all.len() {
                 let from = all[self.turn.wrapping_add(step) % all.len()];
-                let Some((incarnation, waiting)) =
-                    self.shards[usize::from(from.0)].outgoing.waiting(to)
-                else {
+                let outgoing = &self.shards[usize::from(from.0)].outgoing;
+                let Some((incarnation, waiting)) = outgoing.waiting(site(to)) else {
                     continue;
                 };
                 let waiting: Vec<_> = waiting.collect();
                 let shard = &mut self.shards[usize::from(to.0)];
-                let mut reached = shard.incoming.mark(from, incarnation);
+                let mut reached = shard.incoming.mark(site(from), incarnation);
                 let draft = drafts.of(to);
                 for (n, task) in waiting {
                     // One task may be large (a group's message for all its members here), so the bound is
@@ -353,7 +369,7 @@ impl Store {
                     if draft.changes().len() > CHUNK_BYTES / home.place.shards() {
                         break;
                     }
-                    match shard.incoming.place(from, incarnation, n) {
+                    match shard.incoming.place(site(from), incarnation, n) {
                         Place::Done => {}
                         Place::Next => {
                             if planted::is_on(Bug::MarkBeforeEffect) {
@@ -361,7 +377,7 @@ impl Store {
                             } else {
                                 task::apply(shard, home, draft, task)?;
                             }
-                            shard.incoming.advance(from, incarnation, n);
+                            shard.incoming.advance(site(from), incarnation, n);
                             reached = n;
                         }
                         Place::From(next) => {
@@ -370,16 +386,48 @@ impl Store {
                         }
                     }
                 }
-                shard.incoming.note(draft, from, incarnation);
+                shard.incoming.note(draft, site(from), incarnation);
                 drafts.reached.push(Reached {
                     from,
                     incarnation,
-                    to,
+                    to: site(to),
                     n: reached,
                 });
             }
         }
         Ok(())
+    }
+
+    /// Tasks that wait for another home, about `most` bytes of them.
+    pub fn parcels(&self, home: HomeId, most: usize) -> Vec<pb::Parcel> {
+        let mut parcels = Vec::new();
+        let mut left = most;
+        for shard in &self.shards {
+            if left == 0 {
+                break;
+            }
+            let more = shard.outgoing.parcels(self.identity.home, home, left);
+            let bytes: usize = more
+                .iter()
+                .flat_map(|parcel| &parcel.tasks)
+                .map(Bytes::len)
+                .sum();
+            left = left.saturating_sub(bytes);
+            parcels.extend(more);
+        }
+        parcels
+    }
+
+    /// Another home has applied a stream up to here.
+    pub fn carried(&mut self, reached: &Reached) -> Result<(), EngineError> {
+        let outgoing = &mut self.shards[usize::from(reached.from.0)].outgoing;
+        outgoing.applied(&*self.engine, reached.incarnation, reached.to, reached.n)
+    }
+
+    /// Tasks that another home is not known to have applied.
+    pub fn unapplied(&self, home: HomeId) -> u64 {
+        let outgoing = self.shards.iter().map(|shard| &shard.outgoing);
+        outgoing.map(|outgoing| outgoing.unapplied(home)).sum()
     }
 
     /// Passes the window after a round; with [`Bug::MarkBeforeEffect`] only where an effect is still to come.
@@ -529,8 +577,7 @@ impl Store {
         tasks: Vec<(ShardId, Vec<OutTask>)>,
     ) -> Result<(), Fatal> {
         for stream in reached {
-            let outgoing = &mut self.shards[usize::from(stream.from.0)].outgoing;
-            outgoing.applied(&*self.engine, stream.incarnation, stream.to, stream.n)?;
+            self.carried(&stream)?;
         }
         for (from, tasks) in tasks {
             for OutTask { to, n, task } in tasks {

@@ -7,7 +7,8 @@
 //! A new incarnation begins all streams anew. What an earlier one left, all shards of a store have from the same
 //! moment: it is carried to its end first.
 //!
-//! Between shards of one store the store's round carries them from [`Outgoing`] to [`Incoming`].
+//! Between shards of one store the store's round carries them from [`Outgoing`] to [`Incoming`]; to other homes a
+//! carrier does (`carry.rs`).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -18,7 +19,10 @@ use super::{
     shard::{Draft, Home, damaged},
     table::{self, Key},
 };
-use crate::model::{Incarnation, ShardId};
+use crate::{
+    model::{HomeId, Incarnation, ShardId, Site},
+    proto::storage as pb,
+};
 
 /// The streams that begin in a shard.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ pub struct Outgoing {
     from: ShardId,
     incarnation: Incarnation,
     /// Those of earlier incarnations only where something was left.
-    streams: BTreeMap<(Incarnation, ShardId), Out>,
+    streams: BTreeMap<(Incarnation, Site), Out>,
 }
 
 /// One outgoing stream.
@@ -53,7 +57,7 @@ struct Out {
 pub struct Incoming {
     to: ShardId,
     /// Last n applied.
-    marks: HashMap<(ShardId, Incarnation), u64>,
+    marks: HashMap<(Site, Incarnation), u64>,
 }
 
 /// What is to be done with a task that arrives.
@@ -100,7 +104,7 @@ impl Outgoing {
     }
 
     /// The next n of the stream to `to`.
-    pub fn give(&mut self, to: ShardId) -> u64 {
+    pub fn give(&mut self, to: Site) -> u64 {
         let key = (self.incarnation, to);
         let out = self.streams.entry(key).or_insert_with(Out::new);
         out.last += 1;
@@ -119,7 +123,7 @@ impl Outgoing {
     }
 
     /// A task's cause is committed: it may be carried.
-    pub fn committed(&mut self, to: ShardId, n: u64, task: Bytes) {
+    pub fn committed(&mut self, to: Site, n: u64, task: Bytes) {
         let out = self
             .streams
             .get_mut(&(self.incarnation, to))
@@ -134,18 +138,64 @@ impl Outgoing {
 
     /// The tasks to carry to `to` next, oldest first, all of them committed and of one stream, whose incarnation
     /// comes first.
-    pub fn waiting(
-        &self,
-        to: ShardId,
-    ) -> Option<(Incarnation, impl Iterator<Item = (u64, Bytes)>)> {
+    pub fn waiting(&self, to: Site) -> Option<(Incarnation, impl Iterator<Item = (u64, Bytes)>)> {
         let mut streams = self.streams.iter();
         let (key, out) = streams.find(|(key, out)| key.1 == to && !out.waiting.is_empty())?;
         Some((key.0, out.waiting.iter().cloned()))
     }
 
-    /// Whether any task waits.
-    pub fn any_waiting(&self) -> bool {
-        self.streams.values().any(|out| !out.waiting.is_empty())
+    /// Whether any task for `home` waits.
+    pub fn any_waiting(&self, home: HomeId) -> bool {
+        let mut streams = self.streams.iter();
+        streams.any(|((_, to), out)| to.home == home && !out.waiting.is_empty())
+    }
+
+    /// Tasks that wait for each shard of `home`, of one stream each, oldest first and up to `most` bytes of them;
+    /// `own` is the home that they come from.
+    pub fn parcels(&self, own: HomeId, home: HomeId, most: usize) -> Vec<pb::Parcel> {
+        let mut parcels: Vec<pb::Parcel> = Vec::new();
+        let mut left = most;
+        for (&(incarnation, to), out) in &self.streams {
+            let known = |parcel: &pb::Parcel| parcel.to_shard == u32::from(to.shard.0);
+            let Some(&(first, _)) = out.waiting.front() else {
+                continue;
+            };
+            // An earlier incarnation's stream comes to its end before a later one begins.
+            if to.home != home || parcels.iter().any(known) {
+                continue;
+            }
+            let mut tasks = Vec::new();
+            for (_, task) in &out.waiting {
+                if left < task.len() && left < most {
+                    // What is full stays so: a later stream must not overtake this one.
+                    left = 0;
+                    break;
+                }
+                left = left.saturating_sub(task.len());
+                tasks.push(task.clone());
+            }
+            if !tasks.is_empty() {
+                parcels.push(pb::Parcel {
+                    from_home: u32::from(own.0),
+                    from_shard: u32::from(self.from.0),
+                    incarnation: u32::from(incarnation.0),
+                    to_shard: u32::from(to.shard.0),
+                    first,
+                    tasks,
+                });
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        parcels
+    }
+
+    /// Tasks for `home` that are not known to be applied there, in memory or not.
+    pub fn unapplied(&self, home: HomeId) -> u64 {
+        let streams = self.streams.iter();
+        let to_home = streams.filter(|((_, to), _)| to.home == home);
+        to_home.map(|(_, out)| out.committed - out.applied).sum()
     }
 
     /// The destination has committed the effects up to `n`.
@@ -153,7 +203,7 @@ impl Outgoing {
         &mut self,
         engine: &dyn Engine,
         incarnation: Incarnation,
-        to: ShardId,
+        to: Site,
         n: u64,
     ) -> Result<(), EngineError> {
         let Some(out) = self.streams.get_mut(&(incarnation, to)) else {
@@ -166,6 +216,8 @@ impl Outgoing {
         {
             out.waiting.pop_front();
         }
+        // A destination may have more than survived here, of an incarnation that has lost its tail.
+        let n = n.min(out.committed);
         out.applied = out.applied.max(n);
         out.loaded = out.loaded.max(n);
         out.refill(engine, self.from, incarnation, to)
@@ -211,7 +263,7 @@ impl Out {
         engine: &dyn Engine,
         from: ShardId,
         incarnation: Incarnation,
-        to: ShardId,
+        to: Site,
     ) -> Result<(), EngineError> {
         if !self.waiting.is_empty() || self.loaded >= self.committed {
             return Ok(());
@@ -244,20 +296,16 @@ impl Out {
 
 impl Incoming {
     /// Loads the marks of all streams that end in `to`.
-    pub fn load(engine: &dyn Engine, home: Home, to: ShardId) -> Result<Self, EngineError> {
-        let mut marks = HashMap::new();
-        for from in home.place.all() {
-            for ((incarnation, end), mark) in counts(engine, table::streams_in(from))? {
-                if end == to {
-                    marks.insert((from, incarnation), mark);
-                }
-            }
-        }
+    pub fn load(engine: &dyn Engine, to: ShardId) -> Result<Self, EngineError> {
+        let marks = counts(engine, table::streams_in(to))?
+            .into_iter()
+            .map(|((incarnation, from), mark)| ((from, incarnation), mark))
+            .collect();
         Ok(Self { to, marks })
     }
 
     /// What to do with task `n` of a stream.
-    pub fn place(&self, from: ShardId, incarnation: Incarnation, n: u64) -> Place {
+    pub fn place(&self, from: Site, incarnation: Incarnation, n: u64) -> Place {
         let last = self.mark(from, incarnation);
         match n {
             n if n <= last => Place::Done,
@@ -268,7 +316,7 @@ impl Incoming {
 
     /// Moves the mark to `n`. The draft that holds the effect must be given to [`Incoming::note`] before
     /// it is finished.
-    pub fn advance(&mut self, from: ShardId, incarnation: Incarnation, n: u64) {
+    pub fn advance(&mut self, from: Site, incarnation: Incarnation, n: u64) {
         assert_eq!(
             self.place(from, incarnation, n),
             Place::Next,
@@ -278,13 +326,13 @@ impl Incoming {
     }
 
     /// Writes a stream's mark into the draft that holds the effects up to it.
-    pub fn note(&self, draft: &mut Draft<'_>, from: ShardId, incarnation: Incarnation) {
+    pub fn note(&self, draft: &mut Draft<'_>, from: Site, incarnation: Incarnation) {
         let key = table::stream_in(from, incarnation, self.to);
         draft.put_row(&key, &self.mark(from, incarnation).to_be_bytes());
     }
 
     /// Last n applied.
-    pub fn mark(&self, from: ShardId, incarnation: Incarnation) -> u64 {
+    pub fn mark(&self, from: Site, incarnation: Incarnation) -> u64 {
         self.marks.get(&(from, incarnation)).copied().unwrap_or(0)
     }
 }
@@ -293,7 +341,7 @@ impl Incoming {
 fn counts(
     engine: &dyn Engine,
     (from, to): (Key, Key),
-) -> Result<BTreeMap<(Incarnation, ShardId), u64>, EngineError> {
+) -> Result<BTreeMap<(Incarnation, Site), u64>, EngineError> {
     let span = Span {
         from: &from,
         to: &to,
@@ -318,7 +366,7 @@ fn first_task(
     engine: &dyn Engine,
     from: ShardId,
     incarnation: Incarnation,
-    to: ShardId,
+    to: Site,
 ) -> Result<Option<u64>, EngineError> {
     let (first, end) = (
         table::task(from, incarnation, to, 0),

@@ -2,7 +2,9 @@
 
 use std::{fmt, hash, ops::Deref};
 
-use crate::model::{ClientMsgId, DeviceId, Incarnation, SectionId, Seq, ShardId, UserId};
+use crate::model::{
+    ClientMsgId, DeviceId, HomeId, Incarnation, SectionId, Seq, ShardId, Site, UserId,
+};
 
 /// A key, built on the stack.
 #[derive(Clone)]
@@ -160,18 +162,18 @@ pub fn item_number(key: &[u8]) -> Option<Seq> {
 }
 
 /// `Tasks`: task `n` of a stream.
-pub fn task(from: ShardId, incarnation: Incarnation, to: ShardId, n: u64) -> Key {
+pub fn task(from: ShardId, incarnation: Incarnation, to: Site, n: u64) -> Key {
     Key::new(&[
         &[from.0],
         &incarnation.0.to_be_bytes(),
-        &[to.0],
+        &[to.home.0, to.shard.0],
         &n.to_be_bytes(),
     ])
 }
 
 /// The `n` in a key made by [`task`].
 pub fn task_n(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
+    Some(u64::from_be_bytes(key.get(5..13)?.try_into().ok()?))
 }
 
 // ---- Rows ----
@@ -312,19 +314,13 @@ pub fn counter(shard: ShardId, counter: Counter) -> Key {
 }
 
 /// Last `n` given out in a stream, at its source.
-pub fn stream_out(from: ShardId, incarnation: Incarnation, to: ShardId) -> Key {
-    Key::tagged(
-        Tag::StreamOut,
-        &[&[from.0], &incarnation.0.to_be_bytes(), &[to.0]],
-    )
+pub fn stream_out(from: ShardId, incarnation: Incarnation, to: Site) -> Key {
+    stream(Tag::StreamOut, from, incarnation, to)
 }
 
 /// Last `n` applied of a stream, at its destination.
-pub fn stream_in(from: ShardId, incarnation: Incarnation, to: ShardId) -> Key {
-    Key::tagged(
-        Tag::StreamIn,
-        &[&[from.0], &incarnation.0.to_be_bytes(), &[to.0]],
-    )
+pub fn stream_in(from: Site, incarnation: Incarnation, to: ShardId) -> Key {
+    stream(Tag::StreamIn, to, incarnation, from)
 }
 
 /// The keys of all streams that begin in a shard: first, and first past the last.
@@ -332,24 +328,33 @@ pub fn streams_out(from: ShardId) -> (Key, Key) {
     streams(Tag::StreamOut, from)
 }
 
-/// The keys of the marks of all streams that come from a shard.
-pub fn streams_in(from: ShardId) -> (Key, Key) {
-    streams(Tag::StreamIn, from)
+/// The keys of the marks of all streams that end in a shard.
+pub fn streams_in(to: ShardId) -> (Key, Key) {
+    streams(Tag::StreamIn, to)
 }
 
-fn streams(tag: Tag, from: ShardId) -> (Key, Key) {
+fn stream(tag: Tag, own: ShardId, incarnation: Incarnation, other: Site) -> Key {
+    let other = [other.home.0, other.shard.0];
+    Key::tagged(tag, &[&[own.0], &incarnation.0.to_be_bytes(), &other])
+}
+
+fn streams(tag: Tag, own: ShardId) -> (Key, Key) {
     (
-        Key::tagged(tag, &[&[from.0]]),
-        Key::tagged(tag, &[&[from.0], &[0xff; 4]]),
+        Key::tagged(tag, &[&[own.0]]),
+        Key::tagged(tag, &[&[own.0], &[0xff; 5]]),
     )
 }
 
-/// Incarnation and destination in a key made by [`stream_out`] or [`stream_in`].
-pub fn stream_of(key: &[u8]) -> Option<(Incarnation, ShardId)> {
-    let [high, low, to] = *key.get(2..)? else {
+/// Incarnation and the other end in a key made by [`stream_out`] or [`stream_in`].
+pub fn stream_of(key: &[u8]) -> Option<(Incarnation, Site)> {
+    let [high, low, home, shard] = *key.get(2..)? else {
         return None;
     };
-    Some((Incarnation(u16::from_be_bytes([high, low])), ShardId(to)))
+    let other = Site {
+        home: HomeId(home),
+        shard: ShardId(shard),
+    };
+    Some((Incarnation(u16::from_be_bytes([high, low])), other))
 }
 
 /// The last number of a user that was there when numbers of this incarnation were first given to them.

@@ -19,9 +19,9 @@ pub fn light() -> Vec<(Role, String)> {
     flags.map(|flag| (Role::Logic, flag.to_owned())).into()
 }
 
-/// Makes accounts of ann and bob.
-pub fn sign_up(address: &str) {
-    for name in ["ann", "bob"] {
+/// Makes accounts of ann and bob, who each connect to an address.
+pub fn sign_up(addresses: [&str; 2]) {
+    for (name, address) in ["ann", "bob"].into_iter().zip(addresses) {
         patiently(|| match register(address, name, PASSWORD, name) {
             // An answer was lost.
             Err(error) if error.is_refusal(6) => Ok(0),

@@ -45,7 +45,8 @@ fn storage(dir: &Path, agreeing: SocketAddr) -> (SocketAddr, ServerHandle) {
             zookeeper: None,
         },
         names: NameFlags::default(),
-        store: "main".to_owned(),
+        homes: Default::default(),
+        store: None,
         follower: None,
         durability: None,
         min_copies: 2,
@@ -85,6 +86,7 @@ impl Home {
         let logic = logic::role::start(&logic::role::Options {
             listen: "127.0.0.1:0".to_owned(),
             storage: vec![one.to_string(), other.to_string()],
+            homes: Default::default(),
             names: NameFlags::default(),
             argon2_memory_kib: 64,
             user_rate,
@@ -102,10 +104,9 @@ impl Home {
             })
         });
         let [one, other] = clients;
-        let (storage, backup) = if serving == 0 {
-            (one, other)
-        } else {
-            (other, one)
+        let (storage, backup) = match serving {
+            0 => (one, other),
+            _ => (other, one),
         };
         Self {
             logic: LogicClient::new(channel(logic_addr)),

@@ -163,7 +163,7 @@ fn who_has_all_contacts_there_can_be_asks_and_is_asked_in_vain() {
     let [ann, bob, cy] = ["ann", "bob", "cy"].map(|name| register(&mut pair, name));
     pair.drain();
     let asked: Vec<Op> = (1..CONTACTS_PER_USER)
-        .map(|n| ask(bob, UserId::from_count(1000 + n, 0)))
+        .map(|n| ask(bob, UserId::from_count(1000 + n, 0, HomeId(0))))
         .collect();
     assert!(pair.round(asked).unwrap().iter().all(Result::is_ok));
     pair.must(ask(bob, cy));

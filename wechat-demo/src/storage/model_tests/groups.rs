@@ -202,7 +202,7 @@ fn a_group_asked_for_twice_is_one() {
     let group = made(pair.must(create(users[0], 1, &users[1..])));
     assert_eq!(made(pair.must(create(users[0], 1, &users[1..]))), group);
     assert_ne!(made(pair.must(create(users[0], 2, &users[1..]))), group);
-    let stranger = UserId::from_count(999, 0);
+    let stranger = UserId::from_count(999, 0, HomeId(0));
     let refused = pair
         .round(vec![create(users[0], 3, &[stranger])])
         .unwrap()

@@ -41,6 +41,7 @@ fn large(pair: &mut Pair) -> (Vec<UserId>, UserId) {
             name: format!("user {n}"),
             nickname: "nick".to_owned(),
             password_hash: "hash".to_owned(),
+            home: 0,
         })
     });
     let users: Vec<UserId> = all(pair, claims.collect())

@@ -6,7 +6,7 @@
 
 use super::{Answer, Refusal, RefusalKind, Stop, Work, contact, group, moments, plain_item, push};
 use crate::{
-    model::{DeviceId, Seq, UserId, limits::DEVICES_PER_USER},
+    model::{DeviceId, HomeId, Seq, UserId, limits::DEVICES_PER_USER},
     proto::{
         storage::{self as pb, task::Effect},
         terminal::{self, Kind},
@@ -27,7 +27,13 @@ pub(super) fn claim_name(
             taken: true,
         }));
     }
-    let user = work.shard.give_user(work.draft);
+    let home = u8::try_from(request.home).map(HomeId);
+    let home = home.ok().filter(|&home| home <= HomeId::MAX);
+    let home = home.ok_or_else(|| {
+        let text = format!("there is no home {}", request.home);
+        Refusal::new(RefusalKind::InvalidArgument, text)
+    })?;
+    let user = work.shard.give_user(work.draft, home);
     work.draft.put_row(&key, &user.0.to_be_bytes());
     let account = pb::AccountRow {
         name: request.name.clone(),

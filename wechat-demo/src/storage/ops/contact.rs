@@ -309,7 +309,7 @@ fn turn_down(
 ) {
     tell(work, user, peer, Some(Word::Removed(round)), own, "");
     let refused = terminal::Refused {
-        message_id: work.shard.give_message(work.draft, work.home.incarnation).0,
+        message_id: work.shard.give_message(work.draft, work.home).0,
         receiver: user.0,
         reason,
         ..terminal::Refused::default()

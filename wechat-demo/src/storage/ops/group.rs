@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     model::{
-        Pos, Seq, ShardId, UserId,
+        Pos, Seq, Site, UserId,
         limits::{ERASED_GROUPS, GROUP_COPIED},
     },
     proto::{
@@ -46,7 +46,7 @@ pub(super) fn create(
         Once::New(once) => once,
     };
     friends(work, user, &request.members)?;
-    let group = work.shard.give_group(work.draft);
+    let group = work.shard.give_group(work.draft, work.home);
     once.done(work, group.0, Seq::ZERO);
     let make = pb::MakeGroup {
         owner: user.0,
@@ -90,7 +90,7 @@ pub(super) fn change(
                 .map_err(|why| Refusal::new(RefusalKind::PermissionDenied, why))?;
         }
     }
-    let request_id = work.shard.give_message(work.draft, work.home.incarnation).0;
+    let request_id = work.shard.give_message(work.draft, work.home).0;
     let change = pb::ChangeGroup {
         by: user.0,
         request_id,
@@ -130,7 +130,7 @@ fn leave(work: &mut Work<'_, '_>, user: UserId, group_id: u64) {
     };
     let change = pb::ChangeGroup {
         by: user.0,
-        request_id: work.shard.give_message(work.draft, work.home.incarnation).0,
+        request_id: work.shard.give_message(work.draft, work.home).0,
         change: Some(leave),
     };
     work.add_task(&pb::Task {
@@ -162,7 +162,7 @@ pub(super) fn amend(
     if !check_member(work, group, user)?.stored_once {
         return Err(amend::no_such(message_id).into());
     }
-    let request_id = work.shard.give_message(work.draft, work.home.incarnation).0;
+    let request_id = work.shard.give_message(work.draft, work.home).0;
     let amend = pb::Amend {
         from: user.0,
         message_id,
@@ -273,13 +273,15 @@ pub(super) fn sent(
     let to = shards(work, &row);
     if row.stored_once {
         let id = message.message_id;
+        let added = once::add_message(work, group, id, pos, sent.message)?;
         let logged = pb::Logged {
-            number: once::add_message(work, group, id, pos, sent.message)?.0,
+            number: added.number.0,
             count: pos.count,
             message_id: id,
             sender: sender.0,
+            row: None,
         };
-        spread(work, group, to, What::Logged(logged));
+        spread_row(work, group, to, logged, added.copy);
         return Ok(());
     }
     let deliver = pb::Deliver {
@@ -304,24 +306,25 @@ pub(super) fn amended(
     };
     let since = member.joined;
     let to = shards(work, &row);
-    let what = match once::holds(work, group, amend.message_id)? {
+    if !once::holds(work, group, amend.message_id)? {
         // It was sent before the group was stored once, and each has a copy.
-        false => What::Amend(amend),
-        true => match once::amend(work, group, since, &amend)? {
-            Ok(None) => return Ok(()),
-            Ok(Some(number)) => What::Logged(pb::Logged {
-                number: number.0,
+        spread(work, group, to, What::Amend(amend));
+        return Ok(());
+    }
+    match once::amend(work, group, since, &amend)? {
+        Ok(None) => {}
+        Ok(Some(added)) => {
+            let logged = pb::Logged {
+                number: added.number.0,
                 count: count(work, group)?,
                 message_id: amend.message_id,
                 sender: 0,
-            }),
-            Err(why) => {
-                refuse(work, group, amend.from, amend.request_id, why);
-                return Ok(());
-            }
-        },
-    };
-    spread(work, group, to, what);
+                row: None,
+            };
+            spread_row(work, group, to, logged, added.copy);
+        }
+        Err(why) => refuse(work, group, amend.from, amend.request_id, why),
+    }
     Ok(())
 }
 
@@ -353,13 +356,14 @@ fn take_roster(work: &mut Work<'_, '_>, group: UserId, row: pb::Roster) -> Resul
     if row.version <= before.version {
         return Ok(());
     }
+    once::take(work, group, row.number, row.row.as_ref());
     let roster = row.group.clone().unwrap_or_default();
-    let here = work.shard.id;
+    let here = work.site();
     let members: Vec<u64> = roster
         .members
         .iter()
         .map(|member| member.user_id)
-        .filter(|&user| work.home.place.shard(UserId(user)) == here)
+        .filter(|&user| work.home.place.site(UserId(user)) == here)
         .collect();
     let seen = seen(work, group)?;
     let stored_once = row.number != 0;
@@ -458,6 +462,7 @@ fn take_logged(
     if logged.number <= seen.number {
         return Ok(());
     }
+    once::take(work, group, logged.number, logged.row.as_ref());
     for user in copy(work, group)?.unwrap_or_default().members {
         let user = UserId(user);
         let own = user.0 == logged.sender;
@@ -496,13 +501,14 @@ fn spread_roster(
     group: UserId,
     row: pb::GroupRow,
     count: u64,
-    to: Vec<ShardId>,
+    to: Vec<Site>,
 ) -> Result<(), EngineError> {
     let mut roster = pb::Roster {
         group: row.group,
         version: row.version,
         count,
         number: 0,
+        row: None,
     };
     if !row.stored_once {
         spread(work, group, to, What::Roster(roster));
@@ -510,21 +516,41 @@ fn spread_roster(
     }
     let head = roster.group.get_or_insert_default();
     head.size = head.members.len() as u32;
-    let mut by_home: BTreeMap<ShardId, Vec<terminal::Member>> =
+    let mut by_home: BTreeMap<Site, Vec<terminal::Member>> =
         to.into_iter().map(|shard| (shard, Vec::new())).collect();
     for member in std::mem::take(&mut head.members) {
-        let home = work.home.place.shard(UserId(member.user_id));
+        let home = work.home.place.site(UserId(member.user_id));
         by_home.entry(home).or_default().push(member);
     }
-    roster.number = once::add_roster(work, row.version, count, head)?.0;
+    let added = once::add_roster(work, row.version, count, head)?;
+    roster.number = added.number.0;
     for (shard, members) in by_home {
         roster.group.get_or_insert_default().members = members;
+        roster.row = (shard.home != work.home.id).then(|| added.copy.clone());
         spread(work, group, vec![shard], What::Roster(roster.clone()));
     }
     Ok(())
 }
 
-fn spread(work: &mut Work<'_, '_>, group: UserId, to: Vec<ShardId>, what: What) {
+/// Tells the shards `to` of a row of the group's log; those of other homes get the row.
+fn spread_row(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    to: Vec<Site>,
+    logged: pb::Logged,
+    copy: pb::LogCopy,
+) {
+    let own = work.home.id;
+    let (here, elsewhere) = to.into_iter().partition(|site| site.home == own);
+    let copied = pb::Logged {
+        row: Some(copy),
+        ..logged.clone()
+    };
+    spread(work, group, here, What::Logged(logged));
+    spread(work, group, elsewhere, What::Logged(copied));
+}
+
+fn spread(work: &mut Work<'_, '_>, group: UserId, to: Vec<Site>, what: What) {
     let task = pb::Task {
         user_id: group.0,
         effect: Some(Effect::Spread(pb::Spread { what: Some(what) })),
@@ -537,10 +563,10 @@ fn spread(work: &mut Work<'_, '_>, group: UserId, to: Vec<ShardId>, what: What) 
 }
 
 /// The shards that have members, each once.
-fn shards(work: &Work<'_, '_>, row: &pb::GroupRow) -> Vec<ShardId> {
+fn shards(work: &Work<'_, '_>, row: &pb::GroupRow) -> Vec<Site> {
     let members = row.group.iter().flat_map(|group| &group.members);
-    let mut shards: Vec<ShardId> = members
-        .map(|member| work.home.place.shard(UserId(member.user_id)))
+    let mut shards: Vec<Site> = members
+        .map(|member| work.home.place.site(UserId(member.user_id)))
         .collect();
     shards.sort_unstable();
     shards.dedup();

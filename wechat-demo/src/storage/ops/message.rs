@@ -210,7 +210,7 @@ fn send_one(
     outgoing: &terminal::Outgoing,
 ) -> Result<(pb::SentRow, Seq), EngineError> {
     let sender = UserId(pos.sender);
-    let message_id = work.shard.give_message(work.draft, work.home.incarnation);
+    let message_id = work.shard.give_message(work.draft, work.home);
     let message = terminal::Message {
         message_id: message_id.0,
         sender: sender.0,

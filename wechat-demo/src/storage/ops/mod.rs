@@ -13,7 +13,7 @@ use super::{
     table::{self, Key},
 };
 use crate::{
-    model::{ClientMsgId, DeviceId, Placement, Seq, ShardId, UserId},
+    model::{ClientMsgId, DeviceId, Placement, Seq, ShardId, Site, UserId},
     proto::{
         storage as pb,
         terminal::{self, Kind, change_request::Change},
@@ -56,6 +56,8 @@ pub enum Op {
     Change(pb::ChangeUser),
     /// Notes what became of a push.
     SettlePush(pb::SettledPush),
+    /// Applies tasks of another home's.
+    Deliver(pb::Parcel),
 }
 
 /// What an [`Op`] came to. It is told only once it is committed.
@@ -74,6 +76,8 @@ pub enum Answer {
         /// Of its item in the caller's timeline; zero = none yet.
         number: Seq,
     },
+    /// Of [`Op::Deliver`]: the stream is applied up to here.
+    Reached(u64),
     /// Of the others.
     Done,
 }
@@ -127,6 +131,7 @@ impl Op {
     pub fn shard(&self, place: Placement) -> ShardId {
         let user = match self {
             Self::ClaimName(request) => return place.shard_of_name(&request.name),
+            Self::Deliver(parcel) => return task::shard(parcel),
             Self::CreateAccount(request) => request.user_id,
             Self::AddDevice(request) => request.user_id,
             Self::RemoveDevice(request) => request.user_id,
@@ -152,6 +157,7 @@ impl Op {
                 Self::AcceptContact(request) => request.encoded_len(),
                 Self::Change(request) => request.encoded_len(),
                 Self::SettlePush(request) => request.encoded_len(),
+                Self::Deliver(parcel) => parcel.encoded_len(),
             }
     }
 
@@ -173,6 +179,7 @@ impl Op {
             Self::AcceptContact(request) => contact::accept(&mut work, request),
             Self::Change(request) => change(&mut work, request),
             Self::SettlePush(request) => push::settle(&mut work, request),
+            Self::Deliver(parcel) => task::deliver(&mut work, parcel),
         }
     }
 }
@@ -207,6 +214,14 @@ struct Work<'w, 'e> {
 }
 
 impl Work<'_, '_> {
+    /// The shard at work.
+    fn site(&self) -> Site {
+        Site {
+            home: self.home.id,
+            shard: self.shard.id,
+        }
+    }
+
     /// Gives the next number of `user` to an item and adds it to the timeline.
     fn add_item(
         &mut self,
@@ -292,7 +307,7 @@ impl Work<'_, '_> {
 
     /// Sends a task to the home of the user it is for.
     fn add_task(&mut self, task: &pb::Task) {
-        let to = self.home.place.shard(UserId(task.user_id));
+        let to = self.home.place.site(UserId(task.user_id));
         self.draft
             .add_task(self.shard, self.home, to, task.encode_to_vec().into());
     }

@@ -22,7 +22,7 @@ use prost::Message;
 use super::{Answer, Once, Refusal, RefusalKind, Stop, Work, contact, push};
 use crate::{
     model::{
-        Pos, Seq, ShardId, UserId,
+        Pos, Seq, Site, UserId,
         limits::{ERASED_POSTS, GONE_ITEMS, MOMENT_USERS, POST_COMMENTS},
     },
     proto::{
@@ -55,7 +55,7 @@ pub(super) fn post(
     };
     let post = terminal::Post {
         author: user.0,
-        post_id: work.shard.give_message(work.draft, work.home.incarnation).0,
+        post_id: work.shard.give_message(work.draft, work.home).0,
         text: request.text.clone(),
         media: request.media.clone(),
         posted_ms: work.home.now_ms,
@@ -228,7 +228,7 @@ fn remark(
     client_id: Bytes,
     what: remark::What,
 ) -> u64 {
-    let id = work.shard.give_message(work.draft, work.home.incarnation).0;
+    let id = work.shard.give_message(work.draft, work.home).0;
     let remark = pb::Remark {
         by: by.0,
         post_id,
@@ -419,9 +419,9 @@ fn concerned(author: UserId, row: &pb::PostRow) -> Vec<u64> {
 
 /// Sends something to the homes of `users`, `some` at most in one task.
 fn tell(work: &mut Work<'_, '_>, author: UserId, users: Vec<u64>, some: usize, what: &What) {
-    let mut homes: BTreeMap<ShardId, Vec<u64>> = BTreeMap::new();
+    let mut homes: BTreeMap<Site, Vec<u64>> = BTreeMap::new();
     for user in users {
-        let home = work.home.place.shard(UserId(user));
+        let home = work.home.place.site(UserId(user));
         homes.entry(home).or_default().push(user);
     }
     for (home, users) in homes {

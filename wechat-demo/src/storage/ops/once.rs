@@ -6,10 +6,12 @@
 //!  a member's        … 11 │  12    13    14  │ 15 …        the head at 12 stands for (101, 104]: row 102 is item 12,
 //!  timeline                                                103 is 13, 104 is 14
 //! ```
-//! Nothing is copied: a row of the log gives every member the next number of theirs. A *head*, the item at the first of
+//! Nothing is copied within a home: a row of the log gives every member the next number of theirs. A *head*, the item at the first of
 //! a run of such numbers, says which rows they are; readers put the rows in its place
 //! ([`heads`](crate::storage::heads)). While the group is the newest thing in a member's timeline nothing is
 //! written for that member at all, else one head.
+//!
+//! Members at other homes read a copy of the log that their home keeps: each row comes with the word that it is there.
 //!
 //! Knows: rows, heads, memberships.   Does not know: who may change what, who is told.
 //!
@@ -24,6 +26,8 @@
 //! - O-4  A member reads the rows whose positions lie within their memberships.
 //! - O-5  A group turns with its member number [`GROUP_COPIED`](crate::model::limits::GROUP_COPIED) + 1 and not back. What
 //!   was sent before stays where it was copied to.
+//! - O-6  A shard writes a row of another home's log in the commit in which it hears of it, and removes what the word says
+//!   is gone. Shards of one home do so to the same rows, each in the log's order: what comes last is the same for all.
 
 use bytes::Bytes;
 use prost::Message;
@@ -45,14 +49,22 @@ const VERSIONS: usize = 64;
 
 // ---- At the group's home: the log. ----
 
-/// Adds a message; the number of its row.
+/// A row that was added to a log.
+pub(super) struct Added {
+    /// Its number.
+    pub(super) number: Seq,
+    /// What a home that copies the log has to do.
+    pub(super) copy: pb::LogCopy,
+}
+
+/// Adds a message.
 pub(super) fn add_message(
     work: &mut Work<'_, '_>,
     group: UserId,
     message_id: u64,
     pos: Pos,
     message: Bytes,
-) -> Result<Seq, EngineError> {
+) -> Result<Added, EngineError> {
     let item = Item {
         kind: Kind::Message.into(),
         id: message_id,
@@ -70,7 +82,7 @@ pub(super) fn add_roster(
     version: u64,
     count: u64,
     roster: &terminal::Group,
-) -> Result<Seq, EngineError> {
+) -> Result<Added, EngineError> {
     let pos = Pos { count, sender: 0 };
     let item = Item {
         kind: Kind::Group.into(),
@@ -93,14 +105,14 @@ pub(super) fn holds(
     Ok(work.draft.row(&held)?.is_some())
 }
 
-/// Makes a change of a member's, who reads from position `since` on, to a message in the log: the number of the new
-/// row, `None` if it is so already, or why not.
+/// Makes a change of a member's, who reads from position `since` on, to a message in the log: the new row, `None` if it
+/// is so already, or why not.
 pub(super) fn amend(
     work: &mut Work<'_, '_>,
     group: UserId,
     since: u64,
     amend: &pb::Amend,
-) -> Result<Result<Option<Seq>, &'static str>, EngineError> {
+) -> Result<Result<Option<Added>, &'static str>, EngineError> {
     let held = table::held(group, Kind::Message.into(), amend.message_id);
     let last = rows(work, &held)?.last().copied().unwrap_or(0);
     let item = work.draft.item(group, Seq(last))?;
@@ -130,8 +142,10 @@ pub(super) fn amend(
     if !amend::apply(&mut message, UserId(amend.from), &what) {
         return Ok(Ok(None));
     }
+    let mut gone = Vec::new();
     if message.recalled {
-        for row in rows(work, &held)? {
+        gone = rows(work, &held)?;
+        for &row in &gone {
             work.draft.supersede(group, Seq(row));
         }
         work.draft.remove_row(&held);
@@ -141,20 +155,31 @@ pub(super) fn amend(
         payload: message.encode_to_vec().into(),
         ..item
     };
-    append(work, group, item).map(|number| Ok(Some(number)))
+    let mut added = append(work, group, item)?;
+    added.copy.gone.extend(gone);
+    Ok(Ok(Some(added)))
 }
 
-fn append(work: &mut Work<'_, '_>, group: UserId, item: Item) -> Result<Seq, EngineError> {
+fn append(work: &mut Work<'_, '_>, group: UserId, mut item: Item) -> Result<Added, EngineError> {
     let held = table::held(group, item.kind, item.id);
-    let given = work.add_item(group, |number| Item { number, ..item })?;
+    let given = work.shard.give_number(work.draft, work.home, group)?;
+    item.number = given.number.0;
+    let mut copy = pb::LogCopy {
+        item: item.encode_to_vec().into(),
+        gone: Vec::new(),
+    };
+    work.draft.add_item(group, given, copy.item.clone());
     let mut rows = rows(work, &held)?;
     rows.push(given.number.0);
     if rows.len() > VERSIONS {
-        work.draft.supersede(group, Seq(rows.remove(1)));
+        let row = rows.remove(1);
+        work.draft.supersede(group, Seq(row));
+        copy.gone.push(row);
     }
     let row: Vec<u8> = rows.iter().flat_map(|row| row.to_be_bytes()).collect();
     work.draft.put_row(&held, &row);
-    Ok(given.number)
+    let number = given.number;
+    Ok(Added { number, copy })
 }
 
 /// The rows that there are of something, oldest first.
@@ -164,7 +189,21 @@ fn rows(work: &Work<'_, '_>, held: &table::Key) -> Result<Vec<u64>, EngineError>
     rows.ok_or_else(|| damaged("the list of a message's rows"))
 }
 
-// ---- At a member's home: heads. ----
+// ---- At a member's home: the log of another home's group, and heads. ----
+
+/// Takes over what has changed in the log.
+pub(super) fn take(
+    work: &mut Work<'_, '_>,
+    group: UserId,
+    number: u64,
+    copy: Option<&pb::LogCopy>,
+) {
+    let Some(copy) = copy else { return };
+    work.draft.place_item(group, Seq(number), &copy.item);
+    for &row in &copy.gone {
+        work.draft.supersede(group, Seq(row));
+    }
+}
 
 /// Gives `user` the next number for row `row` of the group's log, of which this shard had heard up to `before`.
 pub(super) fn advance(
@@ -273,7 +312,7 @@ fn put_head(
 ) {
     let shard = u32::from(work.shard.id.0);
     let item = heads::item(group, &pb::Head { from, to, shard });
-    work.draft.put_head(user, Seq(number), &item);
+    work.draft.place_item(user, Seq(number), &item);
 }
 
 fn member(

@@ -6,15 +6,65 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Work, account, amend, contact, conversation, group, message, moments};
+use super::{
+    Answer, Refusal, RefusalKind, Stop, Work, account, amend, contact, conversation, group,
+    message, moments,
+};
 use crate::{
-    model::UserId,
+    model::{HomeId, Incarnation, ShardId, Site, UserId},
     proto::storage::{self as pb, task::Effect},
     storage::{
+        copies::CHUNK_BYTES,
         engine::EngineError,
         shard::{Draft, Home, Shard, damaged},
+        stream::Place,
     },
 };
+
+/// The shard that a parcel is for.
+pub(super) fn shard(parcel: &pb::Parcel) -> ShardId {
+    ShardId(parcel.to_shard as u8)
+}
+
+/// Applies of a parcel what is next in its stream, each task in the entry that moves the mark.
+pub(super) fn deliver(work: &mut Work<'_, '_>, parcel: &pb::Parcel) -> Result<Answer, Stop> {
+    let from = Site {
+        home: HomeId(parcel.from_home as u8),
+        shard: ShardId(parcel.from_shard as u8),
+    };
+    let incarnation = Incarnation(parcel.incarnation as u16);
+    // All of it is looked at before any of it is done: what cannot be read must not cost this store anything.
+    for (n, task) in (parcel.first..).zip(&parcel.tasks) {
+        let read = pb::Task::decode(task.clone()).map_err(|error| error.to_string());
+        let whole = read.and_then(|task| match task.effect {
+            Some(Effect::Refuse(pb::Refuse { refused: None })) | None => {
+                Err("it has no effect that is known here".to_owned())
+            }
+            Some(_) => Ok(()),
+        });
+        whole.map_err(|why| {
+            let text =
+                format!("task {n} from {from} cannot be read: {why}; the stream waits at it");
+            Refusal::new(RefusalKind::InvalidArgument, text)
+        })?;
+    }
+    for (n, task) in (parcel.first..).zip(&parcel.tasks) {
+        // As between shards of one store: an entry stays within what an engine takes.
+        if work.draft.changes().len() > CHUNK_BYTES / work.home.place.shards() {
+            break;
+        }
+        match work.shard.incoming.place(from, incarnation, n) {
+            Place::Done => {}
+            Place::Next => {
+                apply(work.shard, work.home, work.draft, task.clone())?;
+                work.shard.incoming.advance(from, incarnation, n);
+            }
+            Place::From(_) => break,
+        }
+    }
+    work.shard.incoming.note(work.draft, from, incarnation);
+    Ok(Answer::Reached(work.shard.incoming.mark(from, incarnation)))
+}
 
 /// Applies a task in `draft`.
 pub fn apply(
