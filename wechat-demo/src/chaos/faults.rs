@@ -24,7 +24,7 @@ const QUIET_MS: (u64, u64) = (500, 2_500);
 /// Time that a fault and the quiet after it take at most; a run promises the kinds that fit.
 const LONGEST: Duration = Duration::from_secs(12);
 /// How long a process stays away after a kill, ms.
-const AWAY_MS: (u64, u64) = (50, 1_500);
+pub(super) const AWAY_MS: (u64, u64) = (50, 1_500);
 /// How long a process is stopped, ms: at the least beyond the backup's lease of 2 s.
 const STOPPED_MS: (u64, u64) = (2_500, 5_000);
 /// How long the primary is stopped, ms: beyond the backup's grace of 3 s, so that another serves when it goes on.
@@ -36,9 +36,9 @@ const MEETS: Duration = Duration::from_secs(5);
 /// During a take-over nobody serves for some seconds.
 const TAKE_OVER: Duration = Duration::from_secs(10);
 /// How long a network trouble lasts, ms.
-const TROUBLE_MS: (u64, u64) = (1_000, 5_000);
+pub(super) const TROUBLE_MS: (u64, u64) = (1_000, 5_000);
 /// Pause between looks at a process.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// Delay of each direction in a slow spell, ms.
 const DELAY_MS: (u64, u64) = (20, 300);
 
@@ -55,6 +55,10 @@ pub(super) enum Kind {
     LostDisk,
     /// The disk of a storage process takes nothing more (RLIMIT_FSIZE): it ends, and starts again once there is room
     FullDisk,
+    /// A bit of what a storage process has written is flipped, while it is down or up, and it starts again
+    BitFlip,
+    /// Each sync of one storage process, or of all, takes longer
+    SlowDisk,
     /// Every role, one after the other, drained and started again.
     Rolling,
     /// All links cut at once.
@@ -70,12 +74,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Kill,
         Self::Pause,
         Self::PausePrimary,
         Self::LostDisk,
         Self::FullDisk,
+        Self::BitFlip,
+        Self::SlowDisk,
         Self::Rolling,
         Self::Cut,
         Self::Freeze,
@@ -92,6 +98,8 @@ impl Kind {
             Self::PausePrimary => "pause-primary",
             Self::LostDisk => "lost-disk",
             Self::FullDisk => "full-disk",
+            Self::BitFlip => "bit-flip",
+            Self::SlowDisk => "slow-disk",
             Self::Rolling => "roll",
             Self::Cut => "cut",
             Self::Freeze => "freeze",
@@ -221,6 +229,8 @@ impl Faults {
             Kind::PausePrimary => self.pause(kind, self.primary()?, self.between(DEPOSED_MS)),
             Kind::LostDisk => self.lose_disk(),
             Kind::FullDisk => self.fill_disk(),
+            Kind::BitFlip => self.flip_bit(),
+            Kind::SlowDisk => self.slow_disk(),
             Kind::Rolling => {
                 self.tell(kind, "all");
                 for role in self.roles() {
@@ -347,7 +357,7 @@ impl Faults {
         Ok(self.relay.set(&[change])?)
     }
 
-    fn tell(&self, kind: Kind, target: &str) {
+    pub(super) fn tell(&self, kind: Kind, target: &str) {
         self.history.tell(Event::Fault {
             what: kind.word().to_owned(),
             target: target.to_owned(),
@@ -372,12 +382,12 @@ impl Faults {
         kinds
     }
 
-    fn between(&self, (least, most): (u64, u64)) -> Duration {
+    pub(super) fn between(&self, (least, most): (u64, u64)) -> Duration {
         let span = most - least + 1;
         Duration::from_millis(least + self.rng().below(span))
     }
 
-    fn below(&self, bound: usize) -> usize {
+    pub(super) fn below(&self, bound: usize) -> usize {
         self.rng().below(bound as u64) as usize
     }
 
@@ -385,7 +395,7 @@ impl Faults {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cluster(&self) -> MutexGuard<'_, Cluster> {
+    pub(super) fn cluster(&self) -> MutexGuard<'_, Cluster> {
         self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

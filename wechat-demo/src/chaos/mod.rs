@@ -10,6 +10,7 @@
 
 mod crowd;
 mod deeds;
+mod disks;
 mod faults;
 mod timeline;
 
@@ -85,10 +86,11 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| temporary.path().to_owned());
     flags.coordination.look(true)?;
-    let plan = Plan {
+    let mut plan = Plan {
         zookeeper: flags.coordination.zookeeper.clone(),
         ..replay::witnessed(&dir)
     };
+    disks::can_be_slow(&dir, &mut plan);
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let file = dir.join("history.jsonl");
     let history = History::create(&file)

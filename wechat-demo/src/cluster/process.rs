@@ -265,6 +265,14 @@ impl Cluster {
         Role::STORAGE.into_iter().find(serves)
     }
 
+    /// Copies that the store's view has, as the process that serves says; `None` while nobody does.
+    #[must_use]
+    pub fn copies(&self) -> Option<u32> {
+        let figures = figures(self.layout.rpc(self.primary()?));
+        let copies = figures.sum("wechat_storage_copies", &[])?;
+        Some(copies as u32)
+    }
+
     /// The process id of a role that runs.
     #[must_use]
     pub fn pid(&self, role: Role) -> Option<u32> {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::engine::{Engine, embedded::Embedded, mysql::Mysql};
+use super::engine::{Engine, embedded::Embedded, mysql::Mysql, slow::Slow};
 
 /// The back ends of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -32,6 +32,9 @@ pub struct Location {
     /// encrypted: keep it on this machine or in a network of your own
     #[arg(long, value_name = "URL")]
     pub database: Option<String>,
+    /// While this file is there each sync takes as many milliseconds longer as it says: for chaos
+    #[arg(long, value_name = "FILE")]
+    pub slow_syncs: Option<PathBuf>,
 }
 
 /// Flags that choose what keeps a cluster's store.
@@ -77,6 +80,7 @@ impl Location {
             engine: EngineKind::Embedded,
             data_dir: Some(dir.to_owned()),
             database: None,
+            slow_syncs: None,
         }
     }
 
@@ -107,6 +111,14 @@ impl Location {
     /// # Errors
     /// A flag that is missing or one too many; a database that cannot be opened, or holds something else.
     pub fn open(&self, purpose: Purpose) -> anyhow::Result<Arc<dyn Engine>> {
+        let engine = self.open_there(purpose)?;
+        Ok(match &self.slow_syncs {
+            None => engine,
+            Some(file) => Arc::new(Slow::new(engine, file)),
+        })
+    }
+
+    fn open_there(&self, purpose: Purpose) -> anyhow::Result<Arc<dyn Engine>> {
         match (self.engine, &self.data_dir, &self.database) {
             (EngineKind::Embedded, Some(dir), None) => {
                 let at = || format!("--data-dir {}", dir.display());
@@ -150,6 +162,7 @@ mod tests {
             engine,
             data_dir,
             database,
+            slow_syncs: None,
         }
     }
 

@@ -142,6 +142,23 @@ fn a_flipped_bit_in_the_journal_is_never_read() {
 }
 
 #[test]
+fn a_flipped_bit_in_the_head_of_a_batch_is_damage_or_an_end() {
+    let dir = filled(3, false);
+    let journal = files(dir.path(), is_journal).remove(0);
+    let good = fs::read(&journal).unwrap();
+    let good = &good[..written(&good)];
+    for at in 0..48 {
+        let mut bad = good.to_vec();
+        bad[at] ^= 0x80;
+        fs::write(&journal, &bad).unwrap();
+        match Embedded::open(dir.path()) {
+            Ok(engine) => assert!(batches(&engine).unwrap() <= 3),
+            Err(error) => assert!(matches!(error, EngineError::Damaged(_)), "{at}: {error}"),
+        }
+    }
+}
+
+#[test]
 fn a_flipped_bit_in_a_table_is_reported_and_never_read() {
     let dir = filled(200, true);
     let table = files(dir.path(), is_table).remove(0);

@@ -4,7 +4,11 @@
 //! thread. Writes are for the committer alone: fjall syncs inside its journal lock, so a second writer
 //! would wait for the first one's disk.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
@@ -38,6 +42,17 @@ const JOURNAL_BYTES: u64 = 128 << 20;
 impl Embedded {
     /// Opens the database in `dir`, which is created if it is missing.
     pub fn open(dir: &Path) -> Result<Self, EngineError> {
+        // Reading the journal fjall asserts some of what a flipped bit changes before it looks at the checksum.
+        // What was opened by then is dropped, so nothing half-made is seen.
+        catch_unwind(AssertUnwindSafe(|| Self::recover(dir))).unwrap_or_else(|panic| {
+            let why = panic.downcast_ref::<String>().map(String::as_str);
+            let why = why.or_else(|| panic.downcast_ref::<&str>().copied());
+            let why = why.unwrap_or("no reason is given").replace('\n', " ");
+            Err(EngineError::Damaged(format!("it cannot be opened: {why}")))
+        })
+    }
+
+    fn recover(dir: &Path) -> Result<Self, EngineError> {
         let db = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)

@@ -31,6 +31,7 @@ pub mod embedded;
 pub mod mysql;
 #[cfg(test)]
 pub mod simulated;
+pub mod slow;
 
 /// Bytes of the longest key; the shortest has one.
 pub const KEY_BYTES: usize = 255;
