@@ -21,33 +21,41 @@ pub const PLANTED: &str = "WECHAT_PLANTED";
 /// Says where to die.
 pub const DIE: &str = "WECHAT_DIE";
 /// How long a process stands in its window before it dies: what it has sent gets out.
-const STAND: Duration = Duration::from_millis(300);
+const STAND: Duration = Duration::from_secs(1);
 
 /// A bug that somebody could have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     /// Answers before the batch is written anywhere.
     AckBeforeSync,
+    /// A round's items can be read before the round is in any log.
+    VisibleBeforeCommit,
     /// Numbers start over after a restart.
     NumberNotPersisted,
     /// A retry is taken for a new message.
     NoDedupe,
-    /// A page ends one row later than its last item.
-    PageCursorOffByOne,
-    /// A stream's mark is committed, and the effect only in the round after.
-    MarkBeforeEffect,
-    /// Old items are passed over without a word.
-    SilentSkip,
+    /// Only the process that took a message knows its client id.
+    DedupeLostOnFailover,
+    /// The primary serves on when its lease is over.
+    LeaseIgnored,
+    /// A backup answers for entries that it does not write until many later ones have come.
+    LaggingCopyPromoted,
     /// A heartbeat's answer has no key.
     NoKeyInBeat,
     /// A heartbeat is answered with the key known at AUTH.
     BeatFromCache,
-    /// A batch that could not be written is answered for all the same.
-    CommitAfterFailure,
-    /// The primary serves on when its lease is over.
-    LeaseIgnored,
+    /// A page ends one row later than its last item.
+    PageCursorOffByOne,
+    /// That somebody writes is an item in the timeline of whom they write to.
+    TypingTakesNumber,
+    /// A stream's mark is committed, and the effect only in the round after.
+    MarkBeforeEffect,
+    /// Old items are passed over without a word.
+    SilentSkip,
     /// A device whose link is dead counts as reached.
     DeadLinkBelieved,
+    /// A batch that could not be written is answered for all the same.
+    CommitAfterFailure,
     /// No bug but what the network may do at any time: every third notify is lost.
     LoseNotifies,
 }
@@ -67,18 +75,22 @@ pub enum Window {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeSync,
+        Self::VisibleBeforeCommit,
         Self::NumberNotPersisted,
         Self::NoDedupe,
-        Self::PageCursorOffByOne,
-        Self::MarkBeforeEffect,
-        Self::SilentSkip,
+        Self::DedupeLostOnFailover,
+        Self::LeaseIgnored,
+        Self::LaggingCopyPromoted,
         Self::NoKeyInBeat,
         Self::BeatFromCache,
-        Self::CommitAfterFailure,
-        Self::LeaseIgnored,
+        Self::PageCursorOffByOne,
+        Self::TypingTakesNumber,
+        Self::MarkBeforeEffect,
+        Self::SilentSkip,
         Self::DeadLinkBelieved,
+        Self::CommitAfterFailure,
         Self::LoseNotifies,
     ];
 
@@ -87,16 +99,20 @@ impl Bug {
     pub fn name(self) -> &'static str {
         match self {
             Self::AckBeforeSync => "ack-before-sync",
+            Self::VisibleBeforeCommit => "visible-before-commit",
             Self::NumberNotPersisted => "number-not-persisted",
             Self::NoDedupe => "no-dedupe",
-            Self::PageCursorOffByOne => "page-cursor-off-by-one",
-            Self::MarkBeforeEffect => "mark-before-effect",
-            Self::SilentSkip => "silent-skip",
+            Self::DedupeLostOnFailover => "dedupe-lost-on-failover",
+            Self::LeaseIgnored => "lease-ignored",
+            Self::LaggingCopyPromoted => "lagging-copy-promoted",
             Self::NoKeyInBeat => "no-key-in-beat",
             Self::BeatFromCache => "beat-from-cache",
-            Self::CommitAfterFailure => "commit-after-failure",
-            Self::LeaseIgnored => "lease-ignored",
+            Self::PageCursorOffByOne => "page-cursor-off-by-one",
+            Self::TypingTakesNumber => "typing-takes-number",
+            Self::MarkBeforeEffect => "mark-before-effect",
+            Self::SilentSkip => "silent-skip",
             Self::DeadLinkBelieved => "dead-link-believed",
+            Self::CommitAfterFailure => "commit-after-failure",
             Self::LoseNotifies => "lose-notifies",
         }
     }

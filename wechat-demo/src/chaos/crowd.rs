@@ -342,7 +342,7 @@ impl Crowd {
         (0..self.len()).for_each(|person| self.terminal(person).stop());
     }
 
-    fn terminal(&self, person: usize) -> Terminal {
+    pub(super) fn terminal(&self, person: usize) -> Terminal {
         self.seat(person).terminal.clone()
     }
 

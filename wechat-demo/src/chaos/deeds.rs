@@ -1,4 +1,5 @@
-//! What people do besides talking: take back, edit, block, mark as read, come into groups and leave them, post.
+//! What people do besides talking: take back, edit, block, mark as read, come into groups and leave them, post,
+//! write, and look who is there.
 //!
 //! Each hand has people of its own and does one thing at a time, so that what one person asked for happens in
 //! that order. Whatever the backend refuses is as good: the history tells it.
@@ -21,11 +22,13 @@ pub(super) const HANDS: usize = 4;
 const PAUSE_MS: (u64, u64) = (50, 450);
 /// A change is given up after this: what becomes of it is then unknown.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Of so many things one passes and is kept nowhere.
+const PASSING: u64 = 6;
 /// Own posts that a hand remembers.
 const POSTS: usize = 64;
 
 /// The kinds that a run of some length must have seen, by the checker's names.
-pub(super) const KINDS: [&str; 12] = [
+pub(super) const KINDS: [&str; 14] = [
     "block",
     "delete-post",
     "edit",
@@ -35,7 +38,9 @@ pub(super) const KINDS: [&str; 12] = [
     "leave",
     "mark",
     "post",
+    "presence",
     "recall",
+    "typing",
     "unblock",
     "create-group",
 ];
@@ -57,6 +62,10 @@ pub(super) fn work(crowd: &Crowd, hand: usize, mut rng: Rng, over: &AtomicBool) 
         let person = (hand + HANDS * rng.below(own) as usize) % crowd.len();
         if person % HANDS != hand {
             // The last round of hands is not full.
+            continue;
+        }
+        if rng.below(PASSING) == 0 {
+            crowd.pass(person, &mut rng);
             continue;
         }
         let Some((whose, change)) = choose(crowd, person, &mut rng, &mut memory) else {
@@ -126,6 +135,17 @@ fn choose(
 }
 
 impl Crowd {
+    /// The person is seen to write to a friend, or looks who of them is there. What is lost is lost.
+    fn pass(&self, person: usize, rng: &mut Rng) {
+        let friend = self.some_friend(person, rng);
+        let terminal = self.terminal(person);
+        if rng.below(2) == 0 {
+            drop(terminal.typing(friend));
+        } else {
+            drop(terminal.watch(vec![friend]));
+        }
+    }
+
     /// Something about one of the person's groups: an owner sends away or invites, a member leaves or joins.
     fn group_change(&self, person: usize, rng: &mut Rng) -> Option<pb::GroupChange> {
         let groups = self.groups_of(person);

@@ -26,6 +26,15 @@ pub(super) enum Change {
     Other,
 }
 
+/// The name of what passes and is kept nowhere.
+pub(super) fn passes(command: u32) -> Option<&'static str> {
+    match pb::Command::try_from(command as i32) {
+        Ok(pb::Command::Typing) => Some("typing"),
+        Ok(pb::Command::Presence) => Some("presence"),
+        _ => None,
+    }
+}
+
 /// What a `mutate` line asks for, and its name. What cannot be read is some change or other.
 pub(super) fn read(command: u32, request: &str) -> (Change, &'static str) {
     const OTHER: (Change, &str) = (Change::Other, "other");

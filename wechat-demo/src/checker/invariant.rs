@@ -26,6 +26,8 @@ pub enum Invariant {
     I9,
     /// What is no longer kept is not skipped in silence.
     I10,
+    /// What passes takes no number: every number that a device reaches is that of an item that lasts.
+    I11,
     /// Versions rise, and what was deleted stays deleted.
     I12,
     /// What was recalled, deleted or blocked is not shown again.
@@ -73,6 +75,7 @@ impl Invariant {
             Self::I8 => "an answer stands before its question",
             Self::I9 => "a fresh device differs from one that followed",
             Self::I10 => "items were skipped in silence",
+            Self::I11 => "something that passes took a number",
             Self::I12 => "something older or deleted came back",
             Self::I13 => "something that was taken back is shown",
             Self::I14 => "a group's message is shown to somebody outside it",

@@ -184,6 +184,8 @@ pub(super) struct Phone {
     pub(super) held: HashMap<(i32, u64), Seen>,
     pub(super) messages: HashMap<ClientId, u64>,
     pub(super) refused: HashSet<ClientId>,
+    /// Its key before it was last told to go back, until it has taken something since.
+    pub(super) back: Option<u64>,
     /// The full sync under way: where it ends, and what it has brought, by kind and id.
     pub(super) filling: Option<(u64, HashSet<(i32, u64)>)>,
     pub(super) linked: bool,

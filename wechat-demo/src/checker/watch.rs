@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::Invariant::{I3, I4, I5, I6, I7, I8, I12, I17, L1, L3, L5};
-use super::change::Change;
+use super::Invariant::{I3, I4, I5, I6, I7, I8, I11, I12, I17, L1, L3, L5};
+use super::change::{self, Change};
 use super::state::{
     Attempt, COUNT_BITS, Checker, ClientId, Message, Phone, Place, Pos, Roster, Send, conversation,
 };
 use crate::history::{Device, Event, Line, Said, Seen, SentAs};
-use crate::model::UserId;
+use crate::model::{UserId, limits::GROUP_COPIED};
 use crate::proto::terminal::Kind;
 
 /// Links of one device within [`STORM_NS`] that are a storm: the ladder's first steps make fewer.
@@ -80,6 +80,11 @@ impl Checker {
                 phone.asked = Some(acked);
                 phone.asking = Some(asking);
             }
+            Event::Pass { command } => {
+                if let Some(word) = change::passes(*command) {
+                    *self.changes.entry(word).or_default() += 1;
+                }
+            }
             Event::Notify { key, .. } => self.announced(device, place, *key),
             Event::Synced {
                 from,
@@ -147,6 +152,10 @@ impl Checker {
         }
         self.ops.retain(|(of, _), _| *of != device);
         let phone = self.phone(device);
+        // Killed before its store had begun the full sync: it will be told to again.
+        if phone.back.take() == Some(key) && phone.filling.take().is_some() {
+            phone.key = key;
+        }
         // Stored, and killed before it could be told.
         if key > phone.key {
             let from = phone.key;
@@ -375,6 +384,7 @@ impl Checker {
         let phone = self.phone(device);
         let (key, at) = (phone.key, phone.at);
         (phone.key, phone.at) = (after, place);
+        phone.back = None;
         let answer = phone.answer.take();
         let asked = answer.filter(|(from, to, _)| (*from, *to) == (before, after));
         let mut there = Vec::new();
@@ -395,6 +405,7 @@ impl Checker {
             );
             self.violated(I7, &[at, place], text);
         }
+        self.lasts(device, place, (before, after), items);
         for item in items {
             self.applied += 1;
             if let Some((_, _, asked)) = asked {
@@ -412,10 +423,37 @@ impl Checker {
         Ok(())
     }
 
+    /// Every item is of a kind that is kept, and where a device is level it is at the number of one (I11). Not so in
+    /// a large group: what was said in it after a member has gone may end an answer and is not shown.
+    fn lasts(&mut self, device: Device, place: Place, (before, after): (u64, u64), items: &[Seen]) {
+        let kept = |item: &&Seen| {
+            Kind::try_from(item.k).is_ok_and(|kind| !matches!(kind, Kind::Unspecified | Kind::Head))
+        };
+        if let Some(item) = items.iter().find(|item| !kept(item)) {
+            let text = format!(
+                "number {} of user {} is taken by something of the kind {}, which is not kept",
+                item.n, device.u, item.k
+            );
+            self.violated(I11, &[place], text);
+        }
+        let phone = self.phone(device);
+        let level = phone.filling.is_none() && phone.more_from != Some(after);
+        let last = items.last().map_or(before, |item| item.n);
+        let large = |held: &Seen| held.k == Kind::Group as i32 && held.m.len() > GROUP_COPIED;
+        if level && last < after && !phone.held.values().any(large) {
+            let text = format!(
+                "device {} was brought to key {after}, and no item has that number",
+                name(device)
+            );
+            self.violated(I11, &[place], text);
+        }
+    }
+
     /// A device says where it was before it goes back.
     fn left(&mut self, device: Device, place: Place, before: u64) {
         let phone = self.phone(device);
         let (key, at) = (phone.key, phone.at);
+        phone.back = Some(before);
         if before != key {
             let text = format!(
                 "device {} was at key {key}, and went back from {before}",

@@ -8,7 +8,8 @@
 //!   line at most.
 //! - H-2  Times are nanoseconds of CLOCK_MONOTONIC, taken under the lock of the file: within a file they
 //!   never fall, and files of one machine can be merged by them.
-//! - H-3  `invoke` is written before the request leaves, `apply` after the store holds the items.
+//! - H-3  `invoke` is written before the request leaves, `apply` after the store holds the items, `rewind` and `full`
+//!   before the store goes back: a terminal that is killed on the way is then ahead of its history, never behind.
 //! - H-4  A history that could not be written in full has no `end` line.
 //!
 //! Read first: [`Event`].
@@ -101,6 +102,11 @@ pub enum Event {
         /// The attempt.
         op: u64,
     },
+    /// The backend took something that passes: typing, a question for presence.
+    Pass {
+        /// The command's number.
+        command: u32,
+    },
     /// Asks for what is newer.
     Sync {
         /// The terminal's key.
@@ -140,15 +146,15 @@ pub enum Event {
         /// In number order.
         items: Vec<Seen>,
     },
-    /// The backend has lost what this user's numbers above `to` named; the store holds nothing above it now.
+    /// The backend has lost what this user's numbers above `to` named; the store is about to let go of it.
     Rewind {
         /// The key before.
         before: u64,
         /// What survived.
         to: u64,
     },
-    /// A full sync begins: what the store has goes when its key is `to`, unless it is applied until then. The key
-    /// counts from 0 again.
+    /// A full sync is about to begin: what the store has goes when its key is `to`, unless it is applied until then.
+    /// The key counts from 0 again.
     Full {
         /// The key before.
         before: u64,

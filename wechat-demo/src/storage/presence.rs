@@ -18,14 +18,20 @@ use std::{
     time::Duration,
 };
 
+use prost::Message;
+
 use super::{
     engine::{Engine, EngineError},
     links::Links,
     moments::takes_from,
     notify::Notifier,
+    sequence::Given,
+    shard::Moved,
+    timeline,
 };
 use crate::{
-    model::{DeviceId, UserId, clock::Clock, limits::WATCHES},
+    model::{DeviceId, Seq, UserId, clock::Clock, limits::WATCHES},
+    planted::{self, Bug},
     proto::terminal::{self, Sign, sign::What},
 };
 
@@ -88,10 +94,32 @@ impl Presence {
 
     /// Tells `to` that `from` writes, if `to` takes what `from` sends.
     pub fn typing(&self, from: UserId, to: UserId) -> Result<(), EngineError> {
-        if takes_from(&*self.engine, to, from)? {
-            self.notifier.sign(to, None, sign(from, What::Typing(true)));
+        if !takes_from(&*self.engine, to, from)? {
+            return Ok(());
+        }
+        match planted::is_on(Bug::TypingTakesNumber) {
+            false => self.notifier.sign(to, None, sign(from, What::Typing(true))),
+            true => self.notifier.moved(vec![self.as_item(from, to)?]),
         }
         Ok(())
+    }
+
+    /// What [`Bug::TypingTakesNumber`] makes of it.
+    fn as_item(&self, from: UserId, to: UserId) -> Result<Moved, EngineError> {
+        let previous = timeline::newest(&*self.engine, to)?;
+        let number = Seq(previous.0 + 1);
+        let item = terminal::Item {
+            number: number.0,
+            id: from.0,
+            version: 1,
+            ..terminal::Item::default()
+        };
+        Ok(Moved {
+            user: to,
+            given: Given { previous, number },
+            item: item.encode_to_vec().into(),
+            answered: None,
+        })
     }
 
     /// Which of `users` are here, of those who take what the device's user sends; the device is told from now

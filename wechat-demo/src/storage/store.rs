@@ -328,6 +328,9 @@ impl Store {
                 reply(sent);
             }
         }
+        if planted::is_on(Bug::VisibleBeforeCommit) {
+            self.apply(&entries)?;
+        }
         if sends {
             planted::die_in(Window::BeforeWrite);
         }
@@ -561,13 +564,18 @@ impl Store {
         if ignored {
             return Ok(());
         }
-        let parts: Vec<&[u8]> = changes.iter().map(|(_, changes)| &changes[..]).collect();
-        self.engine.write(&parts, Durability::Buffered)?;
+        self.apply(changes)?;
         for (id, _) in changes {
             let shard = &mut self.shards[usize::from(id.0)];
             shard.applied = shard.log.last().offset;
         }
         Ok(())
+    }
+
+    /// Brings what the entries say into the tables, where readers see it.
+    fn apply(&self, changes: &[(ShardId, Bytes)]) -> Result<(), EngineError> {
+        let parts: Vec<&[u8]> = changes.iter().map(|(_, changes)| &changes[..]).collect();
+        self.engine.write(&parts, Durability::Buffered)
     }
 
     /// What was caused may be carried; what was applied need not be again.

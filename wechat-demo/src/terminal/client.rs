@@ -438,6 +438,7 @@ impl Inner {
                     items,
                     after,
                 } => {
+                    self.tell_full(before, page, after);
                     self.store.apply_page(before, page, &items, after)?;
                     self.tell_applied(before, page, &items, after);
                     sync.applied();
@@ -527,8 +528,8 @@ impl Inner {
     /// Lets go of what was lost, and says what was the user's own of it again; where the store is then.
     fn rewind(&self, before: u64, to: u64) -> Result<Cursor, StoreError> {
         self.shared().saying_again = true;
-        let at = self.store.rewind(before, to)?;
         self.tell(|| Told::Rewind { before, to });
+        let at = self.store.rewind(before, to)?;
         self.observer.rewound(to);
         self.say_again()?;
         Ok(at)

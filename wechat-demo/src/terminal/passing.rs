@@ -1,7 +1,7 @@
 //! What passes: that the user writes, that somebody uses the terminal, who is there.
 //!
 //! Knows:       the link that is up.
-//! Does not know: keys, the store, the history: none of this is part of either.
+//! Does not know: keys, the store: none of this is part of either. The history is told that something passed.
 //!
 //! Everything here is asked once, on the link that is up: what is lost is said again by whatever comes next, an
 //! AUTH, a heartbeat, a further keystroke.
@@ -13,6 +13,7 @@ use prost::Message;
 use super::client::{Inner, Terminal};
 use super::error::TerminalError;
 use super::link::Link;
+use crate::history::Event as Told;
 use crate::proto::terminal as pb;
 use crate::task::spawn;
 
@@ -59,7 +60,11 @@ impl Inner {
     ) -> Result<Reply, TerminalError> {
         let link = self.shared().link.clone();
         let link = link.ok_or_else(|| TerminalError::Lost("there is no link".to_owned()))?;
-        link.request(command, request)
+        let reply = link.request(command, request)?;
+        self.tell(|| Told::Pass {
+            command: command as u32,
+        });
+        Ok(reply)
     }
 
     /// Tells the other end whether somebody uses the terminal. The next AUTH says it too.

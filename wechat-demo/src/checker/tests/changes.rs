@@ -329,13 +329,13 @@ fn marks(n: u64, v: u64, marks: [u64; 4]) -> Seen {
 
 #[test]
 fn i15_marks_follow_what_is_there_and_never_fall() {
-    let tale = |items: &[Seen]| good().apply(BOB, 2, 4, items);
+    let tale = |items: &[Seen]| good().apply(BOB, 2, 3, items);
     tale(&[marks(3, 1, [2, 1, 0, 0])]).breaks(&[]);
     tale(&[marks(3, 1, [1, 2, 0, 0])]).names(Invariant::I15, 1);
     tale(&[marks(3, 1, [3, 1, 0, 0])]).names(Invariant::I15, 1);
     let fell = [marks(4, 2, [2, 1, 1, 0])];
     tale(&[marks(3, 1, [2, 1, 1, 1])])
-        .apply(BOB, 4, 5, &fell)
+        .apply(BOB, 3, 4, &fell)
         .names(Invariant::I15, 2);
 }
 

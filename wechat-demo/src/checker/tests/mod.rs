@@ -124,10 +124,11 @@ impl Tale {
             tale = tale.on(device, Event::Level { key: 2 });
         }
         for (device, items) in [(ANN_NEW, ann), (BOB_NEW, bob)] {
+            let key = items.last().map_or(0, |item| item.n);
             tale = tale
                 .on(device, Event::Start { key: 0 })
-                .apply(device, 0, 2, items)
-                .on(device, Event::Level { key: 2 });
+                .apply(device, 0, key, items)
+                .on(device, Event::Level { key });
         }
         tale.tool(Event::End {})
     }
@@ -174,7 +175,7 @@ fn a_good_history_is_green() {
 fn i1_an_acknowledged_message_must_be_with_its_receiver() {
     let tale = Tale::said()
         .apply(ANN, 0, 2, &both())
-        .apply(BOB, 0, 2, &[item(1, 1, 1)])
+        .apply(BOB, 0, 1, &[item(1, 1, 1)])
         .drained(&both(), &[item(1, 1, 1)]);
     tale.breaks(&[Invariant::I1]);
     // The counter-example is what was said, its acknowledgement, and the device that lacks it.
@@ -197,7 +198,7 @@ fn i1_a_refusal_at_the_sender_stands_for_the_message() {
     let mut ann = both().to_vec();
     ann.push(refused);
     let bob = [item(1, 1, 1)];
-    let tale = Tale::said().apply(ANN, 0, 3, &ann).apply(BOB, 0, 2, &bob);
+    let tale = Tale::said().apply(ANN, 0, 3, &ann).apply(BOB, 0, 1, &bob);
     tale.drained(&ann, &bob).breaks(&[]);
 }
 
@@ -205,7 +206,8 @@ fn i1_a_refusal_at_the_sender_stands_for_the_message() {
 fn i21_an_acknowledged_commit_must_be_with_its_sender() {
     let one = [item(1, 1, 1)];
     Tale::said()
-        .apply(ANN, 0, 2, &one)
+        .apply(ANN, 0, 1, &one)
+        .on(ANN, Event::Unlinked {})
         .apply(BOB, 0, 2, &both())
         .drained(&one, &both())
         .breaks(&[Invariant::I1, Invariant::I21]);
@@ -232,8 +234,8 @@ fn i3_what_is_shown_was_said_and_said_so() {
         h: 9,
         ..item(1, 1, 1)
     }];
-    tale.apply(ANN, 0, 2, &other)
-        .apply(BOB, 0, 2, &other)
+    tale.apply(ANN, 0, 1, &other)
+        .apply(BOB, 0, 1, &other)
         .drained(&other, &other)
         .breaks(&[Invariant::I3]);
 }
@@ -310,7 +312,7 @@ fn i6_what_was_said_at_once_may_stand_either_way() {
 #[test]
 fn i7_a_key_follows_the_one_before_it() {
     good()
-        .apply(BOB, 1, 2, &[])
+        .apply(BOB, 1, 2, &[item(2, 2, 2)])
         .drained(&both(), &both())
         .breaks(&[Invariant::I7]);
 }
@@ -364,6 +366,77 @@ fn what_was_lost_may_come_again_where_the_device_was_told() {
     lost(true).breaks(&[]);
     let verdict = lost(false).verdict();
     assert!(verdict.broken().any(|broken| broken == Invariant::I4));
+}
+
+#[test]
+fn a_terminal_may_die_between_being_told_to_go_back_and_doing_so() {
+    let full = Event::Full { before: 2, to: 2 };
+    let rewind = Event::Rewind { before: 2, to: 1 };
+    for (back, rest) in [(full, &both()[..]), (rewind, &both()[1..])] {
+        let before = 2 - rest.len() as u64;
+        let stays = good()
+            .on(BOB, back.clone())
+            .on(BOB, Event::Start { key: 2 });
+        // It finds itself where it was, and is told again.
+        stays
+            .clone()
+            .on(BOB, back.clone())
+            .apply(BOB, before, 2, rest)
+            .drained(&both(), &both())
+            .breaks(&[]);
+        // It had gone back.
+        let went = good().on(BOB, back).on(BOB, Event::Start { key: before });
+        went.apply(BOB, before, 2, rest)
+            .drained(&both(), &both())
+            .breaks(&[]);
+    }
+    // What it keeps is held against others as before.
+    let lacks = good()
+        .on(BOB, Event::Full { before: 2, to: 2 })
+        .on(BOB, Event::Start { key: 2 })
+        .apply(BOB, 2, 4, &[item(4, 4, 4)])
+        .on(BOB_NEW, Event::Start { key: 0 })
+        .apply(BOB_NEW, 0, 3, &[item(3, 3, 3)]);
+    assert!(lacks.verdict().broken().any(|b| b == Invariant::I2));
+}
+
+#[test]
+fn i11_what_passes_takes_no_number() {
+    let typing = Event::Pass {
+        command: crate::proto::terminal::Command::Typing as u32,
+    };
+    let passed = || good().on(ANN, typing.clone());
+    let verdict = passed().drained(&both(), &both()).verdict();
+    assert!(verdict.is_green(), "{}", verdict.tell(|_| None));
+    assert!(verdict.tell(|_| None).contains("1 typing"));
+    // It was kept as if it were an item.
+    let kept = Seen {
+        n: 3,
+        i: ANN.u,
+        v: 1,
+        ..Seen::default()
+    };
+    passed()
+        .apply(BOB, 2, 3, &[kept])
+        .tool(Event::End {})
+        .breaks(&[Invariant::I11]);
+    // It took a number that nothing has; between two pages that may look so.
+    passed()
+        .apply(BOB, 2, 3, &[])
+        .tool(Event::End {})
+        .breaks(&[Invariant::I11]);
+    let page = Event::Synced {
+        from: 2,
+        to: 3,
+        more: true,
+        first: 0,
+    };
+    passed()
+        .on(BOB, Event::Sync { from: 2 })
+        .on(BOB, page)
+        .apply(BOB, 2, 3, &[])
+        .tool(Event::End {})
+        .breaks(&[]);
 }
 
 #[test]

@@ -3,7 +3,10 @@
 //!
 //! Calls come one at a time (the caller sees to it); each is answered after its sync.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::super::{
     changes::Changes,
@@ -15,6 +18,7 @@ use super::super::{
 };
 use crate::{
     model::{Placement, ShardId},
+    planted::{self, Bug},
     proto::storage as pb,
 };
 
@@ -48,6 +52,7 @@ impl Backup {
     /// Opens a copy. What damage took from the ends of its logs the primary will send again; a log that is
     /// damaged below what was applied from it cannot be mended that way.
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
+        behind().clear();
         let found = Identity::load(&*engine)?;
         let promise = found.as_ref().map_or(0, |identity| identity.epoch);
         let littered = found.as_ref().is_some_and(|identity| identity.partial);
@@ -161,19 +166,33 @@ impl Backup {
 
     /// Takes entries, all or none, and syncs them.
     pub fn append(&mut self, request: &pb::AppendRequest) -> Result<pb::AppendReply, Stop> {
-        if request.epoch < self.promise {
-            return Ok(pb::AppendReply {
-                epoch: self.promise,
-                lacking: Vec::new(),
-            });
-        }
-        if self.stands_in {
+        if request.epoch < self.promise || self.stands_in {
             self.heed(request.epoch);
-            return Ok(pb::AppendReply {
-                epoch: self.promise,
-                lacking: Vec::new(),
-            });
+            return Ok(self.answered());
         }
+        if !planted::is_on(Bug::LaggingCopyPromoted) {
+            return self.take(request);
+        }
+        let due = {
+            let mut behind = behind();
+            behind.push_back(request.clone());
+            (behind.len() > LAG).then(|| behind.pop_front()).flatten()
+        };
+        match due {
+            Some(due) => self.take(&due),
+            None => Ok(self.answered()),
+        }
+    }
+
+    /// What is said where nothing is lacking.
+    fn answered(&self) -> pb::AppendReply {
+        pb::AppendReply {
+            epoch: self.promise,
+            lacking: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, request: &pb::AppendRequest) -> Result<pb::AppendReply, Stop> {
         self.check(&request.store_id, self.shards.len())?;
         // All is checked before anything changes: what memory says and what is synced stay the same.
         let mut lacking = Vec::new();
@@ -489,6 +508,15 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+/// Appends that [`Bug::LaggingCopyPromoted`] keeps to itself.
+const LAG: usize = 30;
+
+/// Appends that were answered and are not written; empty but for [`Bug::LaggingCopyPromoted`].
+fn behind() -> MutexGuard<'static, VecDeque<pb::AppendRequest>> {
+    static BEHIND: Mutex<VecDeque<pb::AppendRequest>> = Mutex::new(VecDeque::new());
+    BEHIND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Rows removed in one batch.

@@ -1,5 +1,10 @@
 //! Messages from one user to another.
 
+use std::{
+    collections::HashSet,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -187,6 +192,12 @@ fn look_up(
             {
                 None => (id, Known::New),
                 Some(_) if planted::is_on(Bug::NoDedupe) => (id, Known::New),
+                Some(_)
+                    if planted::is_on(Bug::DedupeLostOnFailover)
+                        && !taken_here().contains(&(sender, id)) =>
+                {
+                    (id, Known::New)
+                }
                 Some(row) if row.body_hash == body_hash(receiver, outgoing)[..] => {
                     (id, Known::Before(row))
                 }
@@ -234,6 +245,9 @@ fn send_one(
         message_id: message_id.0,
     };
     work.draft.put_message(&table::sent(sender, id), &row);
+    if planted::is_on(Bug::DedupeLostOnFailover) {
+        taken_here().insert((sender, id));
+    }
     let effect = match receiver.is_group() {
         true => pb::task::Effect::GroupSend(pb::GroupSend { message: payload }),
         false => pb::task::Effect::Deliver(pb::Deliver {
@@ -299,6 +313,12 @@ fn set_conversation_count(work: &mut Work<'_, '_>, user: UserId, peer: UserId, c
     let key = table::conversation(user, peer);
     work.draft.put_row(&key, &count.to_be_bytes());
     work.shard.warm.counts.insert((user, peer), count);
+}
+
+/// What this process has taken; empty but for [`Bug::DedupeLostOnFailover`].
+fn taken_here() -> MutexGuard<'static, HashSet<(UserId, ClientMsgId)>> {
+    static TAKEN: LazyLock<Mutex<HashSet<(UserId, ClientMsgId)>>> = LazyLock::new(Mutex::default);
+    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What makes two requests under one client id the same message.

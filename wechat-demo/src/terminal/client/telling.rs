@@ -6,18 +6,22 @@ use super::{Cursor, Inner, Link, Page, TerminalError, Told, pb};
 use crate::history::{Recorder, Said, Seen, SentAs, cmid, hash_of};
 
 impl Inner {
-    pub(super) fn tell(&self, event: impl FnOnce() -> Told) {
+    pub(in crate::terminal) fn tell(&self, event: impl FnOnce() -> Told) {
         if let Some(history) = &self.config.history {
             history.tell(event());
         }
     }
 
-    /// Tells what the store holds now.
-    pub(super) fn tell_applied(&self, before: u64, page: Page, items: &[pb::Item], after: Cursor) {
+    /// Tells that the store is about to begin a full sync, if this is its first page.
+    pub(super) fn tell_full(&self, before: u64, page: Page, after: Cursor) {
         if page == Page::FullBegins {
             let to = after.key.max(after.full_to);
             self.tell(|| Told::Full { before, to });
         }
+    }
+
+    /// Tells what the store holds now.
+    pub(super) fn tell_applied(&self, before: u64, page: Page, items: &[pb::Item], after: Cursor) {
         self.tell(|| Told::Apply {
             before: if page == Page::FullBegins { 0 } else { before },
             after: after.key,
