@@ -48,6 +48,8 @@ pub enum Bug {
     PageCursorOffByOne,
     /// That somebody writes is an item in the timeline of whom they write to.
     TypingTakesNumber,
+    /// What was deleted is left out of answers, also of those to devices that have it still.
+    TombstoneCollectedEarly,
     /// A stream's mark is committed, and the effect only in the round after.
     MarkBeforeEffect,
     /// Old items are passed over without a word.
@@ -75,7 +77,7 @@ pub enum Window {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeSync,
         Self::VisibleBeforeCommit,
         Self::NumberNotPersisted,
@@ -87,6 +89,7 @@ impl Bug {
         Self::BeatFromCache,
         Self::PageCursorOffByOne,
         Self::TypingTakesNumber,
+        Self::TombstoneCollectedEarly,
         Self::MarkBeforeEffect,
         Self::SilentSkip,
         Self::DeadLinkBelieved,
@@ -109,6 +112,7 @@ impl Bug {
             Self::BeatFromCache => "beat-from-cache",
             Self::PageCursorOffByOne => "page-cursor-off-by-one",
             Self::TypingTakesNumber => "typing-takes-number",
+            Self::TombstoneCollectedEarly => "tombstone-collected-early",
             Self::MarkBeforeEffect => "mark-before-effect",
             Self::SilentSkip => "silent-skip",
             Self::DeadLinkBelieved => "dead-link-believed",

@@ -67,7 +67,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         zookeeper: flags.coordination.zookeeper.clone(),
         push: flags.push.clone(),
         dispatch: true,
-        extra: Vec::new(),
+        ..Plan::default()
     };
     let binary = std::env::current_exe().context("the path of this program")?;
     let stop = Stop::on_signal()?;

@@ -16,6 +16,7 @@
 //! | the last notify is lost, and the heartbeat has no key, or an old one | L1 | every third notify is lost |
 //! | a page's cursor is off by one | I9 | two pages |
 //! | what passes takes a number | I11 | people write |
+//! | a tombstone is collected early | I12 | a device comes back |
 //! | a stream's mark is committed before its effect | I20 | dies after a round |
 //! | old items are passed over | I10 | two pages |
 //! | a dead link is believed | I18 | `push/` |
@@ -268,6 +269,12 @@ const LINKS_CUT: Ordeal = Ordeal {
     minutes: "0.1",
 };
 
+/// Second devices that were away look in.
+const DEVICES_LOOK_IN: Ordeal = Ordeal {
+    fault: "look-in",
+    minutes: "0.15",
+};
+
 impl Ordeal {
     fn run(&self, bug: Option<Bug>) -> (Option<i32>, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_wechat-demo"))
@@ -308,6 +315,16 @@ fn a_primary_that_ignores_its_lease_is_seen_as_i19() {
 #[test]
 fn a_copy_that_lags_and_is_promoted_is_seen_as_i1() {
     PRIMARY_STOPPED.shows(Bug::LaggingCopyPromoted, "I1");
+}
+
+#[test]
+fn devices_that_come_back_are_harmless() {
+    DEVICES_LOOK_IN.is_green();
+}
+
+#[test]
+fn a_tombstone_that_is_collected_early_is_seen_as_i12() {
+    DEVICES_LOOK_IN.shows(Bug::TombstoneCollectedEarly, "I12");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
 use indicatif::ProgressBar;
 use rpc_core::base::rng::Rng;
 use rpc_core::time::Instant;
@@ -16,7 +17,7 @@ use wechat_demo::proto::terminal::group_change::What;
 use wechat_demo::terminal::store::memory::Memory;
 use wechat_demo::terminal::store::{LocalStore, StoreError, Stored};
 use wechat_demo::terminal::sync::{Cursor, Page};
-use wechat_demo::terminal::{Beats, Config, Observer, Terminal, new_client_id};
+use wechat_demo::terminal::{Beats, Config, Observer, Terminal, TerminalError, new_client_id};
 
 use super::timeline::Figures;
 use crate::replay::accounts::{self, Person};
@@ -51,6 +52,8 @@ pub(super) struct Crowd {
     relayed: String,
     people: Vec<Person>,
     seats: Vec<Mutex<Seat>>,
+    /// Everybody's second device, by person.
+    tablets: Vec<Mutex<Tablet>>,
     groups: Vec<Group>,
     counts: Arc<Counts>,
     history: Arc<History>,
@@ -68,6 +71,14 @@ pub(super) struct Group {
 struct Seat {
     terminal: Terminal,
     store: Arc<Fragile>,
+}
+
+/// A person's second device: away but for moments in which it looks in.
+struct Tablet {
+    device: u64,
+    token: Bytes,
+    /// `None` = it has not looked in yet.
+    store: Option<Arc<Memory>>,
 }
 
 #[derive(Default)]
@@ -111,7 +122,17 @@ impl Crowd {
         history: &Arc<History>,
     ) -> anyhow::Result<Arc<Self>> {
         let names: Vec<String> = (0..count).map(|n| format!("chaos{n}")).collect();
-        let people = accounts::open(straight, Arc::new(names), &ProgressBar::hidden())?;
+        let names = Arc::new(names);
+        let people = accounts::open(straight, Arc::clone(&names), &ProgressBar::hidden())?;
+        let address = straight.to_owned();
+        let tablets = parallel(count, WIDTH, move |index| {
+            let (device, token) = accounts::log_in(&address, &names[index], "tablet")?;
+            Ok(Mutex::new(Tablet {
+                device,
+                token,
+                store: None,
+            }))
+        })?;
         let counts = Arc::new(Counts {
             newest: people.iter().map(|_| AtomicU64::new(0)).collect(),
             said: people.iter().map(|_| Mutex::default()).collect(),
@@ -130,6 +151,7 @@ impl Crowd {
             relayed: relayed.to_owned(),
             people,
             seats,
+            tablets,
             counts,
             history: history.clone(),
         });
@@ -287,6 +309,26 @@ impl Crowd {
         seat.terminal = self.start(person, &seat.store);
     }
 
+    /// A person's second device comes back from where it was, gets level, and goes again.
+    pub(super) fn look_in(&self, person: usize, patience: Duration) -> Result<u64, TerminalError> {
+        let user = self.people[person].user_id;
+        let mut tablet = lock(&self.tablets[person]);
+        let mut config = Config::new(&self.straight, tablet.token.clone());
+        config.history = Some(self.history.recorder(user, tablet.device));
+        let store = tablet
+            .store
+            .get_or_insert_with(|| Arc::new(Memory::new(user)));
+        let terminal = Terminal::start(config, store.clone(), Arc::new(Deaf));
+        let level = terminal.refresh(patience);
+        terminal.stop();
+        level
+    }
+
+    /// Whether a person's second device has ever looked in.
+    fn has_tablet(&self, person: usize) -> bool {
+        lock(&self.tablets[person]).store.is_some()
+    }
+
     /// Waits until nobody has anything unanswered.
     pub(super) fn wait_answered(&self, patience: Duration) {
         let until = Instant::now() + patience;
@@ -332,7 +374,12 @@ impl Crowd {
             let fresh = Terminal::start(config, store, Arc::new(Deaf));
             let level = fresh.refresh(PATIENCE);
             fresh.stop();
-            level.map_err(|error| anyhow::anyhow!("fresh device {index} is not level: {error}"))
+            level.map_err(|error| anyhow::anyhow!("fresh device {index} is not level: {error}"))?;
+            if crowd.has_tablet(index) {
+                let level = crowd.look_in(index, PATIENCE);
+                level.map_err(|error| anyhow::anyhow!("tablet {index} is not level: {error}"))?;
+            }
+            Ok(())
         })?;
         Ok(())
     }

@@ -37,6 +37,8 @@ const MEETS: Duration = Duration::from_secs(5);
 const TAKE_OVER: Duration = Duration::from_secs(10);
 /// How long a network trouble lasts, ms.
 pub(super) const TROUBLE_MS: (u64, u64) = (1_000, 5_000);
+/// Time for a device that looks in to get level.
+const LOOK_IN: Duration = Duration::from_secs(5);
 /// Pause between looks at a process.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// Delay of each direction in a slow spell, ms.
@@ -59,6 +61,8 @@ pub(super) enum Kind {
     BitFlip,
     /// Each sync of one storage process, or of all, takes longer
     SlowDisk,
+    /// The wall clock of a process jumps, ahead or back, and later returns
+    ClockJump,
     /// Every role, one after the other, drained and started again.
     Rolling,
     /// All links cut at once.
@@ -71,10 +75,12 @@ pub(super) enum Kind {
     KillTerminal,
     /// A terminal starts from nothing.
     Reinstall,
+    /// A second device that was away looks in, and is away again
+    LookIn,
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Kill,
         Self::Pause,
         Self::PausePrimary,
@@ -82,12 +88,14 @@ impl Kind {
         Self::FullDisk,
         Self::BitFlip,
         Self::SlowDisk,
+        Self::ClockJump,
         Self::Rolling,
         Self::Cut,
         Self::Freeze,
         Self::Delay,
         Self::KillTerminal,
         Self::Reinstall,
+        Self::LookIn,
     ];
 
     /// First word of its name in a history.
@@ -100,12 +108,14 @@ impl Kind {
             Self::FullDisk => "full-disk",
             Self::BitFlip => "bit-flip",
             Self::SlowDisk => "slow-disk",
+            Self::ClockJump => "clock-jump",
             Self::Rolling => "roll",
             Self::Cut => "cut",
             Self::Freeze => "freeze",
             Self::Delay => "delay",
             Self::KillTerminal => "kill-terminal",
             Self::Reinstall => "reinstall",
+            Self::LookIn => "look-in",
         }
     }
 }
@@ -231,6 +241,7 @@ impl Faults {
             Kind::FullDisk => self.fill_disk(),
             Kind::BitFlip => self.flip_bit(),
             Kind::SlowDisk => self.slow_disk(),
+            Kind::ClockJump => self.jump_clock(),
             Kind::Rolling => {
                 self.tell(kind, "all");
                 for role in self.roles() {
@@ -256,6 +267,14 @@ impl Faults {
                 std::thread::sleep(length);
                 self.network(links().shape(Shape::default()))?;
                 Ok(format!("links by {delay:?}"))
+            }
+            Kind::LookIn => {
+                let person = self.below(self.crowd.len());
+                let name = format!("terminal-{person}");
+                self.tell(kind, &name);
+                // What keeps it from getting level, no later look keeps.
+                drop(self.crowd.look_in(person, LOOK_IN));
+                Ok(name)
             }
             Kind::KillTerminal | Kind::Reinstall => {
                 let person = self.below(self.crowd.len());
@@ -364,7 +383,7 @@ impl Faults {
         });
     }
 
-    fn role(&self) -> Role {
+    pub(super) fn role(&self) -> Role {
         let roles = self.roles();
         roles[self.below(roles.len())]
     }

@@ -8,6 +8,7 @@
 //!
 //! Read first: [`faults`], then [`crowd`].
 
+mod clocks;
 mod crowd;
 mod deeds;
 mod disks;
@@ -91,6 +92,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         ..replay::witnessed(&dir)
     };
     disks::can_be_slow(&dir, &mut plan);
+    clocks::can_jump(&dir, &mut plan);
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let file = dir.join("history.jsonl");
     let history = History::create(&file)

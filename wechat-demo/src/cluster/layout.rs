@@ -206,6 +206,8 @@ pub struct Plan {
     pub dispatch: bool,
     /// Flags of this run for single roles, after the usual ones.
     pub extra: Vec<(Role, String)>,
+    /// Variables of this run in the environment of single roles: name and value.
+    pub environment: Vec<(Role, String, String)>,
 }
 
 /// Which part of a cluster a set of processes is.

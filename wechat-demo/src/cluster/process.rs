@@ -242,8 +242,11 @@ impl Cluster {
             .open(&log)
             .map_err(unwritable)?;
         let err = out.try_clone().map_err(unwritable)?;
+        let environment = self.layout.plan.environment.iter();
+        let own = environment.filter(|(of, ..)| *of == role);
         let child = Command::new(&self.binary)
             .args(self.layout.arguments(role))
+            .envs(own.map(|(_, name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(out)
             .stderr(err)

@@ -67,6 +67,13 @@ pub(crate) fn open(
     people
 }
 
+/// Logs a further device of a person's in: its id and token.
+pub(crate) fn log_in(address: &str, name: &str, label: &str) -> anyhow::Result<(u64, Bytes)> {
+    let device = patiently(|| login(address, name, PASSWORD, label));
+    let device = device.map_err(|error| anyhow::anyhow!("cannot log in {name}: {error}"))?;
+    Ok((device.device_id, device.token))
+}
+
 /// Again while the trouble is transient.
 pub(super) fn patiently<T>(ask: impl Fn() -> Result<T, TerminalError>) -> Result<T, TerminalError> {
     let until = Instant::now() + PATIENCE;
