@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Storage(storage::role::Options),
     /// Make a disk the store that may lack what was acknowledged: for when no better one is left
     Promote(storage::promote::Options),
+    /// Have a store's follower in another IDC serve it, or bring it back, and say what that cost
+    Dr(storage::dr::Options),
     /// The push role: wakes devices that have no link, through their system's push service
     Push(push::role::Options),
     /// The network between places: distance, bandwidth, stalls, cuts

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::Storage(options) => storage::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Edge(options) => edge::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Promote(options) => storage::promote::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Dr(options) => storage::dr::run(options).map(|()| ExitCode::SUCCESS),
         Command::Push(options) => push::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Wan(options) => wan::role::run(options).map(|()| ExitCode::SUCCESS),
         Command::Dispatch(options) => dispatch::role::run(&options).map(|()| ExitCode::SUCCESS),

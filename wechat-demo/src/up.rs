@@ -24,7 +24,7 @@ use wechat_demo::storage::location::EngineFlags;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
-/// Port of the long links unless another is asked for; nine more follow it.
+/// Port of the long links unless another is asked for; ten more follow it.
 pub(crate) const DEFAULT_PORT: u16 = 7100;
 /// Where the edge is then.
 pub(crate) const EDGE_PORT: u16 = DEFAULT_PORT + 8;
@@ -45,7 +45,7 @@ pub(crate) struct Flags {
     /// Directory for everything the cluster keeps; made if it is missing, continued if it is there
     #[arg(long, value_name = "DIR", default_value = "wechat-data")]
     dir: PathBuf,
-    /// Port of the long links; pages and RPC take the nine after it. 0 = any free ports
+    /// Port of the long links; pages and RPC take the ten after it. 0 = any free ports
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     port: u16,
     #[command(flatten)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
-use wechat_demo::cluster::{Cluster, Plan, Role, figures};
+use wechat_demo::cluster::{Cluster, Clusters, Plan, Role, figures};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::terminal::{Connection, TerminalError, login};
 
@@ -249,4 +249,87 @@ fn geo_is_refused_where_nobody_follows_and_never_answered_with_less() {
         "it is the same message"
     );
     bob.terminal.stop();
+}
+
+fn dr(cluster: &Cluster, way: &str) -> (bool, String) {
+    let coordinator = cluster.layout().rpc(Role::Coordinator).to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_wechat-demo"))
+        .args(["dr", way, "--coordinator", &coordinator])
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn a_store_is_handed_over_to_its_follower_and_brought_home_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, away, address) = start(dir.path());
+    let [ann, bob] = ["ann", "bob"].map(|name| Phone::new(&address, name, "phone"));
+    befriend(&ann, &bob);
+    ann.say(&bob, "at home", 10);
+    let (done, said) = dr(&cluster, "return");
+    assert!(!done && said.contains("already"), "{said}");
+    let (done, said) = dr(&cluster, "promote");
+    assert!(
+        done && said.contains("in away") && said.contains("RPO: nothing\n"),
+        "{said}"
+    );
+    assert_eq!(away.figure("wechat_storage_serving"), Some(1.0));
+    bob.say(&ann, "away", 10);
+    wait_for("one of those at home follows it", || {
+        (away.figure("wechat_storage_copies") == Some(2.0)).then_some(())
+    });
+    let (done, said) = dr(&cluster, "return");
+    assert!(done && said.contains("in its own IDC"), "{said}");
+    ann.say(&bob, "at home again", 10);
+    until_copies(&cluster, 3.0);
+    agree(&ann, &bob, &address, 30);
+    assert_eq!(incarnation(&ann, &bob), 0, "nothing was lost");
+    ann.terminal.stop();
+    bob.terminal.stop();
+}
+
+fn signal(cluster: &Cluster, role: Role, signal: &str) {
+    let pid = cluster.pid(role).unwrap().to_string();
+    let sent = Command::new("kill").args([signal, &pid]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn what_a_home_had_applied_and_its_follower_lacks_is_carried_there_again() {
+    let plan = Plan {
+        extra: light(),
+        ..Plan::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_wechat-demo"));
+    let mut clusters = Clusters::bring_up(dir.path(), 0, &plan, 2, binary).unwrap();
+    let addresses = clusters.link_addresses();
+    for home in &clusters.parts()[..2] {
+        until_copies(home, 3.0);
+    }
+    sign_up([&addresses[0], &addresses[1]]);
+    let ann = Phone::new(&addresses[0], "ann", "phone");
+    let bob = Phone::new(&addresses[1], "bob", "phone");
+    befriend(&ann, &bob);
+    ann.say(&bob, "followed", 5);
+    bob.until("bob has it", |bob| bob.texts(&ann).len() == 5);
+
+    // Bob's home is followed from ann's IDC, but for a moment.
+    signal(&clusters.parts()[0], Role::Follower, "-STOP");
+    ann.say(&bob, "not followed", 5);
+    bob.until("bob has it", |bob| bob.texts(&ann).len() == 10);
+    kill_home(&mut clusters.parts_mut()[1]);
+    signal(&clusters.parts()[0], Role::Follower, "-CONT");
+    let fresh = Phone::new(&addresses[1], "bob", "fresh");
+    fresh.until("all is there again", |fresh| fresh.texts(&ann).len() == 10);
+    let again = fresh.messages(&ann).into_iter();
+    let again = again.filter(|stored| stored.number >> 48 == 1).count();
+    assert!(again >= 5, "{again} came again");
+    bob.until("bob is level", |bob| bob.texts(&ann) == ann.texts(bob));
+    bob.is_like(&fresh, &ann);
+    for phone in [&ann, &bob, &fresh] {
+        phone.terminal.stop();
+    }
 }

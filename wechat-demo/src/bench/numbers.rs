@@ -120,6 +120,12 @@ impl Reign for Alone {
 
     fn lags(&mut self, _: &Member) {}
 
+    fn hands_over(&mut self) -> bool {
+        false
+    }
+
+    fn handed(&mut self) {}
+
     fn over(&mut self, _: u64) {}
 }
 

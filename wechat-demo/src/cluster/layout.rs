@@ -20,6 +20,8 @@ pub enum Role {
     Storage2,
     /// As the first.
     Storage3,
+    /// Follows the store of the IDC before; only where there are several, and they keep their stores themselves.
+    Follower,
     /// The business.
     Logic,
     /// Long links.
@@ -54,6 +56,7 @@ impl Role {
             Self::Storage1 => "storage-1",
             Self::Storage2 => "storage-2",
             Self::Storage3 => "storage-3",
+            Self::Follower => "follower",
             Self::Logic => "logic",
             Self::Access => "access",
             Self::Edge => "edge",
@@ -88,6 +91,8 @@ pub struct Ports {
     pub coordinator: u16,
     /// RPC and pages of the storage processes.
     pub storage: [u16; 3],
+    /// RPC and pages of the process that follows another IDC's store.
+    pub follower: u16,
     /// Pages of push.
     pub push: u16,
     /// Media, and pages of the edge.
@@ -111,14 +116,14 @@ pub enum PortError {
 }
 
 /// Ports of a cluster.
-const PORTS: u16 = 10;
+const PORTS: u16 = 11;
 /// Where free ports are looked for; Linux gives 32768 and above to outgoing connections.
 const FREE_PORTS: Range<u16> = 10_000..32_000;
 /// Ports tried before there is said to be none.
 const ATTEMPTS: usize = 200;
 
 impl Ports {
-    /// `first` and the nine after it; 0 = whichever are free.
+    /// `first` and the ten after it; 0 = whichever are free.
     ///
     /// # Errors
     /// As [`Ports::choose_all`].
@@ -161,6 +166,7 @@ impl Ports {
             first,
             second,
             third,
+            follower,
             push,
             edge,
             dispatch,
@@ -171,6 +177,7 @@ impl Ports {
             logic,
             coordinator,
             storage: [first, second, third],
+            follower,
             push,
             edge,
             dispatch,
@@ -226,6 +233,8 @@ enum Part {
 struct Idc {
     /// Its name, and its home's.
     name: String,
+    /// The home whose store it follows.
+    follows: String,
     /// What everybody is told of all homes, in the order of their ids: NAME=HOST:PORT,…
     homes: Vec<String>,
     /// The ports of what is outside.
@@ -275,23 +284,31 @@ impl Layout {
             plan: plan.clone(),
             part,
         };
+        // Each store is followed from the next IDC, the last one's from the first.
+        let next = idcs.iter().cycle().skip(1);
         let homes: Vec<String> = names
             .iter()
-            .zip(idcs)
-            .map(|(name, ports)| format!("{name}={}", storage(plan, Some(name), ports)))
+            .zip(idcs.iter().zip(next))
+            .map(|(name, (ports, next))| home(plan, name, ports, next))
             .collect();
+        let before = names.iter().cycle().skip(names.len().saturating_sub(1));
         let edges = idcs.iter().map(|ports| address(ports.edge));
         let edges: Vec<String> = edges.collect();
-        let layouts = names.iter().zip(idcs).map(|(&name, ports)| {
-            let own = address(ports.edge);
-            let idc = Idc {
-                name: name.to_owned(),
-                homes: homes.clone(),
-                outside: *outside,
-                edges: edges.iter().filter(|edge| **edge != own).cloned().collect(),
-            };
-            part(dir.join(name), *ports, Part::Idc(idc))
-        });
+        let layouts = names
+            .iter()
+            .zip(idcs)
+            .zip(before)
+            .map(|((&name, ports), &before)| {
+                let own = address(ports.edge);
+                let idc = Idc {
+                    name: name.to_owned(),
+                    follows: before.to_owned(),
+                    homes: homes.clone(),
+                    outside: *outside,
+                    edges: edges.iter().filter(|edge| **edge != own).cloned().collect(),
+                };
+                part(dir.join(name), *ports, Part::Idc(idc))
+            });
         let outside = part(dir.to_owned(), *outside, Part::Outside);
         layouts.chain([outside]).collect()
     }
@@ -319,8 +336,9 @@ impl Layout {
     pub fn roles(&self) -> Vec<Role> {
         let plan = &self.plan;
         let all = Role::ALL.into_iter();
-        all.chain([Role::Dispatch, Role::Push])
+        all.chain([Role::Follower, Role::Dispatch, Role::Push])
             .filter(|role| match role {
+                Role::Follower => self.is_followed(),
                 Role::Coordinator => plan.zookeeper.is_none() && self.part_has(true),
                 Role::Dispatch => plan.dispatch && self.part_has(true),
                 Role::Push => plan.push.is_some() && self.part_has(false),
@@ -338,6 +356,12 @@ impl Layout {
         }
     }
 
+    /// Whether stores are followed from other IDCs: a database that keeps one is not.
+    fn is_followed(&self) -> bool {
+        let several = |idc: &Idc| idc.follows != idc.name;
+        self.plan.database.is_none() && self.place().is_some_and(several)
+    }
+
     /// HOST:PORT that terminals connect to.
     #[must_use]
     pub fn link_address(&self) -> String {
@@ -352,6 +376,7 @@ impl Layout {
             Role::Storage1 => self.ports.storage[0],
             Role::Storage2 => self.ports.storage[1],
             Role::Storage3 => self.ports.storage[2],
+            Role::Follower => self.ports.follower,
             Role::Logic => self.ports.logic,
             Role::Access => self.ports.access,
             Role::Edge => self.ports.edge,
@@ -388,7 +413,9 @@ impl Layout {
                     .map(str::to_owned)
                     .into()
             }
-            Role::Storage1 | Role::Storage2 | Role::Storage3 => self.store_flags(role, &own),
+            Role::Storage1 | Role::Storage2 | Role::Storage3 | Role::Follower => {
+                self.store_flags(role, &own)
+            }
             Role::Logic => ["logic", "--listen", &own]
                 .map(str::to_owned)
                 .into_iter()
@@ -452,21 +479,28 @@ impl Layout {
                 .map(str::to_owned)
                 .into(),
         };
+        let idc = self.place();
+        let follows = idc.filter(|_| role == Role::Follower);
+        let home = follows.map_or(self.idc(), |idc| Some(&idc.follows));
+        let follower = follows.map(|idc| ["--follower", &idc.name]);
+        let promise = self.is_followed().then_some(["--durability", "local"]);
         ["storage", "--listen", own, flag, &agreeing]
-            .map(str::to_owned)
             .into_iter()
+            .chain(follower.into_iter().flatten())
+            .chain(promise.into_iter().flatten())
+            .map(str::to_owned)
             .chain(keeper)
-            .chain(self.homes())
-            .chain(self.register(STORAGE))
+            .chain(self.homes(home))
+            .chain(register(&self.plan, home, STORAGE))
             .collect()
     }
 
-    /// Which homes there are, where there are several.
-    fn homes(&self) -> Vec<String> {
-        let Some(idc) = self.place() else {
+    /// Which homes there are, where there are several, and whose this is.
+    fn homes(&self, own: Option<&str>) -> Vec<String> {
+        let (Some(idc), Some(own)) = (self.place(), own) else {
             return Vec::new();
         };
-        let own = ["--home".to_owned(), idc.name.clone()];
+        let own = ["--home".to_owned(), own.to_owned()];
         let all = idc.homes.iter();
         let all = all.flat_map(|home| ["--homes".to_owned(), home.clone()]);
         own.into_iter().chain(all).collect()
@@ -475,7 +509,7 @@ impl Layout {
     /// How logic finds the stores.
     fn stores(&self) -> Vec<String> {
         match self.part {
-            Part::Idc(_) => self.homes(),
+            Part::Idc(_) => self.homes(self.idc()),
             Part::Whole | Part::Outside => vec!["--storage".to_owned(), self.storage()],
         }
     }
@@ -492,9 +526,23 @@ impl Layout {
     }
 
     fn register(&self, kind: &str) -> Vec<String> {
-        let path = name(&self.plan, self.idc(), kind).into_iter();
-        path.flat_map(|path| ["--register".to_owned(), path])
-            .collect()
+        register(&self.plan, self.idc(), kind)
+    }
+}
+
+/// Flags of a process that says that it is there.
+fn register(plan: &Plan, idc: Option<&str>, kind: &str) -> Vec<String> {
+    let path = name(plan, idc, kind).into_iter();
+    path.flat_map(|path| ["--register".to_owned(), path])
+        .collect()
+}
+
+/// What everybody is told of a home: its storage processes, and the one in the next IDC that follows them.
+fn home(plan: &Plan, idc: &str, ports: &Ports, next: &Ports) -> String {
+    let own = storage(plan, Some(idc), ports);
+    match plan.zookeeper.is_none() && plan.database.is_none() && ports != next {
+        true => format!("{idc}={own},{}", address(next.follower)),
+        false => format!("{idc}={own}"),
     }
 }
 
@@ -546,12 +594,22 @@ mod tests {
             logic,
             coordinator,
             storage: [first, second, third],
+            follower,
             push,
             edge,
             dispatch,
         } = Ports::choose(0).unwrap();
         let storage = [first, second, third];
-        let others = [link, access, logic, coordinator, push, edge, dispatch];
+        let others = [
+            link,
+            access,
+            logic,
+            coordinator,
+            follower,
+            push,
+            edge,
+            dispatch,
+        ];
         let ports: Vec<u16> = storage.into_iter().chain(others).collect();
         let all = std::collections::HashSet::<u16>::from_iter(ports);
         assert_eq!(all.len(), PORTS as usize);
@@ -565,6 +623,7 @@ mod tests {
             logic: 3,
             coordinator: 4,
             storage: [5, 6, 7],
+            follower: 11,
             push: 8,
             edge: 9,
             dispatch: 10,
@@ -606,17 +665,26 @@ mod tests {
             panic!("two IDCs and what is outside")
         };
         assert_eq!(outside.roles(), [Role::Coordinator, Role::Dispatch]);
-        assert_eq!(hk.roles(), Role::ALL[1..]);
+        assert_eq!(hk.roles(), [&Role::ALL[1..], &[Role::Follower]].concat());
         assert_eq!((sh.idc(), outside.idc()), (Some("sh"), None));
         let homes = format!(
-            "--home hk --homes sh={} --homes hk={}",
+            "--homes sh={},{} --homes hk={},{}",
             sh.storage(),
-            hk.storage()
+            address(ports[1].follower),
+            hk.storage(),
+            address(ports[0].follower)
         );
+        let own = format!("--home hk {homes}");
+        let other = format!("--home sh {homes}");
         let agreeing = format!("--coordinator {}", address(ports[2].coordinator));
         for (role, part) in [
-            (Role::Logic, &homes),
-            (Role::Storage2, &homes),
+            (Role::Logic, &own),
+            (Role::Storage2, &own),
+            (Role::Follower, &other),
+            (
+                Role::Follower,
+                &"--follower hk --durability local --dir d/hk/follower".to_owned(),
+            ),
             (Role::Storage2, &agreeing),
             (
                 Role::Access,

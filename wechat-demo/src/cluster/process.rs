@@ -350,6 +350,7 @@ mod tests {
                 logic: 1,
                 coordinator: 1,
                 storage: [1; 3],
+                follower: 1,
                 push: 1,
                 edge: 1,
                 dispatch: 1,

@@ -20,11 +20,13 @@ pub enum Promise {
 }
 
 /// Whether a request is acknowledged only once two IDCs have it. `usual` is the store's default, if it is followed at all.
-pub fn asks_for_geo(op: &Op, usual: Option<Promise>) -> bool {
-    if let Op::Send(send) = op
-        && send.request.as_ref().is_some_and(|request| request.geo)
-    {
-        return true;
+/// Another home's tasks are *stable* then: that home may forget them, since no failover here undoes what they did. Where
+/// nobody follows they are that at once.
+pub fn waits_for_follower(op: &Op, usual: Option<Promise>) -> bool {
+    match op {
+        Op::Deliver(_) => return true,
+        Op::Send(send) if send.request.as_ref().is_some_and(|request| request.geo) => return true,
+        _ => {}
     }
     match usual {
         None => false,
@@ -40,13 +42,11 @@ pub fn not_followed() -> Refusal {
     Refusal::new(RefusalKind::DeadlineExceeded, text)
 }
 
-/// Names, credentials, and all that takes something away from somebody: undone by a failover, it would do harm.
+/// Names, passwords, and all that takes something away from somebody: undone by a failover, it would do harm. A login is none of
+/// these: one that is lost is made again.
 fn must_not_come_back(op: &Op) -> bool {
     let Op::Change(call) = op else {
-        return matches!(
-            op,
-            Op::ClaimName(_) | Op::AddDevice(_) | Op::RemoveDevice(_)
-        );
+        return matches!(op, Op::ClaimName(_) | Op::RemoveDevice(_));
     };
     if call.password.is_some() || call.end.is_some() {
         return true;
@@ -113,7 +113,11 @@ mod tests {
             (remark(), local, false),
             (remark(), geo, true),
         ] {
-            assert_eq!(asks_for_geo(&op, usual), waits, "{op:?} with {usual:?}");
+            assert_eq!(
+                waits_for_follower(&op, usual),
+                waits,
+                "{op:?} with {usual:?}"
+            );
         }
     }
 }

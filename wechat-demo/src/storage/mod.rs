@@ -27,6 +27,7 @@ mod carry;
 pub mod changes;
 pub mod committer;
 pub mod copies;
+pub mod dr;
 pub mod durability;
 pub mod engine;
 pub mod heads;

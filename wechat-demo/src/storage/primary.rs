@@ -12,7 +12,7 @@ use rpc_core::sync::{
 
 use super::{
     committer::Submit,
-    durability::{Promise, asks_for_geo, not_followed},
+    durability::{Promise, not_followed, waits_for_follower},
     engine::Engine,
     links::{Link, Links},
     mend::Watched,
@@ -103,7 +103,7 @@ impl Primary {
 
     fn begin(&self, op: Op) -> Result<Begun, Refusal> {
         let (sender, receiver) = oneshot();
-        let geo = asks_for_geo(&op, self.durability);
+        let geo = waits_for_follower(&op, self.durability);
         // The caller may have gone by the time it is committed; nobody else wants the answer then.
         self.submit
             .submit(op, Box::new(move |answer| drop(sender.send(answer))))?;

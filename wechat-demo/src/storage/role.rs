@@ -80,7 +80,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub min_copies: u8,
     /// What acknowledgements promise, where another IDC's process follows the store: two disks here, or also that disk
-    /// there. Names, credentials and what takes something away from somebody always wait for that disk then. Without
+    /// there. Names, passwords and what takes something away from somebody always wait for that disk then. Without
     /// this flag only a send that asks for it does
     #[arg(long, value_enum)]
     pub durability: Option<Promise>,

@@ -409,6 +409,18 @@ impl pb::Replica for ReplicaService {
             .map(Response::new)
     }
 
+    fn hand_over(
+        &self,
+        _request: Request<pb::HandOverRequest>,
+    ) -> Result<Response<pb::HandOverReply>, Status> {
+        let views = self.office.views.get();
+        let views = views.ok_or_else(|| Status::unavailable("the process is starting"))?;
+        let asked = views.with(|machine, now| machine.hand_over(now));
+        let refused = |text| status(Refusal::new(RefusalKind::FailedPrecondition, text));
+        asked.map_err(refused)?;
+        Ok(Response::new(pb::HandOverReply {}))
+    }
+
     fn beacon(
         &self,
         request: Request<pb::BeaconRequest>,

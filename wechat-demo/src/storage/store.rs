@@ -18,8 +18,8 @@ use prost::Message;
 
 use super::{
     changes::Changes,
-    copies::{CHUNK_BYTES, Copies, Fatal, LogEnd, Same},
-    durability::{self, Promise, asks_for_geo},
+    copies::{CHUNK_BYTES, Copies, Fatal, LogEnd, Need, Same},
+    durability::{self, Promise, waits_for_follower},
     engine::{Durability, Engine, EngineError, Table, copy},
     log::{Damage, Entry, Mark, ShardLog},
     ops::{Answer, Op, Refusal, RefusalKind, Stop, task},
@@ -460,7 +460,7 @@ impl Store {
         // The first job is always taken: tasks that fill batch after batch must not keep jobs out.
         while answers.is_empty() && pledged.is_empty() || drafts.bytes() < CHUNK_BYTES {
             let Some(job) = jobs.pop_front() else { break };
-            let geo = asks_for_geo(&job.op, self.durability);
+            let geo = waits_for_follower(&job.op, self.durability);
             if geo && self.copies.pledged() + pledged.len() >= WAITING_REQUESTS {
                 let text = "too many requests wait for a disk in another IDC; try again soon";
                 answers.push((job.reply, Err(Refusal::new(RefusalKind::Unavailable, text))));
@@ -487,13 +487,17 @@ impl Store {
             }
         }
         for (reply, mut answer) in pledged {
+            let need = match answer {
+                Answer::Reached(_) => Need::Stable,
+                _ => Need::Geo,
+            };
             let tell = move |copies: Option<u32>| {
                 if let (Some(copies), Answer::Sent(sent)) = (copies, &mut answer) {
                     (sent.copies, sent.geo) = (copies, true);
                 }
                 reply(copies.map(|_| answer).ok_or_else(durability::not_followed));
             };
-            self.copies.when_followed(Box::new(tell));
+            self.copies.when_followed(need, Box::new(tell))?;
         }
         Ok(())
     }

@@ -55,6 +55,12 @@ impl Reign for Fixed {
 
     fn lags(&mut self, _: &Member) {}
 
+    fn hands_over(&mut self) -> bool {
+        false
+    }
+
+    fn handed(&mut self) {}
+
     fn join(&mut self, _: Post) {
         self.peer = self.spare.take();
         self.epoch += 1;

@@ -52,7 +52,7 @@ mod tests;
 use ferry::Ferry;
 use level::{Level, Trouble, Way};
 use pledge::Pledges;
-pub use pledge::Tell;
+pub use pledge::{Need, Tell};
 
 /// Bytes of entries in one Append or ReadLog, about.
 pub const CHUNK_BYTES: usize = 4 << 20;
@@ -87,6 +87,10 @@ pub trait Reign: Send {
     fn join(&mut self, post: Post);
     /// The follower cannot be kept near enough: it is to leave the view.
     fn lags(&mut self, follower: &Member);
+    /// Whether the store is to be handed over to the follower.
+    fn hands_over(&mut self) -> bool;
+    /// The follower has everything: it is to become primary.
+    fn handed(&mut self);
     /// A copy has seen or promised this higher epoch.
     fn over(&mut self, epoch: u64);
 }
@@ -197,9 +201,20 @@ impl Copies {
         Ok(1 + u32::from(crew.holder().is_some()))
     }
 
-    /// Tells somebody once the follower has all that was begun so far, or that it takes too long.
-    pub fn when_followed(&self, tell: Tell) {
-        self.pledges.add(self.round, tell);
+    /// Tells somebody once the follower has all that was begun so far, or there is none and that will do; or that it takes
+    /// too long.
+    pub fn when_followed(&mut self, need: Need, tell: Tell) -> Result<(), Fatal> {
+        let crew = self.standing()?;
+        self.pledges.add(self.round, need, tell);
+        self.keep_pledges(&crew);
+        Ok(())
+    }
+
+    fn keep_pledges(&self, crew: &Crew) {
+        if crew.follower.is_none() {
+            self.pledges
+                .unfollowed(1 + u32::from(crew.backup.is_some()));
+        }
         if let Some(ferry) = &self.ferry {
             ferry.keep_pledges();
         }
@@ -293,10 +308,23 @@ impl Copies {
         let crew = self.standing()?;
         self.pledges.expire();
         self.follow(&crew, engine, logs)?;
+        self.keep_pledges(&crew);
+        if self.reign.hands_over() {
+            if self.follower_has_all(&crew) {
+                self.reign.handed();
+            }
+            return Ok(false);
+        }
         if crew.backup.is_some() || self.recruit(engine, logs)? {
             return Ok(true);
         }
         Ok(crew.follower.is_some() || self.is_enough(&crew))
+    }
+
+    fn follower_has_all(&self, crew: &Crew) -> bool {
+        let follows = |ferry: &&Ferry| crew.follower.as_ref() == Some(ferry.to());
+        let ferry = self.ferry.as_ref().filter(follows);
+        ferry.is_some_and(|ferry| ferry.wait(self.round, LOOK))
     }
 
     /// Whether one copy is.
@@ -324,7 +352,6 @@ impl Copies {
             return Ok(());
         }
         ferry.is_known(crew, joined);
-        ferry.keep_pledges();
         let state = ferry.state();
         self.heed(crew.epoch, state.seen)?;
         let ferry = self.ferry.as_ref().expect("it was there a moment ago");

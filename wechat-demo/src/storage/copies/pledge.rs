@@ -24,17 +24,50 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Pledges(Mutex<VecDeque<Pledge>>);
 
+/// What it waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// The follower's having it.
+    Geo,
+    /// That, or that the view has no follower: nobody could become primary without it.
+    Stable,
+}
+
 struct Pledge {
     round: u64,
+    need: Need,
     until: Instant,
     tell: Tell,
 }
 
 impl Pledges {
     /// Keeps it until the follower has a round, which is none before the last one's.
-    pub fn add(&self, round: u64, tell: Tell) {
+    pub fn add(&self, round: u64, need: Need, tell: Tell) {
         let until = Instant::after(PATIENCE);
-        self.waiting().push_back(Pledge { round, until, tell });
+        self.waiting().push_back(Pledge {
+            round,
+            need,
+            until,
+            tell,
+        });
+    }
+
+    /// The view has no follower.
+    pub fn unfollowed(&self, copies: u32) {
+        let told: Vec<Pledge> = {
+            let mut waiting = self.waiting();
+            if waiting.is_empty() {
+                return;
+            }
+            let (told, rest): (VecDeque<_>, VecDeque<_>) = waiting
+                .drain(..)
+                .partition(|pledge| pledge.need == Need::Stable);
+            *waiting = rest;
+            told.into()
+        };
+        for pledge in told {
+            (pledge.tell)(Some(copies));
+        }
     }
 
     /// How many wait.
@@ -80,16 +113,24 @@ mod tests {
     #[test]
     fn who_waits_is_told_in_order_and_not_before_the_round_is_there() {
         let (pledges, told) = (Pledges::default(), Arc::new(Mutex::new(Vec::new())));
-        for round in [3, 3, 5] {
+        for (round, need) in [
+            (3, Need::Geo),
+            (3, Need::Geo),
+            (4, Need::Stable),
+            (5, Need::Geo),
+        ] {
             let told = Arc::clone(&told);
             pledges.add(
                 round,
+                need,
                 Box::new(move |copies| told.lock().unwrap().push((round, copies))),
             );
         }
         pledges.expire();
         pledges.keep(2, 3);
-        assert_eq!((told.lock().unwrap().len(), pledges.count()), (0, 3));
+        assert_eq!((told.lock().unwrap().len(), pledges.count()), (0, 4));
+        pledges.unfollowed(2);
+        assert_eq!(told.lock().unwrap().drain(..).as_slice(), [(4, Some(2))]);
         pledges.keep(4, 3);
         assert_eq!(told.lock().unwrap()[..], [(3, Some(3)), (3, Some(3))]);
         pledges.tell(None, |_| true);

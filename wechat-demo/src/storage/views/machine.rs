@@ -76,6 +76,9 @@ pub struct Times {
     pub follower: Patience,
 }
 
+/// A hand-over that takes longer is given up: writes wait for it.
+const HANDING: Duration = Duration::from_secs(5);
+
 /// How long a member and the primary do without word of each other. Lease and grace must keep
 /// lease × 1.1 < grace × 0.9: two clocks' rates may differ by a tenth.
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +150,8 @@ pub enum Change {
     Join,
     /// A learner becomes the follower (V-8).
     Follow,
+    /// The primary makes its follower primary, which has everything, because somebody asked for that.
+    HandOver,
 }
 
 impl Change {
@@ -161,7 +166,7 @@ impl Change {
 pub enum Standing {
     /// Nothing: this process is not primary.
     Over,
-    /// Nothing yet: it is not known whether a learner has become the backup.
+    /// Nothing yet: it is not known whether a learner has become the backup, or the follower primary.
     Unsettled,
     /// Commit what these have.
     With(Crew),
@@ -206,6 +211,8 @@ pub struct Machine {
     learner: Learner,
     /// Who is to become follower.
     recruit: Learner,
+    /// Somebody has asked for a hand-over.
+    handing: Option<Handing>,
     /// The follower of that disk cannot be kept near enough: it is to be left out.
     lagging: Option<Bytes>,
     /// When it last looked what to propose. If that is long ago it was this process that was silent.
@@ -224,6 +231,15 @@ struct Answered {
 struct Learner {
     member: Option<Member>,
     /// It is level and may join.
+    level: bool,
+}
+
+/// A hand-over to the follower that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Handing {
+    /// When it is given up.
+    until: Time,
+    /// The follower has everything, and nothing is committed any more.
     level: bool,
 }
 
@@ -250,6 +266,7 @@ impl Machine {
             beaconed: now,
             learner: Learner::default(),
             recruit: Learner::default(),
+            handing: None,
             lagging: None,
             looked: now,
         }
@@ -288,6 +305,37 @@ impl Machine {
     /// The follower lags too far behind, or lacks what cannot be sent to it in one piece: it is to be left out.
     pub fn lags(&mut self, follower: &Bytes) {
         self.lagging = Some(follower.clone());
+    }
+
+    /// Hands the store over to the follower, if that has everything soon.
+    ///
+    /// # Errors
+    /// What is in the way, in words.
+    pub fn hand_over(&mut self, now: Time) -> Result<(), &'static str> {
+        if self.reign.is_none() {
+            return Err("this process is not primary; ask the one that is");
+        }
+        if self.view().is_none_or(|view| view.follower.is_none()) {
+            return Err("no follower is in the view: nobody in another IDC has everything");
+        }
+        let until = now + HANDING;
+        self.handing.get_or_insert(Handing {
+            until,
+            level: false,
+        });
+        Ok(())
+    }
+
+    /// Whether the committer is to have the follower level, and to do nothing else.
+    pub fn hands_over(&self) -> bool {
+        self.handing.is_some()
+    }
+
+    /// The follower has everything. Nothing is committed from now on, unless the hand-over is given up.
+    pub fn handed(&mut self) {
+        if let Some(handing) = &mut self.handing {
+            handing.level = true;
+        }
     }
 
     fn learner_mut(&mut self, post: Post) -> &mut Learner {
@@ -340,6 +388,7 @@ impl Machine {
         self.reign = None;
         self.forget_learners();
         self.lagging = None;
+        self.handing = None;
         self.promise = self.promise.max(view.epoch);
         self.beaconed = now;
         self.known = Some(Known { version, view });
@@ -358,13 +407,16 @@ impl Machine {
             self.recruit = Learner::default();
         }
         self.lagging = None;
+        // What a change of the view has interrupted is asked for again.
+        self.handing = None;
         self.promise = self.promise.max(view.epoch);
         #[cfg(test)]
         if self.reign.is_none_or(|epoch| epoch + 1 != view.epoch) {
             self.began = view.epoch;
         }
         // A higher promise was given to somebody who has a later view: this one is over already.
-        self.reign = (self.promise == view.epoch).then_some(view.epoch);
+        let mine = view.primary.disk == self.me.disk;
+        self.reign = (mine && self.promise == view.epoch).then_some(view.epoch);
         self.settled = now;
         self.known = Some(Known { version, view });
     }
@@ -373,6 +425,7 @@ impl Machine {
     pub fn refused(&mut self) {
         self.proposed = None;
         self.forget_learners();
+        self.handing = None;
     }
 
     /// What is to be agreed on now; the same again until it is settled. `proposal` is random.
@@ -381,6 +434,7 @@ impl Machine {
             self.settled = now;
         }
         self.looked = now;
+        self.handing = self.handing.filter(|handing| now < handing.until);
         if self.proposed.is_none() {
             let known = self.known.as_ref()?;
             let mut view = known.view.clone();
@@ -425,7 +479,9 @@ impl Machine {
     fn wanted(&self, view: &mut View, now: Time) -> Option<Change> {
         if view.primary.disk == self.me.disk {
             if self.reign == Some(view.epoch) {
-                return self.leaves_out(view, now).or_else(|| self.joins(view));
+                let leaves_out = self.leaves_out(view, now);
+                let hands_over = || self.passes_on(view);
+                return leaves_out.or_else(hands_over).or_else(|| self.joins(view));
             }
             view.primary = self.me.clone();
             return Some(Change::Resume);
@@ -463,6 +519,14 @@ impl Machine {
         let keeps = |follower: &Member| !lags(follower) && !silent(Post::Follower, follower);
         view.follower = view.follower.take().filter(keeps);
         (view.members().count() < before).then_some(Change::LeaveOut)
+    }
+
+    fn passes_on(&self, view: &mut View) -> Option<Change> {
+        self.handing.filter(|handing| handing.level)?;
+        view.primary = view.follower.take()?;
+        view.backup = None;
+        view.sole = true;
+        Some(Change::HandOver)
     }
 
     fn joins(&self, view: &mut View) -> Option<Change> {
@@ -527,6 +591,7 @@ impl Machine {
             self.promise = epoch;
             self.reign = None;
             self.forget_learners();
+            self.handing = None;
         }
     }
 
@@ -535,7 +600,8 @@ impl Machine {
         let (Some(epoch), Some(view)) = (self.reign, self.view()) else {
             return Time::ZERO;
         };
-        if epoch != view.epoch {
+        let passes_on = |proposed: &Proposal| proposed.change == Change::HandOver;
+        if epoch != view.epoch || self.proposed.as_ref().is_some_and(passes_on) {
             return Time::ZERO;
         }
         // Whoever may be a member by now may take over.
@@ -553,8 +619,10 @@ impl Machine {
         let (Some(epoch), Some(view)) = (self.reign, self.view()) else {
             return Standing::Over;
         };
-        let joining = self.proposed.as_ref();
-        if self.learner.level || joining.is_some_and(|joining| joining.change == Change::Join) {
+        let waits =
+            |proposed: &Proposal| matches!(proposed.change, Change::Join | Change::HandOver);
+        let handed = self.handing.is_some_and(|handing| handing.level);
+        if self.learner.level || handed || self.proposed.as_ref().is_some_and(waits) {
             return Standing::Unsettled;
         }
         Standing::With(Crew {

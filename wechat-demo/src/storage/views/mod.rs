@@ -18,6 +18,7 @@
 //! - V-6  A member whose grace is over promises, on its disk, to refuse the old epoch, and makes itself primary. Its log
 //!   is the truth. The backup lacks nothing committed. The follower may: it raises the incarnation, and serves with one
 //!   copy until another is level. Nobody outside the view is ever promoted by itself.
+//!   A primary that is asked to hands over to its follower: it stops, and makes it primary once that has everything.
 //! - V-7  A primary that was started again takes a new epoch, then what its log lacks of the backup's, or the follower's
 //!   where there is no backup.
 //! - V-8  The primary recruits learners among the live processes; they join the view when they are level.
@@ -240,6 +241,14 @@ impl Reign for Throne {
 
     fn join(&mut self, post: Post) {
         self.views.with(|machine, _| machine.join(post));
+    }
+
+    fn hands_over(&mut self) -> bool {
+        self.views.with(|machine, _| machine.hands_over())
+    }
+
+    fn handed(&mut self) {
+        self.views.with(|machine, _| machine.handed());
     }
 
     fn lags(&mut self, follower: &Member) {

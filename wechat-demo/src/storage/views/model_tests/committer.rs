@@ -19,6 +19,12 @@ impl World {
                 None => self.be_whole(id, crew.epoch),
             }
         }
+        if self.faults && self.chance(1000) {
+            let clock = self.clock(id);
+            let life = self.lives[id].as_mut().expect("it lives");
+            // Nobody may follow it.
+            let _ = life.machine.hand_over(clock);
+        }
         for (post, member) in [
             (Post::Backup, &crew.backup),
             (Post::Follower, &crew.follower),
@@ -30,6 +36,10 @@ impl World {
             let log = self.disks[id].log.clone();
             let life = self.lives[id].as_mut().expect("it lives");
             let level = has(life, to) == Some(log.len());
+            if post == Post::Follower && member.is_some() && level && life.machine.hands_over() {
+                life.machine.handed();
+                return;
+            }
             // A follower joins when it has all that was acknowledged: rounds go on meanwhile.
             let near = post == Post::Follower && has(life, to) >= Some(life.committed);
             if member.is_none() && (level || near) {
@@ -84,6 +94,9 @@ impl World {
             Standing::With(crew) if takes(&crew, self.min_copies) => crew.epoch,
             _ => return,
         };
+        if life.machine.hands_over() {
+            return;
+        }
         let (_, last) = life.whole.as_mut().expect("it serves");
         *last += 1;
         let disk = &mut self.disks[id];
