@@ -131,6 +131,7 @@ impl Business {
             token_hash: Bytes::copy_from_slice(&kept.hash),
             created_ms: now_ms,
             expires_ms: now_ms + TOKEN_LIFE_MS,
+            ..pb::DeviceRow::default()
         };
         self.stores.add_device(pb::AddDeviceRequest {
             user_id: user.0,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Names a file that says how many milliseconds a process's wall clock is ahead of the machine's, or with a sign behind
 /// it; looked at whenever the time is asked. For `chaos`, whose processes disagree about the time; unset, the clock is
@@ -31,6 +32,25 @@ impl Clock for SystemClock {
     }
 }
 
+/// Reads a span of time as flags have it: `500ms`, `5s`, `2m`, `12h`, `7d`.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write for example 500ms, 5s, 2m, 12h or 7d");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let count: u32 = digits.parse().map_err(|_| wrong())?;
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    match u64::from(count) * unit {
+        0 => Err(wrong()),
+        millis => Ok(Duration::from_millis(millis)),
+    }
+}
+
 /// A clock that a test moves.
 #[cfg(test)]
 #[derive(Debug, Default)]
@@ -40,5 +60,20 @@ pub struct TestClock(pub std::sync::atomic::AtomicI64);
 impl Clock for TestClock {
     fn unix_ms(&self) -> i64 {
         self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_unit() {
+        for (text, millis) in [("250ms", 250), ("5s", 5_000), ("7d", 7 * 24 * 3_600_000)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(millis)));
+        }
+        for wrong in ["5", "s", "0s", "-1s", "5w", "", "99999999999999999999s"] {
+            assert!(parse_time(wrong).unwrap_err().contains("5s"), "{wrong}");
+        }
     }
 }

@@ -169,23 +169,6 @@ impl Random {
     }
 }
 
-/// `5s`, `500ms` or `2m`.
-pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time: write for example 5s, 500ms or 2m");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let count: u64 = digits.parse().map_err(|_| wrong())?;
-    let unit = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        _ => return Err(wrong()),
-    };
-    match count.checked_mul(unit) {
-        Some(millis) if millis > 0 => Ok(Duration::from_millis(millis)),
-        _ => Err(wrong()),
-    }
-}
-
 /// Kills a process, unless it has ended by itself, and starts it again a little later. Waits for that: call it
 /// beside other work.
 pub(super) fn kill_and_restart(cluster: &Arc<Mutex<Cluster>>, target: Target, history: &History) {
@@ -261,15 +244,6 @@ mod tests {
         let kill = "coordinator@5%".parse().unwrap();
         let error = Kills::new(&[kill], None, 0, Role::STORAGE.into()).unwrap_err();
         assert!(error.to_string().contains("coordinator"), "{error}");
-    }
-
-    #[test]
-    fn a_time_has_a_unit() {
-        assert_eq!(parse_time("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(parse_time("250ms"), Ok(Duration::from_millis(250)));
-        for wrong in ["5", "s", "0s", "-1s", "5h", "", "99999999999999999999s"] {
-            assert!(parse_time(wrong).unwrap_err().contains("5s"), "{wrong}");
-        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ use rpc_core::base::rng::Rng;
 use wechat_demo::checker::{self, read};
 use wechat_demo::cluster::{Cluster, EnsembleFlags, Plan, Role};
 use wechat_demo::history::{Event, History};
+use wechat_demo::model::clock::parse_time;
 use wechat_demo::storage::engine::mysql::Mysql;
 use wechat_demo::storage::location::EngineFlags;
 use wechat_demo::storage::store::Identity;
@@ -68,7 +69,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "ROLE@P%", value_delimiter = ',')]
     kill: Vec<Kill>,
     /// Kill (SIGKILL) and restart a random process so often, for example 5s
-    #[arg(long, value_name = "TIME", value_parser = kill::parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     kill_every: Option<Duration>,
     /// Seed of --kill-every's choices [default: a random one, printed]
     #[arg(long, value_name = "S")]
@@ -77,10 +78,10 @@ pub(crate) struct Flags {
     #[arg(long)]
     restart_ended: bool,
     /// Silence of a terminal before a heartbeat
-    #[arg(long, value_name = "TIME", value_parser = kill::parse_time, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "5s")]
     heartbeat: Duration,
     /// Give the play up when nothing has moved for so long
-    #[arg(long, value_name = "TIME", value_parser = kill::parse_time, default_value = "90s")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "90s")]
     patience: Duration,
     /// Write the history that the checker judges here [default: into --dir]
     #[arg(long, value_name = "FILE")]

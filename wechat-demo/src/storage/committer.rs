@@ -296,6 +296,7 @@ mod tests {
         model::{DeviceId, Incarnation, Placement, UserId, clock::SystemClock},
         proto::{storage as pb, terminal},
         storage::{
+            acks::Kept,
             copies::{Copies, Peer, PeerError, backup::Backup, fixed::Fixed},
             engine::{
                 embedded::Embedded,
@@ -432,6 +433,7 @@ mod tests {
             submit.clone(),
             nobody(),
             Arc::new(SystemClock),
+            Kept::default(),
         ));
         let shut = submit.clone();
         let committer = thread::spawn(move || run(store, &shut, &Meter::default(), || None, drop));
@@ -496,7 +498,7 @@ mod tests {
         let engine = store.engine();
         let submit = Submit::new();
         let clock = Arc::new(SystemClock);
-        let primary = Primary::new(&store, submit.clone(), nobody(), clock);
+        let primary = Primary::new(&store, submit.clone(), nobody(), clock, Kept::default());
         let shut = submit.clone();
         let committer = thread::spawn(move || run(store, &shut, &Meter::default(), || None, drop));
         let (ann, bob) = (register(&primary, "ann"), register(&primary, "bob"));
@@ -608,6 +610,7 @@ mod tests {
             submit.clone(),
             nobody(),
             Arc::new(SystemClock),
+            Kept::default(),
         ));
         let shut = submit.clone();
         let committer = thread::spawn(move || run(store, &shut, &Meter::default(), || None, drop));

@@ -22,6 +22,7 @@
 //!
 //! Read first: [`store::Store::round`], then [`shard`], then [`copies`], then [`views`].
 
+pub mod acks;
 pub mod archive;
 mod carry;
 pub mod changes;

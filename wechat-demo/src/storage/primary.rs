@@ -11,6 +11,7 @@ use rpc_core::sync::{
 };
 
 use super::{
+    acks::{Acks, Kept},
     committer::Submit,
     durability::{Promise, not_followed, waits_for_follower},
     engine::Engine,
@@ -50,6 +51,7 @@ pub struct Primary {
     epoch: u64,
     desk: Desk,
     incarnation: Incarnation,
+    acks: Arc<Acks>,
     durability: Option<Promise>,
 }
 
@@ -61,17 +63,25 @@ const COMMIT_WAIT: Duration = Duration::from_secs(10);
 const MOST_PARCELS: usize = 256;
 
 impl Primary {
-    /// Serves what `store` has; its committer takes what comes through `submit`.
+    /// Serves what `store` has; its committer takes what comes through `submit`. `kept` says how long deletions are.
     pub fn new(
         store: &Store,
         submit: Submit,
         notifier: Arc<Notifier>,
         clock: Arc<dyn Clock>,
+        kept: Kept,
     ) -> Self {
         let identity = store.identity();
         let watched = Watched::new(store.engine(), submit.clone());
         let engine: Arc<dyn Engine> = Arc::new(watched);
+        let acks = Acks::new(
+            Arc::clone(&engine),
+            submit.clone(),
+            Arc::clone(&clock),
+            kept,
+        );
         Self {
+            acks: Arc::new(acks),
             engine: Arc::clone(&engine),
             submit,
             links: Arc::clone(notifier.links()),
@@ -89,6 +99,11 @@ impl Primary {
     /// What passes; somebody has to [run](Presence::run) it.
     pub fn presence(&self) -> &Arc<Presence> {
         &self.presence
+    }
+
+    /// What devices acknowledge; somebody has to [run](Acks::run) it.
+    pub fn acks(&self) -> &Arc<Acks> {
+        &self.acks
     }
 
     /// Shards of the store.
@@ -261,8 +276,13 @@ impl Primary {
             &asked,
         ))?;
         let whole = asked.full_to == 0 && !asked.anew;
+        let device = DeviceId(request.device_id);
         if whole && page.full_to == 0 && page.rewind.is_none() {
-            self.cancel_push(user, DeviceId(request.device_id), Seq(asked.key))?;
+            self.cancel_push(user, device, Seq(asked.key))?;
+            self.acks.heard(user, device, Seq(asked.key));
+        } else {
+            // It is there, and what it has is not whole.
+            self.acks.heard(user, device, Seq::ZERO);
         }
         Ok(page)
     }

@@ -21,6 +21,7 @@ use clap::Args;
 use rpc_core::{BoundServer, Handle, Runtime, Server, ServerHandle};
 
 use super::{
+    acks::{Acks, Kept},
     carry::Ways,
     committer::{self, Submit},
     copies::{Copies, Fatal, backup::Backup},
@@ -87,6 +88,9 @@ pub struct Options {
     /// Shards of a new store, a power of two up to 256; fixed from then on [default: 8]
     #[arg(long, value_name = "N")]
     pub shards: Option<u32>,
+    /// How long deletions are kept
+    #[command(flatten)]
+    pub kept: Kept,
     /// Write down here when this process may serve and does: histories that `check` judges, a file a life
     #[arg(long, value_name = "DIR")]
     pub history: Option<PathBuf>,
@@ -176,6 +180,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         durability: options.durability,
         own: homes.own,
         ways,
+        kept: options.kept,
         home,
         meter,
         stop: Arc::default(),
@@ -253,6 +258,7 @@ struct CopyHolder {
     own: HomeId,
     /// The ways to the other homes.
     ways: Arc<Ways>,
+    kept: Kept,
     /// Where notifies are sent from.
     home: Handle,
     meter: Arc<Meter>,
@@ -351,10 +357,18 @@ impl CopyHolder {
             Box::new(move |job| drop(home.spawn(job))),
             Arc::clone(&self.meter),
         ));
-        let primary = Primary::new(&store, submit.clone(), Arc::clone(&notifier), clock);
+        let primary = Primary::new(
+            &store,
+            submit.clone(),
+            Arc::clone(&notifier),
+            clock,
+            self.kept,
+        );
         let presence = Arc::downgrade(primary.presence());
         drop(home.spawn(move || Presence::run(&presence)));
         self.ways.carry(&submit, home)?;
+        let acks = Arc::downgrade(primary.acks());
+        drop(home.spawn(move || Acks::run(&acks)));
         self.office.set(Some(primary));
         let outcome = committer::run(
             store,

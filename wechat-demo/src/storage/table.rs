@@ -93,6 +93,8 @@ enum Tag {
     Post = 17,
     Comment = 18,
     Survived = 19,
+    Deletion = 20,
+    Floor = 21,
     GroupCount = 31,
     GroupSeen = 32,
     GroupMember = 33,
@@ -363,6 +365,24 @@ pub fn survived(user: UserId, incarnation: Incarnation) -> Key {
         Tag::Survived,
         &[&user.0.to_be_bytes(), &incarnation.0.to_be_bytes()],
     )
+}
+
+/// When an item was put into a timeline that says that something was deleted.
+pub fn deletion(user: UserId, number: Seq) -> Key {
+    Key::tagged(
+        Tag::Deletion,
+        &[&user.0.to_be_bytes(), &number.0.to_be_bytes()],
+    )
+}
+
+/// The number in a key made by [`deletion`].
+pub fn deletion_number(key: &[u8]) -> Option<Seq> {
+    item_number(key.get(1..)?)
+}
+
+/// The highest number at which something was collected from a user's timeline.
+pub fn floor(user: UserId) -> Key {
+    Key::tagged(Tag::Floor, &[&user.0.to_be_bytes()])
 }
 
 /// Reads a row that is one number.

@@ -62,14 +62,32 @@ pub fn sync(
         Seq::ZERO => newer(engine, user, key, limit)?,
         end => full(engine, user, key, end, limit)?,
     };
-    if reach == key && key.incarnation() == incarnation && !page.items.is_empty() {
-        // What has newer items in its own incarnation was given.
-        return Ok(page);
+    // What has newer items in its own incarnation was given.
+    let given = reach == key && key.incarnation() == incarnation && !page.items.is_empty();
+    if !given {
+        match standing(engine, incarnation, user, reach)? {
+            Standing::Good => {}
+            Standing::Lost(last) => return Ok(rewind(last)),
+            Standing::Unknown => return begin_full(engine, user, limit),
+        }
     }
-    match standing(engine, incarnation, user, reach)? {
-        Standing::Good => Ok(page),
-        Standing::Lost(last) => Ok(rewind(last)),
-        Standing::Unknown => begin_full(engine, user, limit),
+    // The floor is read after the page: what is collected in between raises it. Who has nothing yet and gets all of it
+    // in one page misses no deletion.
+    let below = |floor| end == Seq::ZERO && (key > Seq::ZERO || page.more) && key < floor;
+    match below(floor(engine, user)?) {
+        true => begin_full(engine, user, limit),
+        false => Ok(page),
+    }
+}
+
+/// Up to here deletions were collected: a device with a lower key would not hear of them.
+pub fn floor(engine: &dyn Engine, user: UserId) -> Result<Seq, EngineError> {
+    match engine.get(Table::Rows, &table::floor(user))? {
+        None => Ok(Seq::ZERO),
+        Some(row) => {
+            let floor = table::number(&row).ok_or_else(|| damaged(&format!("floor of {user}")))?;
+            Ok(Seq(floor))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use wechat_demo::{
         storage::{self as pb, StorageClient},
         terminal::{self, Kind, change_request::Change, contact::State, group_change::What},
     },
-    storage::{location::Location, role},
+    storage::{acks::Kept, location::Location, role},
 };
 
 mod account;
@@ -51,6 +51,7 @@ fn storage(dir: &Path, agreeing: SocketAddr) -> (SocketAddr, ServerHandle) {
         durability: None,
         min_copies: 2,
         shards: None,
+        kept: Kept::default(),
         history: None,
         workers: None,
     })
@@ -246,10 +247,7 @@ fn until<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
 }
 
 fn caller(user_id: u64) -> Option<lp::Caller> {
-    Some(lp::Caller {
-        user_id,
-        device_id: 1,
-    })
+    Some(who(user_id, 1))
 }
 
 fn code<T: std::fmt::Debug>(outcome: Result<T, Status>) -> Code {

@@ -86,6 +86,7 @@ fn world(seed: u64, steps: u32) -> BTreeMap<i32, usize> {
     let mut dice = Dice(seed);
     let mut pair = Pair::new(seed);
     let users = friends(&mut pair, &["ann", "bob", "cy"]);
+    floor::add_devices(&mut pair, &users);
     let mut devices: Vec<Device> = users.iter().map(|_| Device::default()).collect();
     pair.set_faults(true);
     for step in 0..u64::from(steps) {
@@ -102,10 +103,12 @@ fn world(seed: u64, steps: u32) -> BTreeMap<i32, usize> {
                 _ => any_change(&mut dice, &devices[who], user, peer),
             }
         }));
+        ops.extend(floor::any_op(&mut dice, &users, &devices, step));
         // Refusals are as good as answers here: half of it has no place when it comes.
         pair.round(ops);
         let who = dice.roll(3) as usize;
         devices[who].sync(&mut pair, users[who], 1 + dice.roll(9) as usize);
+        floor::maybe_collect(&mut pair, &mut dice, &users, &devices);
     }
     pair.set_faults(false);
     pair.drain();

@@ -130,6 +130,12 @@ impl Device {
             .collect()
     }
 
+    /// What it shows: what was deleted may be collected, and a fresh device does not hear of it.
+    pub(super) fn shown(&self) -> BTreeMap<(i32, u64), &Item> {
+        let shown = self.state.iter().filter(|(_, item)| !item.deleted);
+        shown.map(|(name, item)| (*name, item)).collect()
+    }
+
     /// Highest position in the conversation with `peer`, from either side.
     pub(super) fn newest_with(&self, peer: UserId) -> u64 {
         let items = self

@@ -77,6 +77,7 @@ fn world(seed: u64, steps: u32) -> usize {
     let users = friends(&mut pair, &["ann", "bob", "cy", "dee"]);
     let mut devices: Vec<Device> = users.iter().map(|_| Device::default()).collect();
     let group = made(pair.must(create(users[0], 1, &users[1..3])));
+    floor::add_devices(&mut pair, &users);
     pair.drain();
     pair.set_faults(true);
     for step in 0..u64::from(steps) {
@@ -91,10 +92,12 @@ fn world(seed: u64, steps: u32) -> usize {
                 _ => send(user, group, &[(step << 8 | n, format!("{step}/{n}"))]),
             }
         }));
+        ops.extend(floor::any_op(&mut dice, &users, &devices, step));
         // Who is not a member when it comes is refused; that is part of it.
         pair.round(ops);
         let who = dice.roll(4) as usize;
         devices[who].sync(&mut pair, users[who], 1 + dice.roll(9) as usize);
+        floor::maybe_collect(&mut pair, &mut dice, &users, &devices);
     }
     pair.set_faults(false);
     pair.drain();

@@ -363,16 +363,19 @@ fn world(seed: u64, steps: u64) -> usize {
     let mut dice = Dice(seed);
     let mut pair = Pair::new(seed);
     let (actors, group) = large(&mut pair);
+    floor::add_devices(&mut pair, &actors);
     let mut devices: Vec<Device> = actors.iter().map(|_| Device::default()).collect();
     pair.set_faults(true);
     for step in 0..steps {
         let ops = (0..1 + dice.roll(4))
             .map(|n| any_op(&mut dice, &actors, &devices, group, step << 8 | n | 1 << 32));
-        let ops = ops.collect();
+        let mut ops: Vec<Op> = ops.collect();
+        ops.extend(floor::any_op(&mut dice, &actors, &devices, step));
         // Some of it is refused; that is part of it.
         pair.round(ops);
         let who = dice.roll(ACTORS as u64) as usize;
         devices[who].sync(&mut pair, actors[who], 1 + dice.roll(9) as usize);
+        floor::maybe_collect(&mut pair, &mut dice, &actors, &devices);
     }
     pair.set_faults(false);
     pair.drain();
@@ -404,13 +407,13 @@ fn fresh_recalls(owner: &Device) -> Vec<u64> {
 /// Incremental = full; but of what was taken back after they left nothing is kept for those who had it.
 fn same(fresh: &Device, device: &Device, recalled: &[u64]) {
     assert_eq!(fresh.key, device.key);
-    for (what, item) in &device.state {
-        match fresh.state.get(what) {
+    for (what, item) in device.shown() {
+        match fresh.state.get(&what) {
             None => assert!(recalled.contains(&what.1), "a fresh device lacks {item:?}"),
             Some(other) => assert_eq!(other, item, "incremental = full"),
         }
     }
-    for what in fresh.state.keys() {
+    for what in fresh.shown().keys() {
         assert!(
             device.state.contains_key(what),
             "only a fresh device has {what:?}"

@@ -62,10 +62,11 @@ fn any_change(dice: &mut Dice, known: &Known, step: u64) -> Change {
     }
 }
 
-fn world(seed: u64, steps: u64) -> [usize; 3] {
+fn world(seed: u64, steps: u64) -> [usize; 5] {
     let mut dice = Dice(seed);
     let mut pair = Pair::new(seed);
     let users = friends(&mut pair, &["ann", "bob", "cy", "dee"]);
+    floor::add_devices(&mut pair, &users);
     let mut devices: Vec<Device> = users.iter().map(|_| Device::default()).collect();
     let mut known = Known::default();
     pair.set_faults(true);
@@ -94,6 +95,7 @@ fn world(seed: u64, steps: u64) -> [usize; 3] {
         }
         let who = dice.roll(4) as usize;
         devices[who].sync(&mut pair, users[who], 1 + dice.roll(9) as usize);
+        floor::maybe_collect(&mut pair, &mut dice, &users, &devices);
     }
     pair.set_faults(false);
     pair.drain();
@@ -105,7 +107,9 @@ fn world(seed: u64, steps: u64) -> [usize; 3] {
             None => gone += 1,
         }
     }
-    [known.posts.len(), live, gone]
+    let fulls = devices.iter().map(|device| device.fulls as usize).sum();
+    let floors = floor::floors(&mut pair, &users);
+    [known.posts.len(), live, gone, fulls, floors]
 }
 
 /// One post at rest; how much is said to it, `None` if it is gone.
@@ -121,9 +125,9 @@ fn check(
     let comments = truth.as_ref().map_or(&[][..], |reply| &reply.comments);
     let takes_part = |user: UserId| user == author || comments.iter().any(|said| said.by == user.0);
     for (&user, device) in users.iter().zip(devices) {
-        let pointer = &device.state[&(Kind::Post.into(), post_id)];
+        let pointer = device.state.get(&(Kind::Post.into(), post_id));
         assert_eq!(
-            pointer.deleted,
+            pointer.is_none_or(|pointer| pointer.deleted),
             truth.is_none(),
             "pointers go with the post"
         );
@@ -176,9 +180,9 @@ proptest! {
 }
 
 #[test]
-fn the_world_has_posts_comments_and_ends_of_both() {
-    let worlds: Vec<[usize; 3]> = (0..6).map(|seed| world(seed, 60)).collect();
-    for what in 0..3 {
+fn the_world_has_posts_comments_ends_of_both_floors_and_devices_below_them() {
+    let worlds: Vec<[usize; 5]> = (0..6).map(|seed| world(seed, 60)).collect();
+    for what in 0..5 {
         let count: usize = worlds.iter().map(|world| world[what]).sum();
         assert!(count > 6, "{worlds:?}");
     }

@@ -25,6 +25,7 @@ mod amend;
 mod bond;
 mod contact;
 mod conversation;
+pub mod floor;
 mod group;
 mod message;
 mod moments;
@@ -58,6 +59,8 @@ pub enum Op {
     SettlePush(pb::SettledPush),
     /// Applies tasks of another home's.
     Deliver(pb::Parcel),
+    /// Notes up to where a device has everything.
+    Acknowledge(floor::Acknowledged),
 }
 
 /// What an [`Op`] came to. It is told only once it is committed.
@@ -140,6 +143,7 @@ impl Op {
             Self::AcceptContact(request) => request.user_id,
             Self::Change(request) => request.user_id,
             Self::SettlePush(request) => request.user_id,
+            Self::Acknowledge(noted) => noted.user.0,
         };
         place.shard(UserId(user))
     }
@@ -158,6 +162,7 @@ impl Op {
                 Self::Change(request) => request.encoded_len(),
                 Self::SettlePush(request) => request.encoded_len(),
                 Self::Deliver(parcel) => parcel.encoded_len(),
+                Self::Acknowledge(_) => 0,
             }
     }
 
@@ -180,6 +185,7 @@ impl Op {
             Self::Change(request) => change(&mut work, request),
             Self::SettlePush(request) => push::settle(&mut work, request),
             Self::Deliver(parcel) => task::deliver(&mut work, parcel),
+            Self::Acknowledge(noted) => floor::acknowledge(&mut work, noted),
         }
     }
 }
@@ -229,8 +235,12 @@ impl Work<'_, '_> {
         make: impl FnOnce(u64) -> terminal::Item,
     ) -> Result<Given, EngineError> {
         let given = self.shard.give_number(self.draft, self.home, user)?;
-        let item = make(given.number.0).encode_to_vec();
-        self.draft.add_item(user, given, item.into());
+        let item = make(given.number.0);
+        if item.deleted {
+            floor::note_deletion(self, user, given.number);
+        }
+        self.draft
+            .add_item(user, given, item.encode_to_vec().into());
         Ok(given)
     }
 
