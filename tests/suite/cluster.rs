@@ -12,16 +12,18 @@ use tests::{PATIENCE, Program, bin};
 use crate::replay::refused;
 
 /// A cluster by `up`, and where its long links and the roles' pages are.
-struct Up {
-    program: Program,
+pub(crate) struct Up {
+    pub(crate) program: Program,
     address: String,
+    /// URL of the operations page.
+    pub(crate) page: String,
     /// HOST:PORT by role.
     pages: HashMap<String, String>,
     dir: tempfile::TempDir,
 }
 
 impl Up {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let mut program = Program::start(
@@ -31,6 +33,8 @@ impl Up {
         .unwrap();
         let line = program.line_with("terminals connect to ").unwrap();
         let address = line.rsplit(' ').next().unwrap().to_owned();
+        let line = program.line_with("kill some of it: ").unwrap();
+        let page = line.rsplit(' ').next().unwrap().to_owned();
         let pages = (0..8).map(|_| {
             let line = program.line_with("/status").unwrap();
             let (role, url) = line.trim().split_once(' ').unwrap();
@@ -42,13 +46,14 @@ impl Up {
         Self {
             program,
             address,
+            page,
             pages,
             dir,
         }
     }
 
     /// A chat whose input is ours to write. Alice is told where to connect, the others ask.
-    fn chat(&self, me: &str, arguments: &[&str]) -> Chat {
+    pub(crate) fn chat(&self, me: &str, arguments: &[&str]) -> Chat {
         let mut command = Command::new(bin("wechat-demo"));
         let dir = self.dir.path().join(me);
         let way = match me {
@@ -80,22 +85,22 @@ impl Up {
 }
 
 /// A chat process and its keyboard.
-struct Chat {
+pub(crate) struct Chat {
     program: Program,
     input: ChildStdin,
 }
 
 impl Chat {
-    fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         writeln!(self.input, "{line}").unwrap();
     }
 
-    fn hears(&mut self, part: &str) {
+    pub(crate) fn hears(&mut self, part: &str) {
         self.program.line_with(part).unwrap();
     }
 
     /// Ends the input; the chat must end by itself, and well.
-    fn end(self) {
+    pub(crate) fn end(self) {
         drop(self.input);
         let (status, lines) = self.program.finish().unwrap();
         assert!(status.success(), "{status}: {lines:?}");
@@ -271,7 +276,16 @@ fn what_cannot_be_done_is_said_in_one_line() {
     let (file, empty) = (file.to_str().unwrap(), dir.path().to_str().unwrap());
     let used = format!("127.0.0.1:{port}");
     for (command, code, part) in [
-        (format!("up --port {port} --dir {empty}"), 1, &*port),
+        (
+            format!("up --port {port} --page-port 0 --dir {empty}"),
+            1,
+            &*port,
+        ),
+        (
+            format!("up --port 0 --page-port {port} --dir {empty}"),
+            1,
+            "--page-port",
+        ),
         (format!("up --port 0 --dir {file}"), 1, "--dir"),
         ("up --nonsense".to_owned(), 2, "--nonsense"),
         ("nonsense".to_owned(), 2, "nonsense"),
@@ -314,7 +328,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
     }
 }
 
-fn kill(signal: &str, id: u32) {
+pub(crate) fn kill(signal: &str, id: u32) {
     let status = Command::new("kill")
         .args([signal, &id.to_string()])
         .status()
@@ -323,7 +337,7 @@ fn kill(signal: &str, id: u32) {
 }
 
 /// Looks again and again; the limit only turns a hang into a failure.
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let started = std::time::Instant::now();
     while !done() {
         assert!(started.elapsed() < PATIENCE, "never: {what}");

@@ -7,6 +7,7 @@
 //! * `architecture` reads the sources: floors, roles, seams, house rules.
 //! * `cluster` starts a whole backend with `up` and chats in it.
 //! * `inside` looks into running programs: stalls, dumps, debuggers.
+//! * `page` looks at a cluster and hurts it through the operations page, in a real browser.
 //! * `replay` plays a real chat log through terminals, with processes killed on the way.
 //! * `readme` holds code, commands, links and figures of the documents to what is there.
 //! * `rpc` calls over real sockets: calls, failures, drain, HTTP, recorded packets of brpc.
@@ -26,6 +27,7 @@ mod hooks;
 mod identity;
 mod inside;
 mod libraries;
+mod page;
 mod readme;
 mod replay;
 mod rpc;

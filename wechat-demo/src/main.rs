@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod chat;
 mod cli;
+mod page;
 mod replay;
 mod simulate;
 mod svg;

@@ -3,19 +3,14 @@
 //! Knows:       the launcher, what people want to see of it.
 //! Does not know: what the roles do.
 
-use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use rpc_core::Server;
 use rpc_core::time::Instant;
 use wechat_demo::cluster::{Cluster, EnsembleFlags, Layout, Plan, Role, figures};
 use wechat_demo::proto::terminal as pb;
@@ -23,6 +18,8 @@ use wechat_demo::push::role::Provider;
 use wechat_demo::storage::location::EngineFlags;
 use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
+
+use crate::page::Page;
 
 /// Port of the long links unless another is asked for; ten more follow it.
 pub(crate) const DEFAULT_PORT: u16 = 7100;
@@ -34,8 +31,6 @@ pub(crate) const DEMO_PASSWORD: &str = "wechat-demo";
 const ACCOUNTS: [(&str, &str); 2] = [("alice", "Alice"), ("bob", "Bob")];
 /// Pause between looks at the cluster.
 const LOOK: Duration = Duration::from_millis(200);
-/// A role that died younger than this was started again in vain.
-const YOUNG: Duration = Duration::from_secs(3);
 /// How long the two accounts may take while the copies of the store find each other.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,6 +43,9 @@ pub(crate) struct Flags {
     /// Port of the long links; pages and RPC take the ten after it. 0 = any free ports
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     port: u16,
+    /// Port of the operations page, on loopback; 0 = any free one [default: the one before --port]
+    #[arg(long, value_name = "N")]
+    page_port: Option<u16>,
     #[command(flatten)]
     engine: EngineFlags,
     #[command(flatten)]
@@ -70,12 +68,12 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         ..Plan::default()
     };
     let binary = std::env::current_exe().context("the path of this program")?;
-    let stop = Stop::on_signal()?;
+    let page = Page::open(flags.page_port.unwrap_or(flags.port.saturating_sub(1)))?;
     let mut cluster = Cluster::bring_up(&flags.dir, flags.port, &plan, &binary)?;
     make_accounts(&cluster.layout().link_address())?;
     wait_for_dispatch(cluster.layout())?;
-    greet(cluster.layout());
-    watch(&mut cluster, &stop);
+    greet(cluster.layout(), &page);
+    watch(&mut cluster, &page)?;
     println!("\nending: every process finishes what it does");
     for role in cluster.drain() {
         println!(
@@ -97,40 +95,6 @@ fn wait_for_dispatch(layout: &Layout) -> anyhow::Result<()> {
         std::thread::sleep(LOOK);
     }
     Ok(())
-}
-
-/// Ctrl-C and SIGTERM, as a flag.
-struct Stop {
-    asked: Arc<AtomicBool>,
-    _waiting: JoinHandle<()>,
-}
-
-impl Stop {
-    /// A server without services, on a port nobody is told of, ends when the process is asked to end.
-    fn on_signal() -> anyhow::Result<Self> {
-        let server = Server::builder()
-            .bind("127.0.0.1:0")
-            .context("the signals' listener")?;
-        let asked = Arc::new(AtomicBool::new(false));
-        let flag = asked.clone();
-        let wait = move || {
-            if let Err(error) = server.serve() {
-                eprintln!("wechat-demo: {error}");
-            }
-            flag.store(true, Ordering::Release);
-        };
-        let waiting = std::thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(wait)?;
-        Ok(Self {
-            asked,
-            _waiting: waiting,
-        })
-    }
-
-    fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
-    }
 }
 
 /// Two accounts that are each other's contacts; nothing happens where they exist.
@@ -205,7 +169,7 @@ fn patiently<T>(
     }
 }
 
-fn greet(layout: &Layout) {
+fn greet(layout: &Layout, page: &Page) {
     let port = layout.ports.link;
     let address = if port == DEFAULT_PORT {
         String::new()
@@ -225,6 +189,7 @@ fn greet(layout: &Layout) {
     for (me, other) in [("alice", "bob"), ("bob", "alice")] {
         println!("  {command} chat --user {me} --to {other}{address} --dispatch {dispatch}");
     }
+    println!("\nsee what it does, and kill some of it: {}", page.url());
     println!("\nlook at the roles:");
     for role in layout.roles().into_iter().rev() {
         println!("  {role:<16} http://{}/status", layout.rpc(role));
@@ -238,8 +203,8 @@ fn greet(layout: &Layout) {
     );
 }
 
-/// Shows the cluster's state and starts again what dies, until asked to stop.
-fn watch(cluster: &mut Cluster, stop: &Stop) {
+/// Shows the cluster's state and keeps it running, until asked to stop.
+fn watch(cluster: &mut Cluster, page: &Page) -> anyhow::Result<()> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new_spinner()
     } else {
@@ -248,76 +213,23 @@ fn watch(cluster: &mut Cluster, stop: &Stop) {
     let style =
         ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed");
     bar.set_style(style);
-    let mut rate = Rate::default();
-    let mut born: HashMap<Role, Instant> = HashMap::new();
-    while !stop.is_asked() {
-        for (role, status) in cluster.ended() {
-            let (last_words, log) = cluster.last_words(role);
-            bar.suspend(|| {
-                println!("{role} ended ({status}): {last_words} (see {log}); starting it again")
-            });
-            let born = born.insert(role, Instant::now());
-            if born.is_some_and(|born| born.elapsed() < YOUNG) {
-                // What dies at once is not helped by haste, and nobody can read a flood of lines.
-                std::thread::sleep(YOUNG);
-            }
-            if let Err(error) = cluster.spawn(role) {
-                bar.suspend(|| println!("{error}"));
-            }
-        }
-        let layout = cluster.layout();
-        let access = figures(layout.rpc(Role::Access));
-        let logic = figures(layout.rpc(Role::Logic));
-        let links = access.sum("wechat_access_links", &[]).unwrap_or(0.0);
-        let sends = logic.sum(
-            "rpc_server_calls_total",
-            &["method=\"Send\"", "outcome=\"answered\""],
-        );
-        let per_second = rate.of(sends.unwrap_or(0.0), Instant::now());
-        bar.set_message(format!("{links:.0} links, {per_second:.0} messages/s"));
+    let idcs = std::slice::from_mut(cluster);
+    let mut keeper = page.show(idcs)?;
+    while !page.is_ending() {
+        keeper.tend(idcs, page.board(), |line| {
+            bar.suspend(|| println!("{line}"));
+        });
+        bar.set_message(page.board().summary());
         bar.tick();
         std::thread::sleep(LOOK);
     }
     bar.finish_and_clear();
-}
-
-/// A growing count as a rate over the last second or so.
-#[derive(Default)]
-struct Rate {
-    /// The count a while ago, and when that was.
-    base: Option<(f64, Instant)>,
-    shown: f64,
-}
-
-impl Rate {
-    fn of(&mut self, count: f64, now: Instant) -> f64 {
-        match self.base {
-            Some((before, since)) if now - since >= Duration::from_secs(1) => {
-                // A process that was started again counts from 0.
-                self.shown = (count - before).max(0.0) / (now - since).as_secs_f64();
-                self.base = Some((count, now));
-            }
-            Some(_) => {}
-            None => self.base = Some((count, now)),
-        }
-        self.shown
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_rate_is_taken_over_a_second_and_survives_a_restart_of_the_counter() {
-        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
-        let mut rate = Rate::default();
-        assert_eq!(rate.of(100.0, at(0)), 0.0);
-        assert_eq!(rate.of(150.0, at(500)), 0.0);
-        assert_eq!(rate.of(300.0, at(2_000)), 100.0);
-        assert_eq!(rate.of(0.0, at(3_000)), 0.0);
-        assert_eq!(rate.of(50.0, at(4_000)), 50.0);
-    }
 
     #[derive(clap::Parser)]
     struct Line {

@@ -19,7 +19,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 12] = [
+const NEEDS: [Need; 13] = [
     Need {
         package: "curl",
         probe: &["curl", "--version"],
@@ -79,6 +79,11 @@ const NEEDS: [Need; 12] = [
         package: "libzookeeper-java",
         probe: &["test", "-e", "/usr/share/java/zookeeper.jar"],
         why: "an ensemble of three servers is the coordinator, and names our servers",
+    },
+    Need {
+        package: "chromium",
+        probe: &["chromium", "--version"],
+        why: "the operations page is looked at, and used, in a browser",
     },
 ];
 

@@ -68,7 +68,10 @@ impl Role {
     /// The role of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.name() == name)
+        let mut all = Self::ALL
+            .into_iter()
+            .chain([Self::Follower, Self::Dispatch, Self::Push]);
+        all.find(|role| role.name() == name)
     }
 }
 

@@ -21,5 +21,5 @@ pub mod process;
 pub use clusters::{Clusters, IDCS};
 pub use ensemble::EnsembleFlags;
 pub use layout::{Layout, Plan, Ports, Role};
-pub use probe::{Figures, figures};
+pub use probe::{Figures, ask, figures};
 pub use process::Cluster;

@@ -56,14 +56,29 @@ impl Figures {
         });
         matching.map(|(_, value)| *value).reduce(|a, b| a + b)
     }
+
+    /// What a label says at the first sample of a metric that has it.
+    #[must_use]
+    pub fn label(&self, metric: &str, label: &str) -> Option<&str> {
+        self.0.iter().find_map(|(name, _)| {
+            let (bare, labels) = name.strip_suffix('}')?.split_once('{')?;
+            let mut labels = labels.split(',').filter_map(|pair| pair.split_once('='));
+            let (_, value) = labels.find(|(name, _)| bare == metric && *name == label)?;
+            Some(value.trim_matches('"'))
+        })
+    }
 }
 
 /// What a role counts now; empty when it does not answer.
 #[must_use]
 pub fn figures(role: SocketAddr) -> Figures {
-    get(role, "/metrics")
-        .map(|text| Figures::parse(&text))
-        .unwrap_or_default()
+    ask(role).unwrap_or_default()
+}
+
+/// What a role counts now; `None` when it does not answer.
+#[must_use]
+pub fn ask(role: SocketAddr) -> Option<Figures> {
+    get(role, "/metrics").map(|text| Figures::parse(&text))
 }
 
 #[cfg(test)]
@@ -80,6 +95,9 @@ mod tests {
         assert_eq!(figures.sum("calls", &[]), Some(14.0));
         assert_eq!(figures.sum("links", &[]), Some(4.0));
         assert_eq!(figures.sum("link", &[]), None);
+        assert_eq!(figures.label("calls", "code"), Some("ok"));
+        assert_eq!(figures.label("calls", "codes"), None);
+        assert_eq!(figures.label("links", "code"), None);
     }
 
     #[test]
@@ -89,5 +107,6 @@ mod tests {
         drop(listener);
         assert!(!is_healthy(nobody));
         assert_eq!(figures(nobody), Figures::default());
+        assert_eq!(ask(nobody), None);
     }
 }

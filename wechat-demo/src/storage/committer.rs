@@ -163,6 +163,11 @@ impl Submit {
         }
     }
 
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue().jobs.len()
+    }
+
     /// Ends the committer after what waits is done.
     pub fn close(&self) {
         self.queue().closed = true;
@@ -217,6 +222,8 @@ pub fn run(
     let mut collectors = Vec::new();
     let mut looked = Instant::ZERO;
     while submit.take(&mut jobs, &mut errands, store.has_work()) {
+        Meter::set(&meter.log_entries, store.log_entries());
+        Meter::set(&meter.tasks_waiting, store.tasks_waiting());
         if looked.elapsed() >= ROOM {
             looked = Instant::now();
             submit.has_room(free());

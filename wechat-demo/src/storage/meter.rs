@@ -23,12 +23,34 @@ pub struct Meter {
     pub copy_misses: AtomicU64,
     /// Notifies dropped: no room, or access did not answer.
     pub notifies_dropped: AtomicU64,
+    /// Gauge: entries in this copy's logs since the store began, all shards together.
+    pub log_entries: AtomicU64,
+    /// Gauge: tasks on streams whose effects are still to be committed.
+    pub tasks_waiting: AtomicU64,
+}
+
+/// What a process knows of itself at the moment, beside what it counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// It is primary and holds its lease.
+    pub serves: bool,
+    /// The epoch and the members of its view.
+    pub view: Option<(u64, u32)>,
+    /// What it is in its view: `primary`, `backup`, `follower`, `spare`; empty while it knows none.
+    pub standing: &'static str,
+    /// Requests that wait for the committer.
+    pub requests_waiting: usize,
 }
 
 impl Meter {
     /// Adds to a counter.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(gauge: &AtomicU64, n: u64) {
+        gauge.store(n, Ordering::Relaxed);
     }
 
     /// Notes a round.
@@ -40,10 +62,9 @@ impl Meter {
         Self::add(&self.items, items);
     }
 
-    /// All of it in Prometheus' text format; beside it whether the process serves, and the epoch and the
-    /// members of its view.
-    pub fn render(&self, serves: bool, view: Option<(u64, u32)>) -> String {
-        let (epoch, copies) = view.unwrap_or_default();
+    /// All of it in Prometheus' text format, beside what is so `now`.
+    pub fn render(&self, now: Now) -> String {
+        let (epoch, copies) = now.view.unwrap_or_default();
         let mut text = String::new();
         let mut line = |name: &str, kind: &str, value: f64| {
             writeln!(
@@ -53,7 +74,7 @@ impl Meter {
             .expect("a String takes everything");
         };
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
-        line("serving", "gauge", f64::from(u8::from(serves)));
+        line("serving", "gauge", f64::from(u8::from(now.serves)));
         line("epoch", "gauge", epoch as f64);
         line("copies", "gauge", f64::from(copies));
         line("rounds_total", "counter", read(&self.rounds));
@@ -67,6 +88,17 @@ impl Meter {
             "counter",
             read(&self.notifies_dropped),
         );
+        line("log_entries", "gauge", read(&self.log_entries));
+        line("tasks_waiting", "gauge", read(&self.tasks_waiting));
+        line("requests_waiting", "gauge", now.requests_waiting as f64);
+        if !now.standing.is_empty() {
+            writeln!(
+                text,
+                "# TYPE wechat_storage_standing gauge\nwechat_storage_standing{{as=\"{}\"}} 1",
+                now.standing
+            )
+            .expect("a String takes everything");
+        }
         text
     }
 }
@@ -79,7 +111,14 @@ mod tests {
     fn every_line_is_a_type_or_a_sample() {
         let meter = Meter::default();
         meter.round(Duration::from_millis(1500), 3, 1, 2);
-        let text = meter.render(true, None);
+        let text = meter.render(Now {
+            standing: "backup",
+            ..Now::default()
+        });
+        assert!(
+            text.ends_with("\nwechat_storage_standing{as=\"backup\"} 1\n"),
+            "{text}"
+        );
         assert!(
             text.contains("\nwechat_storage_round_seconds_total 1.5\n"),
             "{text}"

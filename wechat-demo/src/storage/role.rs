@@ -30,7 +30,7 @@ use super::{
     links::Links,
     location::Location,
     mend,
-    meter::Meter,
+    meter::{Meter, Now},
     notify::Notifier,
     presence::Presence,
     primary::Primary,
@@ -143,9 +143,10 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let office = Arc::<Office>::default();
     let (way, jobs) = CopyThread::new();
     let meter = Arc::new(Meter::default());
+    let submit = Arc::<Mutex<Submit>>::default();
     let ways = Arc::new(Ways::new(&homes));
     let (told, carried) = (Arc::clone(&meter), Arc::clone(&ways));
-    let server = bind(options, &office, way.clone(), told, carried)?;
+    let server = bind(options, &office, way.clone(), told, carried, &submit)?;
     let me = member(&server, &*engine, options)?;
     let witness = options.history.as_ref();
     let witness = witness.map(|dir| Witness::new(dir, &me.disk)).transpose();
@@ -184,7 +185,7 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
         home,
         meter,
         stop: Arc::default(),
-        submit: Arc::default(),
+        submit,
     };
     let holder = holder.start(copy)?;
     tracing::info!(listen = %server.local_addr(), "storage is up");
@@ -202,12 +203,19 @@ fn bind(
     copy: CopyThread,
     meter: Arc<Meter>,
     ways: Arc<Ways>,
+    submit: &Arc<Mutex<Submit>>,
 ) -> anyhow::Result<BoundServer> {
     let (office, told) = (Arc::clone(office), Arc::clone(office));
+    let submit = Arc::clone(submit);
     let server = Server::builder()
         .metrics(move || {
-            let view = told.views.get().map(Views::describe);
-            meter.render(told.serves(), view) + &ways.render()
+            let now = Now {
+                serves: told.serves(),
+                view: told.views.get().map(Views::describe),
+                standing: told.views.get().map_or("", Views::standing),
+                requests_waiting: lock(&submit).waiting(),
+            };
+            meter.render(now) + &ways.render()
         })
         .add_service(StorageServer::new(StorageService {
             office: Arc::clone(&office),
@@ -306,6 +314,7 @@ impl CopyHolder {
             }
             self.office.set(None);
             self.jobs.dismiss();
+            Meter::set(&self.meter.tasks_waiting, 0);
             copy = self::copy(&self.engine, self.location.is_shared())?;
         }
     }
@@ -313,6 +322,7 @@ impl CopyHolder {
     /// Until this process is primary; `None` = until it ends.
     fn be_copy(&self, copy: &mut Backup) -> Result<Option<View>, Fatal> {
         while !self.stop.load(Ordering::Relaxed) && self.jobs.work(copy, LOOK)? {
+            Meter::set(&self.meter.log_entries, copy.log_entries());
             if let Some(view) = self.views.reign() {
                 return Ok(Some(view));
             }

@@ -289,6 +289,17 @@ impl Store {
         }) || !postponed().is_empty()
     }
 
+    /// Tasks that wait on streams.
+    pub fn tasks_waiting(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.outgoing.depth()).sum()
+    }
+
+    /// Entries in the logs since the store began, all shards together.
+    pub fn log_entries(&self) -> u64 {
+        let logs = self.shards.iter();
+        logs.map(|shard| shard.log.last().offset).sum()
+    }
+
     /// One round: what waits on streams, then jobs from the front of `jobs` as far as one batch holds them.
     /// When it returns, all of it is committed and in the tables. After an error the store is not used again.
     pub fn round(&mut self, jobs: &mut VecDeque<Job>) -> Result<Round, Fatal> {

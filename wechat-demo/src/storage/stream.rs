@@ -198,6 +198,14 @@ impl Outgoing {
         to_home.map(|(_, out)| out.committed - out.applied).sum()
     }
 
+    /// Tasks that are committed here and not yet applied where they go.
+    pub fn depth(&self) -> u64 {
+        let streams = self.streams.values();
+        streams
+            .map(|out| out.committed.saturating_sub(out.applied))
+            .sum()
+    }
+
     /// The destination has committed the effects up to `n`.
     pub fn applied(
         &mut self,

@@ -112,6 +112,12 @@ impl Backup {
         self.shards.len()
     }
 
+    /// Entries in the logs since the store began, all shards together; 0 where there are no logs.
+    pub fn log_entries(&self) -> u64 {
+        let logs = self.shards.iter();
+        logs.map(|kept| kept.log.last().offset).sum()
+    }
+
     /// Where the logs end. An empty copy takes the caller's identity.
     pub fn marks(&mut self, request: &pb::MarksRequest) -> Result<pb::MarksReply, Stop> {
         if request.epoch < self.promise {

@@ -132,6 +132,25 @@ impl Views {
         })
     }
 
+    /// What this process is in the view that it knows, in a word; empty while it knows none.
+    pub fn standing(&self) -> &'static str {
+        self.with(|machine, _| {
+            let Some(view) = machine.view() else {
+                return "";
+            };
+            let is_me = |member: &Member| member.disk == machine.me().disk;
+            if is_me(&view.primary) {
+                "primary"
+            } else if view.backup.as_ref().is_some_and(is_me) {
+                "backup"
+            } else if view.follower.as_ref().is_some_and(is_me) {
+                "follower"
+            } else {
+                "spare"
+            }
+        })
+    }
+
     /// Answers a beacon.
     pub fn beacon(&self, epoch: u64) -> pb::BeaconReply {
         self.with(|machine, now| {
