@@ -46,6 +46,14 @@ fn a_paced_replay_with_terminals_in_memory_is_just_as_whole() {
 }
 
 #[test]
+fn people_in_three_idcs_lose_nothing_when_processes_of_each_are_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let kills = "sh/storage-primary@15%,hk/storage-primary@35%,ca/logic@50%,coordinator@60%,ca/storage-primary@80%";
+    let figures = replay(&log(dir.path()), &["--idcs", "3", "--kill", kills]);
+    assert_faultless(&figures);
+}
+
+#[test]
 fn a_store_in_mariadb_loses_nothing_when_processes_are_killed() {
     let server = Process::mariadb().unwrap();
     let url = format!("mysql://root@{}/replay", server.addr());

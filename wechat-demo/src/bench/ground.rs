@@ -79,7 +79,7 @@ impl Ground {
         let names: Vec<String> = (0..2 * pairs).map(|n| format!("bench{n}")).collect();
         let asked = address.clone();
         let people = runtime
-            .block_on(move || accounts::open(&asked, Arc::new(names), &ProgressBar::hidden()))?;
+            .block_on(move || accounts::open(&[asked], Arc::new(names), &ProgressBar::hidden()))?;
         Ok(Self {
             cluster,
             address,

@@ -123,8 +123,9 @@ impl Crowd {
     ) -> anyhow::Result<Arc<Self>> {
         let names: Vec<String> = (0..count).map(|n| format!("chaos{n}")).collect();
         let names = Arc::new(names);
-        let people = accounts::open(straight, Arc::clone(&names), &ProgressBar::hidden())?;
         let address = straight.to_owned();
+        let all = std::slice::from_ref(&address);
+        let people = accounts::open(all, Arc::clone(&names), &ProgressBar::hidden())?;
         let tablets = parallel(count, WIDTH, move |index| {
             let (device, token) = accounts::log_in(&address, &names[index], "tablet")?;
             Ok(Mutex::new(Tablet {

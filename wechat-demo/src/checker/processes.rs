@@ -15,14 +15,21 @@ const WAKE_NS: u64 = 20_000_000_000;
 /// What storage processes and the push service have told.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    /// Leases in the order of their lines: member, from, until, line.
-    leases: Vec<(String, u64, u64, Place)>,
-    /// By epoch: who served in it, and the first and the last time that it is known to have.
-    served: BTreeMap<u64, Served>,
+    /// By store.
+    stores: BTreeMap<String, Store>,
     /// Push tokens that were acknowledged.
     tokens: BTreeMap<Device, String>,
     /// Devices with a token for which something was acknowledged, since when.
     owed: BTreeMap<Device, (u64, Place)>,
+}
+
+/// What the processes of one store have told.
+#[derive(Debug, Default)]
+struct Store {
+    /// Leases in the order of their lines: member, from, until, line.
+    leases: Vec<(String, u64, u64, Place)>,
+    /// By epoch: who served in it, and the first and the last time that it is known to have.
+    served: BTreeMap<u64, Served>,
 }
 
 #[derive(Debug)]
@@ -35,19 +42,30 @@ struct Served {
 impl Checker {
     pub(super) fn take_process(&mut self, place: Place, event: &Event) {
         match event {
-            Event::Lease { member, until, .. } => {
-                let processes = &mut self.processes;
+            Event::Lease {
+                store,
+                member,
+                until,
+                ..
+            } => {
+                let store = self.processes.stores.entry(store.clone()).or_default();
                 // What a process says later stands: the lease before ends here.
-                let mut own = processes.leases.iter_mut().rev();
+                let mut own = store.leases.iter_mut().rev();
                 if let Some((_, _, before, _)) = own.find(|(of, ..)| of == member) {
                     *before = self.now.min(*before);
                 }
                 let lease = (member.clone(), self.now, *until, place);
-                processes.leases.push(lease);
+                store.leases.push(lease);
             }
-            Event::Serves { member, epoch, at } => {
+            Event::Serves {
+                store,
+                member,
+                epoch,
+                at,
+            } => {
                 let here = (*at, place);
-                let served = self.processes.served.entry(*epoch);
+                let store = self.processes.stores.entry(store.clone()).or_default();
+                let served = store.served.entry(*epoch);
                 let served = served.or_insert_with(|| Served {
                     member: member.clone(),
                     first: here,
@@ -123,11 +141,19 @@ impl Checker {
         }
     }
 
-    /// No two processes hold leases at one time, and none serves in an epoch once another has in a later one
-    /// (I19).
+    /// No two processes of a store hold leases at one time, and none serves in an epoch once another has in a later
+    /// one (I19).
     pub(super) fn primaries(&self, found: &mut Vec<Found>) {
+        for store in self.processes.stores.values() {
+            store.primaries(found);
+        }
+    }
+}
+
+impl Store {
+    fn primaries(&self, found: &mut Vec<Found>) {
         let mut ends: BTreeMap<&str, (u64, Place)> = BTreeMap::new();
-        for (member, from, until, place) in &self.processes.leases {
+        for (member, from, until, place) in &self.leases {
             for (other, (end, at)) in &ends {
                 if other != member && end > from && until > from {
                     let text = format!("{member} got a lease while {other} had one");
@@ -139,7 +165,7 @@ impl Checker {
             }
         }
         let mut later: Option<(u64, &Served)> = None;
-        for (epoch, served) in self.processes.served.iter().rev() {
+        for (epoch, served) in self.served.iter().rev() {
             if let Some((newer, first)) = later
                 && first.member != served.member
                 && served.last.0 >= first.first.0

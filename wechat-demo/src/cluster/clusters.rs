@@ -3,6 +3,7 @@
 //! Knows:       the parts of a cluster.
 //! Does not know: what is said from IDC to IDC.
 
+use std::fmt;
 use std::path::Path;
 
 use super::layout::{Layout, Plan, Ports, Role};
@@ -11,11 +12,29 @@ use super::process::{Cluster, ClusterError};
 /// Names of the IDCs of a cluster that has several, in the order of their homes' ids.
 pub const IDCS: [&str; 3] = ["sh", "hk", "ca"];
 
+/// A process among those of all IDCs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Whose; `None` where there is but one, and of what several have in common.
+    pub idc: Option<String>,
+    /// Which.
+    pub role: Role,
+}
+
 /// The processes of all IDCs, and those that they have in common. Dropping it ends them.
 #[derive(Debug)]
 pub struct Clusters {
     /// Each IDC's, then, where there are several, what is outside.
     parts: Vec<Cluster>,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.idc {
+            Some(idc) => write!(f, "{idc}/{}", self.role),
+            None => self.role.fmt(f),
+        }
+    }
 }
 
 impl Clusters {
@@ -55,6 +74,29 @@ impl Clusters {
         &mut self.parts
     }
 
+    /// Every process.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let of = |layout: &Layout| {
+            let idc = layout.idc().map(str::to_owned);
+            let process = |role| Process {
+                idc: idc.clone(),
+                role,
+            };
+            layout.roles().into_iter().map(process).collect::<Vec<_>>()
+        };
+        self.parts
+            .iter()
+            .flat_map(|part| of(part.layout()))
+            .collect()
+    }
+
+    /// The part of that name; `None` = what several have in common, or all there is.
+    pub fn part_mut(&mut self, idc: Option<&str>) -> Option<&mut Cluster> {
+        let mut parts = self.parts.iter_mut();
+        parts.find(|part| part.layout().idc() == idc)
+    }
+
     /// The parts to which terminals connect.
     pub fn idcs(&self) -> impl Iterator<Item = &Cluster> {
         let parts = self.parts.iter();
@@ -81,9 +123,12 @@ impl Clusters {
     /// Ends every role in order; the names of those that had to be killed.
     pub fn drain(self) -> Vec<String> {
         let named = |part: Cluster| {
-            let layout = part.layout().clone();
-            let late = part.drain();
-            late.into_iter().map(move |role| layout.name(role))
+            let idc = part.layout().idc().map(str::to_owned);
+            let late = part.drain().into_iter();
+            late.map(move |role| {
+                let idc = idc.clone();
+                Process { idc, role }.to_string()
+            })
         };
         self.parts.into_iter().flat_map(named).collect()
     }

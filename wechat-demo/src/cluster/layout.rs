@@ -389,15 +389,6 @@ impl Layout {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
-    /// What a role is called among those of all IDCs.
-    #[must_use]
-    pub fn name(&self, role: Role) -> String {
-        match self.idc() {
-            Some(idc) => format!("{idc}/{role}"),
-            None => role.to_string(),
-        }
-    }
-
     /// Where a role's words go.
     #[must_use]
     pub fn log(&self, role: Role) -> PathBuf {

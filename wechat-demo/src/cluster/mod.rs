@@ -18,7 +18,7 @@ pub mod parent;
 mod probe;
 pub mod process;
 
-pub use clusters::{Clusters, IDCS};
+pub use clusters::{Clusters, IDCS, Process};
 pub use ensemble::EnsembleFlags;
 pub use layout::{Layout, Plan, Ports, Role};
 pub use probe::{Figures, ask, figures};

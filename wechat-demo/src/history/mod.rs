@@ -211,8 +211,11 @@ pub enum Event {
         /// Of the item that the device is to come for.
         number: u64,
     },
-    /// A storage process may serve the store until then, or no longer.
+    /// A storage process may serve a store until then, or no longer.
     Lease {
+        /// Which store, by its name; empty where there is but one.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        store: String,
         /// The process's disk, in hexadecimal.
         member: String,
         /// Of its view.
@@ -222,6 +225,9 @@ pub enum Event {
     },
     /// A storage process has answered as the primary.
     Serves {
+        /// Which store, by its name; empty where there is but one.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        store: String,
         /// The process's disk, in hexadecimal.
         member: String,
         /// Of its view.

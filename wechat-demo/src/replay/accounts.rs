@@ -34,24 +34,25 @@ pub(crate) struct Person {
     pub(crate) fresh_device: u64,
 }
 
-/// Registers everybody and logs two devices in.
+/// Registers everybody and logs two devices in, each person in turn at the next of these addresses.
 pub(crate) fn open(
-    address: &str,
+    addresses: &[String],
     names: Arc<Vec<String>>,
     bar: &ProgressBar,
 ) -> anyhow::Result<Vec<Person>> {
-    let (address, counted) = (address.to_owned(), bar.clone());
+    let (addresses, counted) = (addresses.to_owned(), bar.clone());
     let people = parallel(names.len(), WIDTH, move |index| {
         let name = &names[index];
+        let address = &addresses[index % addresses.len()];
         let trouble = |what: &str, error| anyhow::anyhow!("cannot {what} {name}: {error}");
         // A register whose answer was lost is answered "taken" the second time.
-        match patiently(|| register(&address, name, PASSWORD, name)) {
+        match patiently(|| register(address, name, PASSWORD, name)) {
             Err(error) if !error.is_refusal(code::ALREADY_EXISTS) => {
                 return Err(trouble("register", error));
             }
             _ => {}
         }
-        let device = |label| patiently(|| login(&address, name, PASSWORD, label));
+        let device = |label| patiently(|| login(address, name, PASSWORD, label));
         let phone = device("phone").map_err(|error| trouble("log in", error))?;
         let fresh = device("fresh").map_err(|error| trouble("log in", error))?;
         counted.inc(1);

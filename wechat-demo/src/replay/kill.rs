@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rpc_core::base::rng::Rng;
 use rpc_core::time::Instant;
-use wechat_demo::cluster::{Cluster, Role};
+use wechat_demo::cluster::{Clusters, Process, Role};
 use wechat_demo::history::{Event, History};
 
 /// What the storage process that serves is called.
@@ -22,12 +22,12 @@ pub(super) const SOME_KILL: &str = "kill *";
 pub(super) const SOME_END: &str = "end *";
 
 /// Which process.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Target {
-    /// This one.
-    Role(Role),
-    /// The storage process that serves when the time has come.
-    Primary,
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    /// Whose; `None` where there is but one, and of what several have in common.
+    idc: Option<String>,
+    /// `None` = the storage process that serves when the time has come.
+    role: Option<Role>,
 }
 
 /// Time for somebody to serve before a kill of the primary is given up.
@@ -36,7 +36,7 @@ const TAKE_OVER: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A process to kill, and when.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Kill {
     target: Target,
     /// Share of the lines delivered, in percent, at which it happens.
@@ -45,9 +45,18 @@ pub(crate) struct Kill {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Role(role) => role.fmt(f),
-            Self::Primary => f.pad(PRIMARY),
+        if let Some(idc) = &self.idc {
+            write!(f, "{idc}/")?;
+        }
+        f.write_str(self.role.map_or(PRIMARY, Role::name))
+    }
+}
+
+impl From<Process> for Target {
+    fn from(process: Process) -> Self {
+        Self {
+            idc: process.idc,
+            role: Some(process.role),
         }
     }
 }
@@ -57,14 +66,19 @@ impl FromStr for Kill {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let roles = format!("{PRIMARY}, {}", Role::ALL.map(Role::name).join(", "));
-        let (role, percent) = text
-            .split_once('@')
-            .ok_or_else(|| format!("write ROLE@PERCENT, with ROLE one of {roles}"))?;
-        let target = match Role::from_name(role) {
-            Some(role) => Target::Role(role),
-            None if role == PRIMARY => Target::Primary,
-            None => return Err(format!("{role} is none of {roles}")),
+        let (process, percent) = text.split_once('@').ok_or_else(|| {
+            format!("write ROLE@PERCENT or IDC/ROLE@PERCENT, with ROLE one of {roles}")
+        })?;
+        let (idc, role) = match process.split_once('/') {
+            Some((idc, role)) => (Some(idc.to_owned()), role),
+            None => (None, process),
         };
+        let role = match Role::from_name(role) {
+            None if role == PRIMARY => None,
+            None => return Err(format!("{role} is none of {roles}")),
+            role => role,
+        };
+        let target = Target { idc, role };
         let number = percent.strip_suffix('%').unwrap_or(percent);
         match number.parse() {
             Ok(percent) if (0.0..100.0).contains(&percent) => Ok(Self { target, percent }),
@@ -76,10 +90,11 @@ impl FromStr for Kill {
 impl Kill {
     /// Its name in a history.
     pub(super) fn fault(&self) -> String {
-        match self.target {
-            Target::Role(role) => format!("{KILL} {role}"),
+        match (&self.target.idc, self.target.role) {
+            (_, Some(_)) => format!("{KILL} {}", self.target),
             // Which of them it is shows when the time has come.
-            Target::Primary => format!("{KILL} storage-*"),
+            (None, None) => format!("{KILL} storage-*"),
+            (Some(idc), None) => format!("{KILL} {idc}/storage-*"),
         }
     }
 }
@@ -88,7 +103,7 @@ impl Kill {
 #[derive(Debug)]
 pub(super) struct Kills {
     /// Who can be killed.
-    roles: Vec<Role>,
+    processes: Vec<Process>,
     /// Not yet due, the next one last.
     ahead: Vec<Kill>,
     random: Option<Random>,
@@ -105,7 +120,7 @@ struct Random {
 }
 
 impl Kills {
-    /// These, and a random one every so often, of a cluster that has these roles.
+    /// These, and a random one every so often, of a cluster that has these processes.
     ///
     /// # Errors
     /// A role that it does not have.
@@ -113,16 +128,17 @@ impl Kills {
         kills: &[Kill],
         every: Option<Duration>,
         seed: u64,
-        roles: Vec<Role>,
+        processes: Vec<Process>,
     ) -> anyhow::Result<Self> {
         let mut ahead = kills.to_vec();
         ahead.sort_by(|a, b| b.percent.total_cmp(&a.percent));
-        for kill in kills {
-            if let Target::Role(role) = kill.target
-                && !roles.contains(&role)
-            {
-                anyhow::bail!("--kill {role}: this cluster has no such process");
-            }
+        for Kill { target, .. } in kills {
+            let role = target.role.unwrap_or(Role::Storage1);
+            let is_it = |process: &Process| process.role == role && process.idc == target.idc;
+            anyhow::ensure!(
+                processes.iter().any(is_it),
+                "--kill {target}: this cluster has no such process; with --idcs write IDC/ROLE"
+            );
         }
         let random = every.map(|every| Random {
             every,
@@ -130,7 +146,7 @@ impl Kills {
             rng: Rng::from_seed(seed),
         });
         Ok(Self {
-            roles,
+            processes,
             ahead,
             random,
             done: 0,
@@ -142,7 +158,7 @@ impl Kills {
         let share = 100.0 * delivered as f64 / all as f64;
         let next = match self.ahead.pop_if(|kill| kill.percent <= share) {
             Some(kill) => kill.target,
-            None => Target::Role(self.random.as_mut()?.due(now, &self.roles)?),
+            None => self.random.as_mut()?.due(now, &self.processes)?.into(),
         };
         self.done += 1;
         Some(next)
@@ -160,22 +176,30 @@ impl Kills {
 }
 
 impl Random {
-    fn due(&mut self, now: Instant, roles: &[Role]) -> Option<Role> {
+    fn due(&mut self, now: Instant, processes: &[Process]) -> Option<Process> {
         if now < *self.next.get_or_insert(now + self.every) {
             return None;
         }
         self.next = Some(now + self.every);
-        Some(roles[self.rng.below(roles.len() as u64) as usize])
+        let at = self.rng.below(processes.len() as u64) as usize;
+        Some(processes[at].clone())
     }
 }
 
 /// Kills a process, unless it has ended by itself, and starts it again a little later. Waits for that: call it
 /// beside other work.
-pub(super) fn kill_and_restart(cluster: &Arc<Mutex<Cluster>>, target: Target, history: &History) {
-    let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
-    let role = match target {
-        Target::Role(role) => role,
-        Target::Primary => {
+pub(super) fn kill_and_restart(
+    clusters: &Arc<Mutex<Clusters>>,
+    target: &Target,
+    history: &History,
+) {
+    let mut clusters = clusters.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = clusters
+        .part_mut(target.idc.as_deref())
+        .expect("targets are of this cluster");
+    let role = match target.role {
+        Some(role) => role,
+        None => {
             // During a take-over there is none for a few seconds.
             let until = Instant::after(TAKE_OVER);
             loop {
@@ -194,7 +218,11 @@ pub(super) fn kill_and_restart(cluster: &Arc<Mutex<Cluster>>, target: Target, hi
     cluster.kill(role);
     history.tell(Event::Fault {
         what: what.to_owned(),
-        target: role.to_string(),
+        target: Target {
+            role: Some(role),
+            ..target.clone()
+        }
+        .to_string(),
     });
     // The cluster stays locked, so that nobody takes the absence for a death.
     std::thread::sleep(AWAY);
@@ -207,16 +235,25 @@ pub(super) fn kill_and_restart(cluster: &Arc<Mutex<Cluster>>, target: Target, hi
 mod tests {
     use super::*;
 
+    fn all() -> Vec<Process> {
+        let process = |role| Process { idc: None, role };
+        Role::ALL.map(process).into()
+    }
+
+    fn target(role: Option<Role>) -> Target {
+        Target { idc: None, role }
+    }
+
     #[test]
     fn kills_come_in_the_order_of_their_time_and_once() {
         let kills = ["storage-2@60%", "storage-primary@30"].map(|text| text.parse().unwrap());
-        let mut kills = Kills::new(&kills, None, 0, Role::ALL.into()).unwrap();
+        let mut kills = Kills::new(&kills, None, 0, all()).unwrap();
         let now = Instant::now();
         assert_eq!(kills.due(29, 100, now), None);
-        assert_eq!(kills.due(30, 100, now), Some(Target::Primary));
+        assert_eq!(kills.due(30, 100, now), Some(target(None)));
         assert_eq!(kills.due(31, 100, now), None);
         assert_eq!((kills.done(), kills.missed()), (1, 1));
-        let second = Target::Role(Role::Storage2);
+        let second = target(Some(Role::Storage2));
         assert_eq!(kills.due(100, 100, now), Some(second));
         assert_eq!((kills.done(), kills.missed()), (2, 0));
     }
@@ -225,7 +262,7 @@ mod tests {
     fn a_random_kill_comes_once_a_period_and_is_told_by_the_seed() {
         let period = Duration::from_secs(5);
         let choices = |seed| {
-            let mut kills = Kills::new(&[], Some(period), seed, Role::ALL.into()).unwrap();
+            let mut kills = Kills::new(&[], Some(period), seed, all()).unwrap();
             let began = Instant::now();
             assert_eq!(kills.due(0, 1, began), None);
             let later = (1..40).map(|n| kills.due(0, 1, began + period * n + period / 2));
@@ -235,15 +272,26 @@ mod tests {
         };
         assert_eq!(choices(1), choices(1));
         assert_ne!(choices(1), choices(2));
-        let roles = Role::ALL.map(Target::Role);
+        let roles = Role::ALL.map(|role| target(Some(role)));
         assert!(roles.iter().all(|role| choices(1).contains(role)));
     }
 
     #[test]
     fn what_the_cluster_does_not_have_is_not_killed() {
-        let kill = "coordinator@5%".parse().unwrap();
-        let error = Kills::new(&[kill], None, 0, Role::STORAGE.into()).unwrap_err();
-        assert!(error.to_string().contains("coordinator"), "{error}");
+        for text in ["sh/logic@5%", "hk/storage-primary@5%"] {
+            let kill = text.parse::<Kill>().unwrap();
+            let error = Kills::new(&[kill], None, 0, all()).unwrap_err();
+            let name = text.trim_end_matches("@5%");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        let kill: Kill = "hk/storage-primary@5%".parse().unwrap();
+        assert_eq!(kill.fault(), "kill hk/storage-*");
+        let process = |role| Process {
+            idc: Some("hk".to_owned()),
+            role,
+        };
+        let several = Role::STORAGE.map(process).into();
+        assert!(Kills::new(&[kill], None, 0, several).is_ok());
     }
 
     #[test]

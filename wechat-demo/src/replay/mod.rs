@@ -30,7 +30,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::Runtime;
 use rpc_core::base::rng::Rng;
 use wechat_demo::checker::{self, read};
-use wechat_demo::cluster::{Cluster, EnsembleFlags, Plan, Role};
+use wechat_demo::cluster::{Clusters, EnsembleFlags, Plan, Role};
 use wechat_demo::history::{Event, History};
 use wechat_demo::model::clock::parse_time;
 use wechat_demo::storage::engine::mysql::Mysql;
@@ -65,7 +65,8 @@ pub(crate) struct Flags {
     #[arg(long)]
     json: bool,
     /// Kill (SIGKILL) and restart processes on the way: ROLE@PERCENT of the lines delivered, for example
-    /// storage-primary@30%,storage-2@60%; storage-primary is the storage process that serves then
+    /// storage-primary@30%,storage-2@60%; storage-primary is the storage process that serves then. With --idcs 3
+    /// sh/storage-primary@30%
     #[arg(long, value_name = "ROLE@P%", value_delimiter = ',')]
     kill: Vec<Kill>,
     /// Kill (SIGKILL) and restart a random process so often, for example 5s
@@ -92,6 +93,9 @@ pub(crate) struct Flags {
     /// Keep the cluster's data and logs here [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// IDCs of the cluster; with 3 people live in sh, hk and ca by turns
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_idcs)]
+    idcs: u8,
     #[command(flatten)]
     engine: EngineFlags,
     #[command(flatten)]
@@ -124,6 +128,12 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         );
     }
     let database = flags.engine.database()?;
+    if database.is_some() && flags.idcs > 1 {
+        anyhow::bail!(
+            "--idcs {}: one database keeps the store of one IDC; leave --database out",
+            flags.idcs
+        );
+    }
     if let Some(url) = database {
         let engine = Mysql::open(url).context("--database")?;
         if Identity::load(&engine)?.is_some() {
@@ -149,9 +159,8 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("the history {} cannot be started", file.display()))?;
     history.tell(opening(&flags, &log, seed));
     let binary = std::env::current_exe().context("the path of this program")?;
-    let cluster = Cluster::bring_up(&dir, 0, &plan, &binary)?;
-    let roles = cluster.layout().roles();
-    let kills = Kills::new(&flags.kill, flags.kill_every, seed, roles)?;
+    let cluster = Clusters::bring_up(&dir, 0, &plan, usize::from(flags.idcs), &binary)?;
+    let kills = Kills::new(&flags.kill, flags.kill_every, seed, cluster.processes())?;
     let kept = dir.clone();
 
     let cluster = Arc::new(Mutex::new(cluster));
@@ -223,17 +232,17 @@ fn play_and_check(
     flags: &Flags,
     log: &Arc<log::Log>,
     dir: &Path,
-    cluster: &Arc<Mutex<Cluster>>,
+    cluster: &Arc<Mutex<Clusters>>,
     history: &Arc<History>,
     kills: Kills,
 ) -> anyhow::Result<Report> {
-    let address = {
+    let addresses = {
         let cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
-        cluster.layout().link_address()
+        cluster.link_addresses()
     };
     let names = Arc::new(log.people.clone());
-    let people = accounts::open(&address, names, &bar("registering", log.people.len()))?;
-    let stage = play::Stage::set(&address, log, people, flags, dir, history)?;
+    let people = accounts::open(&addresses, names, &bar("registering", log.people.len()))?;
+    let stage = play::Stage::set(&addresses, log, people, flags, dir, history)?;
     stage.introduce(&bar("introducing", 0))?;
     let played = stage.play(flags, kills, cluster, &bar("playing", log.lines.len()))?;
     history.tell(Event::Healed {});
@@ -274,6 +283,14 @@ fn bar(what: &'static str, length: usize) -> ProgressBar {
     bar.set_style(style.expect("the template is well-formed"));
     bar.set_prefix(what);
     bar
+}
+
+/// `1` or `3`.
+pub(crate) fn parse_idcs(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(count @ (1 | 3)) => Ok(count),
+        _ => Err("give 1 or 3".to_owned()),
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

@@ -13,7 +13,7 @@ use prost::Message;
 use rpc_core::JoinHandle;
 use rpc_core::base::rng::fill_secret;
 use rpc_core::time::Instant;
-use wechat_demo::cluster::Cluster;
+use wechat_demo::cluster::{Clusters, Process};
 use wechat_demo::history::{History, Recorder};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::proto::terminal::contact::State;
@@ -43,7 +43,8 @@ const FULL: Duration = Duration::from_millis(20);
 
 /// Everything that takes part in the play.
 pub(super) struct Stage {
-    address: String,
+    /// Where terminals connect, in each IDC.
+    addresses: Vec<String>,
     history: Arc<History>,
     log: Arc<Log>,
     people: Vec<Person>,
@@ -82,7 +83,7 @@ struct Seat {
 impl Stage {
     /// Starts everybody's terminal.
     pub(super) fn set(
-        address: &str,
+        addresses: &[String],
         log: &Arc<Log>,
         people: Vec<Person>,
         flags: &Flags,
@@ -100,7 +101,7 @@ impl Stage {
         fill_secret(&mut tag);
         let times = || log.lines.iter().map(|_| AtomicU64::new(0)).collect();
         let stage = Arc::new(Self {
-            address: address.to_owned(),
+            addresses: addresses.to_owned(),
             history: history.clone(),
             newest: people.iter().map(|_| AtomicU64::new(0)).collect(),
             log: log.clone(),
@@ -133,7 +134,7 @@ impl Stage {
                 Some(depot) => Arc::new(depot.account(person.user_id)?),
                 None => Arc::new(Memory::new(person.user_id)),
             };
-            let mut config = Config::new(address, person.token.clone());
+            let mut config = Config::new(stage.address(index), person.token.clone());
             config.heartbeat = Beats::Fixed(flags.heartbeat);
             config.history = Some(history.recorder(person.user_id, person.device));
             let seat = Seat {
@@ -174,7 +175,7 @@ impl Stage {
         self: &Arc<Self>,
         flags: &Flags,
         mut kills: Kills,
-        cluster: &Arc<Mutex<Cluster>>,
+        cluster: &Arc<Mutex<Clusters>>,
         bar: &ProgressBar,
     ) -> anyhow::Result<Played> {
         let started = Instant::now();
@@ -220,7 +221,7 @@ impl Stage {
     fn watch(
         &self,
         flags: &Flags,
-        cluster: &Arc<Mutex<Cluster>>,
+        cluster: &Arc<Mutex<Clusters>>,
         kills: &mut Kills,
         killing: &mut Vec<JoinHandle<()>>,
         bar: &ProgressBar,
@@ -257,17 +258,15 @@ impl Stage {
                 ));
             }
             let ended = match cluster.try_lock() {
-                Ok(mut cluster) => cluster.ended().into_iter().next(),
+                Ok(mut cluster) => first_ended(&mut cluster),
                 // Somebody is being killed and started.
                 Err(_) => None,
             };
-            if let Some((role, status)) = ended {
+            if let Some((process, told)) = ended {
                 if !flags.restart_ended {
-                    let cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (last_words, _) = cluster.last_words(role);
-                    return Some(format!("{role} ended ({status}): {last_words}"));
+                    return Some(told);
                 }
-                killing.push(self.restart(cluster, Target::Role(role)));
+                killing.push(self.restart(cluster, process.into()));
             }
             if let Some(target) = kills.due(delivered, lines, Instant::now()) {
                 bar.suspend(|| {
@@ -280,9 +279,9 @@ impl Stage {
     }
 
     /// Kills a role and starts it again, beside the play.
-    fn restart(&self, cluster: &Arc<Mutex<Cluster>>, target: Target) -> JoinHandle<()> {
+    fn restart(&self, cluster: &Arc<Mutex<Clusters>>, target: Target) -> JoinHandle<()> {
         let (cluster, history) = (cluster.clone(), self.history.clone());
-        rpc_core::spawn_blocking(move || kill_and_restart(&cluster, target, &history))
+        rpc_core::spawn_blocking(move || kill_and_restart(&cluster, &target, &history))
     }
 
     /// A line may go: now, or when its time has come.
@@ -443,8 +442,14 @@ impl Stage {
             .for_each(Terminal::stop);
     }
 
-    pub(super) fn address(&self) -> &str {
-        &self.address
+    /// Where a person's phone connects: in the IDC of their home.
+    fn address(&self, person: usize) -> &str {
+        &self.addresses[person % self.addresses.len()]
+    }
+
+    /// Where a person's fresh device connects: in another IDC than the phone, if there are several.
+    pub(super) fn elsewhere(&self, person: usize) -> &str {
+        self.address(person + 1)
     }
 
     pub(super) fn people(&self) -> &[Person] {
@@ -497,6 +502,18 @@ impl Stage {
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A process that has ended by itself, if there is one, and its last words.
+fn first_ended(clusters: &mut Clusters) -> Option<(Process, String)> {
+    clusters.parts_mut().iter_mut().find_map(|part| {
+        let (role, status) = part.ended().into_iter().next()?;
+        let idc = part.layout().idc().map(str::to_owned);
+        let process = Process { idc, role };
+        let (last_words, _) = part.last_words(role);
+        let told = format!("{process} ended ({status}): {last_words}");
+        Some((process, told))
+    })
 }
 
 impl Observer for Seat {

@@ -41,7 +41,7 @@ pub(super) fn look_at_all(
     let (fresh, counted) = (stage.clone(), bar.clone());
     let seen = parallel(stage.people().len(), WIDTH, move |person| {
         let account = &fresh.people()[person];
-        let mut config = Config::new(fresh.address(), account.fresh_token.clone());
+        let mut config = Config::new(fresh.elsewhere(person), account.fresh_token.clone());
         config.history = Some(fresh.recorder(person, account.fresh_device));
         let store = Arc::new(Memory::new(account.user_id));
         let terminal = Terminal::start(config, store, Arc::new(Deaf));

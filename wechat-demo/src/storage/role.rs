@@ -149,7 +149,9 @@ pub fn start(options: &Options) -> anyhow::Result<Ready> {
     let server = bind(options, &office, way.clone(), told, carried, &submit)?;
     let me = member(&server, &*engine, options)?;
     let witness = options.history.as_ref();
-    let witness = witness.map(|dir| Witness::new(dir, &me.disk)).transpose();
+    let witness = witness
+        .map(|dir| Witness::new(dir, homes.name().unwrap_or_default(), &me.disk))
+        .transpose();
     let views = Views::new(me, copy.epoch(), witness.context("--history")?);
     let council = Council {
         views: views.clone(),

@@ -22,6 +22,7 @@ const APART: Duration = Duration::from_millis(20);
 /// Writes it down.
 pub struct Witness {
     history: Arc<History>,
+    store: String,
     member: String,
     /// Epoch and end of the lease that was written last.
     lease: Mutex<(u64, Duration)>,
@@ -31,17 +32,19 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Of the process that has this disk; this life's file is made in `dir`.
+    /// Of the process that has this disk of a store, which has a name where there are several; this life's file is made in
+    /// `dir`.
     ///
     /// # Errors
     /// When it cannot be.
-    pub fn new(dir: &Path, disk: &[u8]) -> std::io::Result<Self> {
+    pub fn new(dir: &Path, store: &str, disk: &[u8]) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let member = cmid(disk);
         let life = Instant::now().as_nanos();
         let history = History::create(&dir.join(format!("storage-{member}-{life}.jsonl")))?;
         let witness = Self {
             history,
+            store: store.to_owned(),
             member,
             lease: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -75,8 +78,12 @@ impl Witness {
         let last = self.told.1.load(Ordering::Acquire);
         if new || at.saturating_sub(last) >= APART.as_nanos() as u64 {
             self.told.1.store(at, Ordering::Release);
-            let member = self.member.clone();
-            self.history.tell(Event::Serves { member, epoch, at });
+            self.history.tell(Event::Serves {
+                store: self.store.clone(),
+                member: self.member.clone(),
+                epoch,
+                at,
+            });
         }
     }
 
@@ -86,9 +93,9 @@ impl Witness {
             Duration::MAX => u64::MAX,
             until => now.saturating_add(until.saturating_sub(booted).as_nanos() as u64),
         };
-        let member = self.member.clone();
         self.history.tell(Event::Lease {
-            member,
+            store: self.store.clone(),
+            member: self.member.clone(),
             epoch,
             until,
         });

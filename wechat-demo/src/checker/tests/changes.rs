@@ -148,12 +148,19 @@ fn i13_nothing_is_taken_from_who_was_blocked_when_it_was_said() {
 
 fn serves(member: &str, epoch: u64, at: u64) -> Event {
     let member = member.to_owned();
-    Event::Serves { member, epoch, at }
+    let store = String::new();
+    Event::Serves {
+        store,
+        member,
+        epoch,
+        at,
+    }
 }
 
 fn lease(member: &str, epoch: u64, until: u64) -> Event {
     let member = member.to_owned();
     Event::Lease {
+        store: String::new(),
         member,
         epoch,
         until,
