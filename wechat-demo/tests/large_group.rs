@@ -21,7 +21,9 @@ use wechat_demo::proto::terminal::{
 };
 use wechat_demo::terminal::store::Stored;
 use wechat_demo::terminal::store::memory::Memory;
-use wechat_demo::terminal::{Config, Observer, Terminal, login, new_client_id, register};
+use wechat_demo::terminal::{
+    Config, Observer, Terminal, TerminalError, login, new_client_id, register,
+};
 
 use patience::{PATIENCE, patiently, wait_for};
 
@@ -291,11 +293,40 @@ impl Stage {
         }
     }
 
+    /// One page of the members, as somebody sees it.
+    fn page(&self, by: &Terminal, after: u64) -> Result<pb::ListMembersReply, TerminalError> {
+        let limit = 200;
+        let request = pb::ListMembersRequest {
+            group_id: self.id,
+            after,
+            limit,
+        };
+        by.call(pb::Command::ListMembers, &request, PATIENCE)
+    }
+
+    /// A member can see who all the others are, page by page.
+    fn list(&self) {
+        let (mut members, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.page(&self.bob, after).unwrap();
+            assert!(page.members.len() <= 200);
+            members.extend(page.members.into_iter().map(|member| member.user_id));
+            after = page.next;
+            if after == 0 {
+                break;
+            }
+        }
+        assert!(members.is_sorted() && members.contains(&self.cy_id));
+        assert_eq!(members.len(), GROUP_COPIED + 3);
+    }
+
     /// Who leaves hears no more; a fresh device of theirs has what they heard.
     fn leave(&self) {
         let left = |terminal| group(terminal, self.id).filter(|group| group.left);
         change(&self.cy, of_group(self.id, What::Leave(true)));
         wait_for("cy has left", || left(&self.cy));
+        let refused = self.page(&self.cy, 0).unwrap_err();
+        assert!(refused.is_refusal(7), "{refused}");
         let text = "without cy".to_owned();
         self.ann.send(self.id, new_client_id(), text).unwrap();
         wait_for("bob has it", || self.find(&self.bob, "without cy"));
@@ -320,6 +351,7 @@ fn a_group_of_five_hundred_and_more_talks_over_processes_that_die() {
     let mut stage = Stage::set();
     stage.talk(30);
     stage.answer_and_take_back();
+    stage.list();
     stage.leave();
     for terminal in [&stage.ann, &stage.bob, &stage.cy] {
         terminal.stop();

@@ -11,8 +11,8 @@ use crate::coordinator::names;
 use crate::model::brief;
 use crate::proto::logic::{
     AcceptContactCall, AddContactCall, AuthenticateRequest, Caller, ChangeCall, DropLinksRequest,
-    FindUserCall, Link, ListDevicesCall, LogicClient, NewestKey, OpenAlbumCall, OpenPostCall,
-    PresenceCall, RegisterLinksRequest, SendCall, SyncCall, TypingCall,
+    FindUserCall, Link, ListDevicesCall, ListMembersCall, LogicClient, NewestKey, OpenAlbumCall,
+    OpenPostCall, PresenceCall, RegisterLinksRequest, SendCall, SyncCall, TypingCall,
 };
 use crate::proto::terminal as pb;
 
@@ -69,6 +69,12 @@ impl Backend for RemoteLogic {
         let user = caller.user_id;
         let caller = Some(caller);
         let client = &self.client;
+        macro_rules! pass_on {
+            ($method:ident($call:ident)) => {{
+                let request = Some(decode(command, body)?);
+                answer(client.$method($call { caller, request }))
+            }};
+        }
         match command {
             pb::Command::Send => {
                 let request = Some(decode(command, body)?);
@@ -89,42 +95,16 @@ impl Backend for RemoteLogic {
                     body: reply.encode_to_vec().into(),
                 })
             }
-            pb::Command::FindUser => {
-                let request = Some(decode(command, body)?);
-                answer(client.find_user(FindUserCall { caller, request }))
-            }
-            pb::Command::AddContact => {
-                let request = Some(decode(command, body)?);
-                answer(client.add_contact(AddContactCall { caller, request }))
-            }
-            pb::Command::AcceptContact => {
-                let request = Some(decode(command, body)?);
-                answer(client.accept_contact(AcceptContactCall { caller, request }))
-            }
-            pb::Command::Change => {
-                let request = Some(decode(command, body)?);
-                answer(client.change(ChangeCall { caller, request }))
-            }
-            pb::Command::ListDevices => {
-                let request = Some(decode(command, body)?);
-                answer(client.list_devices(ListDevicesCall { caller, request }))
-            }
-            pb::Command::OpenPost => {
-                let request = Some(decode(command, body)?);
-                answer(client.open_post(OpenPostCall { caller, request }))
-            }
-            pb::Command::OpenAlbum => {
-                let request = Some(decode(command, body)?);
-                answer(client.open_album(OpenAlbumCall { caller, request }))
-            }
-            pb::Command::Typing => {
-                let request = Some(decode(command, body)?);
-                answer(client.typing(TypingCall { caller, request }))
-            }
-            pb::Command::Presence => {
-                let request = Some(decode(command, body)?);
-                answer(client.presence(PresenceCall { caller, request }))
-            }
+            pb::Command::FindUser => pass_on!(find_user(FindUserCall)),
+            pb::Command::AddContact => pass_on!(add_contact(AddContactCall)),
+            pb::Command::AcceptContact => pass_on!(accept_contact(AcceptContactCall)),
+            pb::Command::Change => pass_on!(change(ChangeCall)),
+            pb::Command::ListDevices => pass_on!(list_devices(ListDevicesCall)),
+            pb::Command::OpenPost => pass_on!(open_post(OpenPostCall)),
+            pb::Command::OpenAlbum => pass_on!(open_album(OpenAlbumCall)),
+            pb::Command::ListMembers => pass_on!(list_members(ListMembersCall)),
+            pb::Command::Typing => pass_on!(typing(TypingCall)),
+            pb::Command::Presence => pass_on!(presence(PresenceCall)),
             other => Err(Refusal::unknown(other as u32)),
         }
     }

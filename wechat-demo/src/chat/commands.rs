@@ -301,10 +301,11 @@ impl Chat {
             anyhow::bail!("this is no group");
         };
         let group = pb::Group::decode(item.payload)?;
-        if group.members.is_empty() && group.size > 0 {
-            println!("— {} members, too many to name", group.size);
-        }
-        for member in group.members {
+        let members = match group.size {
+            0 => group.members,
+            _ => self.all_members(group.group_id)?,
+        };
+        for member in members {
             let role = match member.role() {
                 Role::Owner => ", owner",
                 Role::Admin => ", admin",
@@ -313,6 +314,26 @@ impl Chat {
             println!("— {}{role}", self.name_of(member.user_id));
         }
         Ok(())
+    }
+
+    /// Those of a group whose item does not name them.
+    fn all_members(&self, group_id: u64) -> anyhow::Result<Vec<pb::Member>> {
+        let (mut members, mut after) = (Vec::new(), 0);
+        loop {
+            let limit = 0;
+            let request = pb::ListMembersRequest {
+                group_id,
+                after,
+                limit,
+            };
+            let command = pb::Command::ListMembers;
+            let page: pb::ListMembersReply = self.terminal.call(command, &request, PATIENCE)?;
+            members.extend(page.members);
+            after = page.next;
+            if after == 0 {
+                return Ok(members);
+            }
+        }
     }
 
     /// The open conversation's, if it is a group's; else 0.

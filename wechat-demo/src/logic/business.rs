@@ -347,6 +347,20 @@ impl Business {
         })
     }
 
+    /// Who is in a group that the caller is in.
+    pub fn list_members(
+        &self,
+        call: lp::ListMembersCall,
+    ) -> Result<terminal::ListMembersReply, Status> {
+        let (reader, device_id, request) = parts(call.caller, call.request)?;
+        self.may(reader, 1)?;
+        self.logged_in(reader, device_id)?;
+        self.stores.list_members(pb::ReadMembers {
+            reader: reader.0,
+            request: Some(request),
+        })
+    }
+
     /// Tells the users' homes where their links are. A home that cannot be reached is no error: its users'
     /// keys are marked as not read.
     pub fn register_links(

@@ -206,6 +206,8 @@ impl Stores for RemoteStores {
             it.request.as_ref().map_or(0, |post| post.author);
         open_album(it: pb::ReadAlbum) -> terminal::OpenAlbumReply,
             it.request.as_ref().map_or(0, |album| album.author);
+        list_members(it: pb::ReadMembers) -> terminal::ListMembersReply,
+            it.request.as_ref().map_or(0, |group| group.group_id);
         pick_friends(it: pb::PickFriendsRequest) -> pb::PickFriendsReply, it.user_id;
         check_device(it: pb::DeviceOf) -> pb::CheckDeviceReply, it.user_id;
         typing(it: pb::TypingTo) -> terminal::TypingReply, it.to;

@@ -36,6 +36,7 @@ impl Logic for LogicService {
         list_devices(lp::ListDevicesCall) -> terminal::ListDevicesReply;
         open_post(lp::OpenPostCall) -> terminal::OpenPostReply;
         open_album(lp::OpenAlbumCall) -> terminal::OpenAlbumReply;
+        list_members(lp::ListMembersCall) -> terminal::ListMembersReply;
         register_links(lp::RegisterLinksRequest) -> lp::RegisterLinksReply;
         drop_links(lp::DropLinksRequest) -> lp::DropLinksReply;
         typing(lp::TypingCall) -> terminal::TypingReply;

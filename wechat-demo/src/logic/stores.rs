@@ -44,6 +44,8 @@ pub trait Stores: Send + Sync + 'static {
     fn open_post(&self, request: pb::ReadPost) -> Result<terminal::OpenPostReply, Status>;
     /// An author's posts, as the reader may see them there.
     fn open_album(&self, request: pb::ReadAlbum) -> Result<terminal::OpenAlbumReply, Status>;
+    /// Who is in a group, for a reader who is.
+    fn list_members(&self, request: pb::ReadMembers) -> Result<terminal::ListMembersReply, Status>;
     /// Those among some users whose words a user takes.
     fn pick_friends(&self, request: pb::PickFriendsRequest)
     -> Result<pb::PickFriendsReply, Status>;

@@ -75,6 +75,10 @@ pub const AUDIENCE_USERS: usize = 500;
 pub const COMMENT_BYTES: usize = 512;
 /// Comments and likes that a post takes, those that were deleted included.
 pub const POST_COMMENTS: u64 = 1000;
+/// Members of a page of a group's when the terminal does not say.
+pub const MEMBERS_DEFAULT: usize = 200;
+/// Members of a page of a group's at most.
+pub const MEMBERS_MAX: usize = 1000;
 /// Posts of an album's page when the terminal does not say.
 pub const ALBUM_DEFAULT_POSTS: usize = 20;
 /// Posts of an album's page at most.

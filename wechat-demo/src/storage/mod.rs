@@ -35,6 +35,7 @@ pub mod heads;
 pub mod links;
 pub mod location;
 pub mod log;
+pub mod members;
 pub mod mend;
 pub mod meter;
 #[cfg(test)]

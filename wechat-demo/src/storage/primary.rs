@@ -16,6 +16,7 @@ use super::{
     durability::{Promise, not_followed, waits_for_follower},
     engine::Engine,
     links::{Link, Links},
+    members,
     mend::Watched,
     moments,
     notify::Notifier,
@@ -386,6 +387,15 @@ impl Primary {
         let asked = request.request.unwrap_or_default();
         let (author, reader) = (UserId(asked.author), UserId(request.reader));
         read(moments::album(&*self.engine, author, &asked, reader))
+    }
+
+    /// `Storage.ListMembers`.
+    pub fn list_members(
+        &self,
+        request: &pb::ReadMembers,
+    ) -> Result<terminal::ListMembersReply, Refusal> {
+        let asked = request.request.unwrap_or_default();
+        read(members::page(&*self.engine, UserId(request.reader), &asked))
     }
 
     /// `Storage.PickFriends`.

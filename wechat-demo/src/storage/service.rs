@@ -218,6 +218,13 @@ impl pb::Storage for StorageService {
         self.call(request, |primary, request| primary.open_album(&request))
     }
 
+    fn list_members(
+        &self,
+        request: Request<pb::ReadMembers>,
+    ) -> Result<Response<terminal::ListMembersReply>, Status> {
+        self.call(request, |primary, request| primary.list_members(&request))
+    }
+
     fn pick_friends(
         &self,
         request: Request<pb::PickFriendsRequest>,

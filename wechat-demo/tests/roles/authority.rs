@@ -147,7 +147,7 @@ impl World {
         ];
         rows.extend(self.at_the_door());
         rows.extend(self.about_people());
-        rows.extend(self.about_moments());
+        rows.extend(self.about_moments_and_groups());
         for (change, outcome) in self.changes() {
             let change = Some(change);
             let request = terminal::ChangeRequest { change };
@@ -213,7 +213,7 @@ impl World {
         ]
     }
 
-    fn about_moments(&self) -> Vec<(Command, Vec<u8>, Outcome)> {
+    fn about_moments_and_groups(&self) -> Vec<(Command, Vec<u8>, Outcome)> {
         let post = terminal::OpenPostRequest {
             author: self.ann,
             post_id: self.post_id,
@@ -222,7 +222,14 @@ impl World {
             author: self.ann,
             ..Default::default()
         };
+        let members = |group_id| terminal::ListMembersRequest {
+            group_id,
+            ..Default::default()
+        };
         vec![
+            row(Command::ListMembers, &members(self.group), NO_MEMBER),
+            // One that there is not is refused in the same words.
+            row(Command::ListMembers, &members(self.group + 1), NO_MEMBER),
             row(Command::OpenPost, &post, NO_POST),
             row(Command::OpenAlbum, &album, Harmless),
         ]
@@ -670,7 +677,7 @@ macro_rules! method {
 }
 
 /// Every other method, called with nothing but a caller.
-const METHODS: [(&str, Method); 11] = [
+const METHODS: [(&str, Method); 12] = [
     ("Send", |world, caller| {
         let request = Some(send(world.bob, 7));
         code(world.home.logic.send(lp::SendCall { caller, request }))
@@ -687,6 +694,7 @@ const METHODS: [(&str, Method); 11] = [
     ("ListDevices", method!(list_devices(ListDevicesCall))),
     ("OpenPost", method!(open_post(OpenPostCall))),
     ("OpenAlbum", method!(open_album(OpenAlbumCall))),
+    ("ListMembers", method!(list_members(ListMembersCall))),
     ("Typing", method!(typing(TypingCall))),
     ("Presence", method!(presence(PresenceCall))),
 ];
