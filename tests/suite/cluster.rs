@@ -24,18 +24,24 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn start() -> Self {
+        Self::with(&[], 8)
+    }
+
+    /// Terminals connect to the last IDC.
+    pub(crate) fn in_three_idcs() -> Self {
+        Self::with(&["--idcs", "3"], 23)
+    }
+
+    fn with(flags: &[&str], processes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        let mut program = Program::start(
-            "wechat-demo",
-            &["up", "--port", "0", "--dir", data.to_str().unwrap()],
-        )
-        .unwrap();
+        let up = ["up", "--port", "0", "--dir", data.to_str().unwrap()];
+        let mut program = Program::start("wechat-demo", &[&up, flags].concat()).unwrap();
         let line = program.line_with("terminals connect to ").unwrap();
         let address = line.rsplit(' ').next().unwrap().to_owned();
         let line = program.line_with("kill some of it: ").unwrap();
         let page = line.rsplit(' ').next().unwrap().to_owned();
-        let pages = (0..8).map(|_| {
+        let pages = (0..processes).map(|_| {
             let line = program.line_with("/status").unwrap();
             let (role, url) = line.trim().split_once(' ').unwrap();
             let page = url.trim().strip_prefix("http://").unwrap();

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rpc_core::time::Instant;
-use wechat_demo::cluster::{Cluster, EnsembleFlags, Layout, Plan, Role, figures};
+use wechat_demo::cluster::{Cluster, Clusters, EnsembleFlags, IDCS, Plan, Role, figures};
 use wechat_demo::proto::terminal as pb;
 use wechat_demo::push::role::Provider;
 use wechat_demo::storage::location::EngineFlags;
@@ -20,6 +20,7 @@ use wechat_demo::terminal::error::code;
 use wechat_demo::terminal::{Connection, TerminalError, login, register};
 
 use crate::page::Page;
+use crate::replay::parse_idcs;
 
 /// Port of the long links unless another is asked for; ten more follow it.
 pub(crate) const DEFAULT_PORT: u16 = 7100;
@@ -43,6 +44,9 @@ pub(crate) struct Flags {
     /// Port of the long links; pages and RPC take the ten after it. 0 = any free ports
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     port: u16,
+    /// Data centres: 1, or 3 (sh, hk, ca), each with every role; each takes eleven ports then, and what they share as many
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_idcs)]
+    idcs: u8,
     /// Port of the operations page, on loopback; 0 = any free one [default: the one before --port]
     #[arg(long, value_name = "N")]
     page_port: Option<u16>,
@@ -57,8 +61,22 @@ pub(crate) struct Flags {
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let database = flags.engine.database()?.map(str::to_owned);
+    let idcs = usize::from(flags.idcs);
+    if database.is_some() && idcs > 1 {
+        bail!("--idcs {idcs}: one database keeps the store of one IDC; leave --database out");
+    }
+    let [alone, several] = [flags.dir.clone(), flags.dir.join(IDCS[0])]
+        .map(|dir| dir.join(Role::Storage1.name()).exists());
+    let other = if idcs > 1 { alone } else { several };
+    if other {
+        let had = if alone { 1 } else { IDCS.len() };
+        bail!(
+            "--dir {} holds a cluster of --idcs {had}; pass that, or another directory",
+            flags.dir.display()
+        );
+    }
     // Where a database keeps the store, the directory says nothing about it.
-    let no_store = database.is_none() && !flags.dir.join(Role::Storage1.name()).exists();
+    let no_store = database.is_none() && !alone && !several;
     flags.coordination.look(no_store)?;
     let plan = Plan {
         database,
@@ -69,39 +87,41 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     };
     let binary = std::env::current_exe().context("the path of this program")?;
     let page = Page::open(flags.page_port.unwrap_or(flags.port.saturating_sub(1)))?;
-    let mut cluster = Cluster::bring_up(&flags.dir, flags.port, &plan, &binary)?;
-    make_accounts(&cluster.layout().link_address())?;
-    wait_for_dispatch(cluster.layout())?;
-    greet(cluster.layout(), &page);
-    watch(&mut cluster, &page)?;
+    let mut clusters = Clusters::bring_up(&flags.dir, flags.port, &plan, idcs, &binary)?;
+    make_accounts(&clusters.link_addresses())?;
+    wait_for_dispatch(&clusters)?;
+    greet(&clusters, flags, &page);
+    watch(clusters.parts_mut(), &page)?;
     println!("\nending: every process finishes what it does");
-    for role in cluster.drain() {
+    for process in clusters.drain() {
         println!(
-            "{role} did not finish in time and was killed; nothing acknowledged is lost by that"
+            "{process} did not finish in time and was killed; nothing acknowledged is lost by that"
         );
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Waits until dispatch knows where to send terminals.
-fn wait_for_dispatch(layout: &Layout) -> anyhow::Result<()> {
-    let (dispatch, until) = (layout.rpc(Role::Dispatch), Instant::now() + PATIENCE);
-    while figures(dispatch).sum("wechat_dispatch_points", &[]) != Some(1.0) {
+fn wait_for_dispatch(clusters: &Clusters) -> anyhow::Result<()> {
+    let dispatch = clusters.common().rpc(Role::Dispatch);
+    let (points, until) = (clusters.idcs().count() as f64, Instant::now() + PATIENCE);
+    while figures(dispatch).sum("wechat_dispatch_points", &[]) != Some(points) {
         anyhow::ensure!(
             Instant::now() < until,
             "access does not tell dispatch of itself; see {}",
-            layout.log(Role::Access).display()
+            clusters.common().log(Role::Dispatch).display()
         );
         std::thread::sleep(LOOK);
     }
     Ok(())
 }
 
-/// Two accounts that are each other's contacts; nothing happens where they exist.
-fn make_accounts(address: &str) -> anyhow::Result<()> {
+/// Two accounts that are each other's contacts, at home in different IDCs if there are several; nothing happens where they
+/// exist. Terminals connect to `addresses`.
+fn make_accounts(addresses: &[String]) -> anyhow::Result<()> {
     let until = Instant::now() + PATIENCE;
     let mut logins = Vec::new();
-    for (name, nickname) in ACCOUNTS {
+    for ((name, nickname), address) in ACCOUNTS.into_iter().zip(addresses.iter().cycle()) {
         let registered = patiently(until, || register(address, name, DEMO_PASSWORD, nickname));
         if let Err(error) = registered
             && !error.is_refusal(code::ALREADY_EXISTS)
@@ -109,7 +129,7 @@ fn make_accounts(address: &str) -> anyhow::Result<()> {
             anyhow::bail!("cannot register {name}: {error}");
         }
         match patiently(until, || login(address, name, DEMO_PASSWORD, "up")) {
-            Ok(login) => logins.push(login),
+            Ok(login) => logins.push((address, login)),
             // The directory is older than this run and somebody has changed the password: theirs it is.
             Err(TerminalError::Refused { text, .. }) => {
                 println!("{name} has another password than the demo's ({text})");
@@ -123,17 +143,17 @@ fn make_accounts(address: &str) -> anyhow::Result<()> {
     };
     let asked = patiently(until, || -> Result<pb::AddContactReply, _> {
         let request = pb::AddContactRequest {
-            user_id: second.user_id,
+            user_id: second.1.user_id,
             greeting: "hello".to_owned(),
         };
-        speak_as(address, first)?.call(pb::Command::AddContact, &request)
+        speak_as(first)?.call(pb::Command::AddContact, &request)
     });
     let accepted = asked.and_then(|_| {
         patiently(until, || -> Result<pb::AcceptContactReply, _> {
             let request = pb::AcceptContactRequest {
-                user_id: first.user_id,
+                user_id: first.1.user_id,
             };
-            speak_as(address, second)?.call(pb::Command::AcceptContact, &request)
+            speak_as(second)?.call(pb::Command::AcceptContact, &request)
         })
     });
     match accepted {
@@ -144,7 +164,7 @@ fn make_accounts(address: &str) -> anyhow::Result<()> {
 }
 
 /// A link that speaks for a login.
-fn speak_as(address: &str, login: &pb::LoginReply) -> Result<Connection, TerminalError> {
+fn speak_as((address, login): &(&String, pb::LoginReply)) -> Result<Connection, TerminalError> {
     let mut connection = Connection::open(address)?;
     let request = pb::AuthRequest {
         token: login.token.clone(),
@@ -169,42 +189,48 @@ fn patiently<T>(
     }
 }
 
-fn greet(layout: &Layout, page: &Page) {
-    let port = layout.ports.link;
-    let address = if port == DEFAULT_PORT {
-        String::new()
-    } else {
-        let edge = layout.rpc(Role::Edge);
-        format!(" --addr {} --edge {edge}", layout.link_address())
-    };
-    let dispatch = layout.rpc(Role::Dispatch);
+fn greet(clusters: &Clusters, flags: &Flags, page: &Page) {
+    let dispatch = clusters.common().rpc(Role::Dispatch);
     let command = std::env::args()
         .next()
         .unwrap_or_else(|| "wechat-demo".to_owned());
     println!(
         "the cluster is up; terminals connect to {}",
-        layout.link_address()
+        clusters.link_addresses().join(", ")
     );
     println!("\nchat in two other terminals:");
-    for (me, other) in [("alice", "bob"), ("bob", "alice")] {
+    let pairs = [("alice", "bob"), ("bob", "alice")].into_iter();
+    let near: Vec<_> = clusters.idcs().map(Cluster::layout).collect();
+    for ((me, other), layout) in pairs.zip(near.iter().cycle()) {
+        let address = if layout.ports.link == DEFAULT_PORT {
+            String::new()
+        } else {
+            let edge = layout.rpc(Role::Edge);
+            format!(" --addr {} --edge {edge}", layout.link_address())
+        };
         println!("  {command} chat --user {me} --to {other}{address} --dispatch {dispatch}");
     }
     println!("\nsee what it does, and kill some of it: {}", page.url());
     println!("\nlook at the roles:");
-    for role in layout.roles().into_iter().rev() {
-        println!("  {role:<16} http://{}/status", layout.rpc(role));
+    for layout in clusters.parts().iter().map(Cluster::layout) {
+        for role in layout.roles().into_iter().rev() {
+            let name = layout
+                .idc()
+                .map_or_else(|| role.to_string(), |idc| format!("{idc}/{role}"));
+            println!("  {name:<16} http://{}/status", layout.rpc(role));
+        }
     }
-    if let Some(ensemble) = &layout.plan.zookeeper {
+    if let Some(ensemble) = &clusters.common().plan.zookeeper {
         println!("  {:<16} {ensemble}", "ZooKeeper");
     }
     println!(
         "\nCtrl-C ends it; {} keeps its data for the next time\n",
-        layout.dir.display()
+        flags.dir.display()
     );
 }
 
 /// Shows the cluster's state and keeps it running, until asked to stop.
-fn watch(cluster: &mut Cluster, page: &Page) -> anyhow::Result<()> {
+fn watch(idcs: &mut [Cluster], page: &Page) -> anyhow::Result<()> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new_spinner()
     } else {
@@ -213,7 +239,6 @@ fn watch(cluster: &mut Cluster, page: &Page) -> anyhow::Result<()> {
     let style =
         ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed");
     bar.set_style(style);
-    let idcs = std::slice::from_mut(cluster);
     let mut keeper = page.show(idcs)?;
     while !page.is_ending() {
         keeper.tend(idcs, page.board(), |line| {

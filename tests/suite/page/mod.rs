@@ -33,8 +33,12 @@ impl Client<'_> {
 
     /// A process of the first IDC.
     fn process(&self, role: &str) -> Value {
+        self.process_of(0, role)
+    }
+
+    fn process_of(&self, idc: usize, role: &str) -> Value {
         let mut state = self.state();
-        let processes = state["idcs"][0]["processes"].as_array_mut().unwrap();
+        let processes = state["idcs"][idc]["processes"].as_array_mut().unwrap();
         let mut found = processes.iter_mut().filter(|one| one["role"] == role);
         found.next().unwrap().take()
     }
@@ -173,6 +177,35 @@ fn an_idc_that_is_killed_stays_down_until_it_is_restored() {
     let mut alice = up.chat("alice", &["--to", "bob"]);
     alice.hears("type a line");
     alice.end();
+}
+
+#[test]
+fn who_lived_in_an_idc_that_is_killed_is_served_from_the_next_one() {
+    let up = Up::in_three_idcs();
+    let client = Client { url: &up.page };
+    let names: Vec<_> = (0..4)
+        .map(|idc| client.state()["idcs"][idc]["name"].clone())
+        .collect();
+    assert_eq!(names, [json!("sh"), json!("hk"), json!("ca"), Value::Null]);
+    wait_until("every store is followed", || {
+        (0..3).all(|idc| client.process_of(idc, "follower")["standing"] == "follower")
+    });
+    let (status, body) = client.act(&json!({ "action": "kill_all", "idc": 0 }));
+    assert_eq!(status, 202, "{body}");
+    wait_until("its follower serves", || {
+        client.process_of(1, "follower")["serves"] == true
+    });
+    // Alice lives where nothing is left.
+    let mut alice = up.chat("alice", &["--to", "bob"]);
+    alice.hears("type a line");
+    let mut bob = up.chat("bob", &["--to", "alice"]);
+    bob.hears("type a line");
+    alice.say("from afar");
+    bob.hears("alice: from afar");
+    bob.say("still there?");
+    alice.hears("bob: still there?");
+    alice.end();
+    bob.end();
 }
 
 #[test]
